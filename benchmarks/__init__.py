@@ -1,0 +1,1 @@
+"""Benchmarks of the swarm, and the lab of real links that they and the failure tests run on."""

@@ -1,0 +1,263 @@
+"""What a script uses: connect to a swarm, then generate; asynchronous, and the same without `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from client.chain import Chain
+from client.config import ClientConfig, GenerationConfig
+from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
+from client.generation import Context, Result, Statistics, generate
+from client.target import Target, find_fingerprint
+from client.text import TextStream
+from swarm import config
+from swarm.directory import Directory
+from swarm.errors import UsageError
+from swarm.libp2p import Libp2pNetwork
+from swarm.model.source import ModelSource
+from swarm.speculation.sampling import Sampling
+
+T = TypeVar("T")
+
+
+class Generation:
+    """One text being generated: iterate over its pieces, then read `result`."""
+
+    def __init__(self, model: AsyncSwarmModel, prompt: str | Sequence[int], options: GenerationConfig) -> None:
+        tokens = model.encode(prompt)
+        self._options = options
+        self._context = Context(
+            tokens, len(tokens), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
+        )
+        self._sampling = _sampling(options)
+        self._window = model.config.window if options.window is None else options.window
+        self._drafter = model.new_drafter(self._sampling)
+        self._thread = model.thread
+        self._text = TextStream(model.tokenizer, tokens)
+        self._statistics = Statistics()
+        self._pieces: list[str] = []
+        self._chain = Chain(
+            model.target, self._sampling, round_tokens=self._window + 1, timeout=model.config.timeout
+        )
+        self._seconds = self._first_token_seconds = 0.0
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The new text as it comes. Raises ChainLost or PeerError when nobody can go on."""
+        started = time.perf_counter()
+        try:
+            async for tokens in generate(self._context, self._propose, self._chain, self._window, self._statistics):
+                self._seconds = time.perf_counter() - started
+                self._first_token_seconds = self._first_token_seconds or self._seconds
+                yield self._keep(self._text.push(tokens))
+            yield self._keep(self._text.flush())
+        finally:
+            self._hops = self._chain.hops
+            await self._chain.close()
+
+    @property
+    def result(self) -> Result:
+        """Text and figures of the finished generation."""
+        new, statistics = self._context.new_tokens, self._statistics
+        sent, received = self._chain.traffic
+        return Result(
+            text="".join(self._pieces),
+            token_ids=new,
+            prompt_tokens=self._context.prompt_tokens,
+            seed=self._sampling.seed,
+            rounds=statistics.rounds,
+            drafted=statistics.drafted,
+            accepted=statistics.accepted,
+            seconds=self._seconds,
+            first_token_seconds=self._first_token_seconds,
+            tokens_per_second=len(new) / self._seconds if self._seconds else 0.0,
+            reroutes=self._chain.reroutes,
+            chain=[(hop.contact.peer_id, hop.span) for hop in self._hops],
+            bytes_sent=sent,
+            bytes_received=received,
+            draft_seconds=statistics.draft_seconds,
+            trip_seconds=statistics.trip_seconds,
+            compute_seconds=statistics.compute_seconds,
+        )
+
+    async def _propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        if count <= 0:
+            return []
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._drafter.propose, tokens, count)
+
+    def _keep(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return piece
+
+
+class AsyncSwarmModel:
+    """A target model as the swarm serves it, with a drafter in this process."""
+
+    def __init__(
+        self,
+        settings: ClientConfig,
+        source: ModelSource,
+        target: Target,
+        tokenizer: Any,
+        draft: DraftModel | None,
+        thread: ThreadPoolExecutor,
+    ) -> None:
+        self.config = settings
+        self.target = target
+        self.tokenizer = tokenizer
+        self.eos_token_ids = source.eos_token_ids
+        self.thread = thread
+        self._draft = draft
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, model: str, *, initial_peers: Sequence[str] = (), **options: Any
+    ) -> AsyncIterator[AsyncSwarmModel]:
+        """Join the swarm as a client; `options` are those of ClientConfig.
+
+        Loads the tokenizer and the draft, no weights of the target. Raises UsageError for options, names and addresses
+        that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if nobody serves the model.
+        """
+        settings = config.load(
+            ClientConfig, "generate", None, {"model": model, "initial_peers": initial_peers, **options}
+        )
+        async with cls.connect_with(settings) as connected:
+            yield connected
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect_with(cls, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
+        """The same, from a whole configuration."""
+        with ThreadPoolExecutor(1, "torch") as thread:
+            loop = asyncio.get_running_loop()
+            source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
+            async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers) as network:
+                directory = Directory(network)
+                fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
+                target = Target(source.info, fingerprint, network, directory)
+                yield cls(settings, source, target, tokenizer, draft, thread)
+
+    def start(self, prompt: str | Sequence[int], **options: Any) -> Generation:
+        """A generation, not yet begun; `options` are those of GenerationConfig. Raises UsageError."""
+        return Generation(self, prompt, config.load(GenerationConfig, "generation", None, options))
+
+    async def stream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGenerator[str, None]:
+        """The new text, piece by piece."""
+        async for piece in self.start(prompt, **options):
+            yield piece
+
+    async def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
+        """The whole new text, with its figures."""
+        generation = self.start(prompt, **options)
+        async for _ in generation:
+            pass
+        return generation.result
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """The prompt's token ids. Raises UsageError if it is empty or does not fit the model's context."""
+        tokens = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+        info = self.target.info
+        if not tokens:
+            raise UsageError("the prompt is empty: give at least one token of text")
+        if not all(0 <= token < info.vocab_size for token in tokens):
+            raise UsageError(f"the prompt has token ids outside the vocabulary of {info.vocab_size}")
+        if len(tokens) >= info.max_positions:
+            raise UsageError(
+                f"the prompt has {len(tokens)} tokens; the model's context ends at {info.max_positions}"
+            )
+        return list(tokens)
+
+    def new_drafter(self, sampling: Sampling) -> Drafter:
+        """A drafter for one generation."""
+        if self._draft is not None:
+            return self._draft.drafter(self.target.info.vocab_size, sampling)
+        return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
+
+
+class SwarmModel:
+    """AsyncSwarmModel for scripts without an event loop of their own: one runs in a background thread."""
+
+    def __init__(self, settings: ClientConfig) -> None:
+        self._settings = settings
+
+    @classmethod
+    def connect(cls, model: str, *, initial_peers: Sequence[str] = (), **options: Any) -> SwarmModel:
+        """A context manager that joins the swarm as a client; see AsyncSwarmModel.connect."""
+        return cls(
+            config.load(ClientConfig, "generate", None, {"model": model, "initial_peers": initial_peers, **options})
+        )
+
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
+        """The new text, piece by piece."""
+        pieces = self._model.stream(prompt, **options)
+        try:
+            while True:
+                try:
+                    yield self._call(anext(pieces))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._call(pieces.aclose())
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
+        """The whole new text, with its figures."""
+        return self._call(self._model.generate(prompt, **options))
+
+    def __enter__(self) -> SwarmModel:
+        self._loop = asyncio.new_event_loop()
+        self._loop_thread = threading.Thread(target=self._loop.run_forever, name="specswarm", daemon=True)
+        self._loop_thread.start()
+        self._connection = AsyncSwarmModel.connect_with(self._settings)
+        try:
+            self._model = self._call(self._connection.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._call(self._connection.__aexit__(kind, error, trace))
+        finally:
+            self._stop()
+
+    def _call(self, work: Awaitable[T]) -> T:
+        return asyncio.run_coroutine_threadsafe(_as_coroutine(work), self._loop).result()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop_thread.join()
+        self._loop.close()
+
+
+async def _as_coroutine(work: Awaitable[T]) -> T:
+    return await work
+
+
+def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:
+    """On the torch thread: what the client needs of the target, and the draft."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    source = ModelSource.resolve(settings.model, settings.revision)
+    tokenizer = source.tokenizer()
+    if settings.draft in ("ngram", "none"):
+        return source, tokenizer, None
+    return source, tokenizer, DraftModel.load(settings.draft, tokenizer, device=settings.draft_device)
+
+
+def _sampling(options: GenerationConfig) -> Sampling:
+    seed = secrets.randbelow(1 << 63) if options.seed is None else options.seed
+    return Sampling(options.temperature, options.top_k, options.top_p, options.repetition_penalty, seed)

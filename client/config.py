@@ -1,0 +1,41 @@
+"""What a client can be told."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from swarm.config import Config
+
+
+class ClientConfig(Config):
+    """How to reach the swarm and how to draft; the same for all generations of a SwarmModel."""
+
+    model: str
+    initial_peers: Annotated[tuple[str, ...], Field(min_length=1)]
+    revision: str | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")] | None = None
+    """Which weights, where a model is served with several; its beginning suffices."""
+    draft: str = "ngram"
+    """A model, or `ngram` or `none`."""
+    draft_device: str = "cpu"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Processor threads for the draft; torch's own choice if not given."""
+    window: Annotated[int, Field(ge=0, le=64)] = 4
+    """Most tokens drafted for one round; 0 is plain decoding."""
+    timeout: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that one wait for the swarm may take."""
+
+
+class GenerationConfig(Config):
+    """What one generation is to be like."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    window: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Other than the client's own."""

@@ -1,0 +1,111 @@
+"""One generation: draft, verify, commit, yield, until the text ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from client.chain import Chain
+from swarm.span import Span
+from swarm.wire import Verdict
+
+Propose = Callable[[Sequence[int], int], Awaitable[list[int]]]
+"""Drafts at most so many tokens after a text."""
+
+
+@dataclass
+class Context:
+    """The text so far and where it may end."""
+
+    tokens: list[int]
+    """Prompt, then all committed tokens."""
+    prompt_tokens: int
+    max_new_tokens: int
+    max_positions: int
+    """The model's context: the text, drafts included, never grows beyond it."""
+    eos_token_ids: frozenset[int]
+    ended: bool = False
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """What was generated."""
+        return self.tokens[self.prompt_tokens :]
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be committed."""
+        limit = min(self.prompt_tokens + self.max_new_tokens, self.max_positions)
+        return 0 if self.ended else max(limit - len(self.tokens), 0)
+
+    def commit(self, tokens: Sequence[int]) -> list[int]:
+        """Append a verdict's tokens up to the end of the text; those that were."""
+        taken = list(tokens[: self.room])
+        for i, token in enumerate(taken):
+            if token in self.eos_token_ids:
+                taken = taken[: i + 1]
+                self.ended = True
+                break
+        self.tokens += taken
+        return taken
+
+
+@dataclass
+class Statistics:
+    """What a generation cost; times in seconds."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    draft_seconds: float = 0.0
+    trip_seconds: list[float] = field(default_factory=list)
+    """Of each round, from sending it to its verdict; the first one holds opening the chain and the prefill."""
+    compute_seconds: list[float] = field(default_factory=list)
+    """Of each round, what its stages computed, added up."""
+
+    def count(self, drafts: Sequence[int], verdict: Verdict, draft_seconds: float, trip_seconds: float) -> None:
+        """Take note of a round."""
+        self.rounds += 1
+        self.drafted += len(drafts)
+        self.accepted += len(verdict.tokens) - 1
+        self.draft_seconds += draft_seconds
+        self.trip_seconds.append(trip_seconds)
+        self.compute_seconds.append(sum(verdict.compute))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished generation."""
+
+    text: str
+    token_ids: list[int]
+    """The new tokens."""
+    prompt_tokens: int
+    seed: int
+    rounds: int
+    drafted: int
+    accepted: int
+    seconds: float
+    first_token_seconds: float
+    tokens_per_second: float
+    reroutes: int
+    chain: list[tuple[str, Span]]
+    """Peer id and layers of each hop of the last chain."""
+    bytes_sent: int
+    bytes_received: int
+    draft_seconds: float
+    trip_seconds: list[float]
+    compute_seconds: list[float]
+
+
+async def generate(
+    context: Context, propose: Propose, chain: Chain, window: int, statistics: Statistics
+) -> AsyncIterator[list[int]]:
+    """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
+    while context.room:
+        started = time.perf_counter()
+        drafts = await propose(context.tokens, min(window, context.room - 1))
+        drafted = time.perf_counter()
+        verdict = await chain.verify(context.tokens, drafts)
+        statistics.count(drafts, verdict, drafted - started, time.perf_counter() - drafted)
+        yield context.commit(verdict.tokens)

@@ -1,0 +1,204 @@
+"""One chain, opened: rounds go to its first peer, verdicts come from its last.
+
+The client holds a stream to every peer of the chain, so that each can say at once what is wrong; a session ends at all
+of them when the streams close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import TypeVar
+
+from client.routing import Hop
+from swarm.errors import BadMessage, PeerError, PeerLost, PeerRefused
+from swarm.speculation.sampling import Sampling
+from swarm.transport import Stream, Transport
+from swarm.wire import (
+    MAX_ROUND_TOKENS,
+    SESSION_PROTOCOL,
+    Broken,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Refused,
+    Round,
+    Verdict,
+)
+
+T = TypeVar("T", Opened, Pong, Verdict)
+
+_PONG_SECONDS = 2.0  # for a peer to show that it is alive, once a verdict is overdue
+
+
+class ChainSession:
+    """A session at every hop of a fixed chain. `cached` positions of the text are in all their caches."""
+
+    def __init__(self, hops: Sequence[Hop], streams: Sequence[Stream], timeout: float) -> None:
+        self.hops = tuple(hops)
+        self.cached = 0
+        self._streams = tuple(streams)
+        self._timeout = timeout
+        self._id = secrets.token_bytes(16)
+        self._number = 0
+        self._inbox: asyncio.Queue[tuple[Hop, Opened | Pong | Verdict | PeerError]] = asyncio.Queue()
+        self._listeners = [
+            asyncio.create_task(self._listen(hop, stream)) for hop, stream in zip(hops, streams, strict=True)
+        ]
+
+    @classmethod
+    async def open(
+        cls, transport: Transport, hops: Sequence[Hop], fingerprint: str, sampling: Sampling, timeout: float
+    ) -> ChainSession:
+        """Take a place at all hops at once; each wait is at most `timeout` seconds. Raises PeerLost or PeerRefused."""
+        streams = await _open_streams(transport, hops)
+        session = cls(hops, streams, timeout)
+        try:
+            await session._open_everywhere(fingerprint, sampling)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    @property
+    def bytes_sent(self) -> int:
+        """By this client, to all hops."""
+        return sum(stream.bytes_sent for stream in self._streams)
+
+    @property
+    def bytes_received(self) -> int:
+        """By this client, from all hops."""
+        return sum(stream.bytes_received for stream in self._streams)
+
+    async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
+        """Bring the caches up to the text `tokens` and have `drafts` judged. Raises PeerLost or PeerRefused."""
+        chunk = min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
+        rounds = split(self._id, self._number, tokens, self.cached, drafts, chunk)
+        self._number += len(rounds)
+        for round in rounds:
+            await self._streams[0].send(round)
+        verdict = await self._verdict(rounds[-1].number)
+        accepted = len(verdict.tokens) - 1
+        if list(verdict.tokens[:-1]) != list(drafts[:accepted]):
+            raise PeerLost(self.hops[-1].contact.peer_id, "its verdict does not fit the round")
+        self.cached = len(tokens) + accepted
+        return verdict
+
+    async def close(self) -> None:
+        """End the session at all hops."""
+        for stream in self._streams:
+            stream.close()
+        for listener in self._listeners:
+            listener.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+
+    async def _open_everywhere(self, fingerprint: str, sampling: Sampling) -> None:
+        upstreams = [None, *(hop.contact.peer_id for hop in self.hops)]
+        downstreams = [*(hop.contact for hop in self.hops[1:]), None]
+        for hop, stream, upstream, downstream in zip(
+            self.hops, self._streams, upstreams, downstreams, strict=False
+        ):
+            span = hop.span
+            await stream.send(Open(self._id, fingerprint, span.start, span.end, upstream, downstream, sampling))
+        waiting = {hop.contact.peer_id for hop in self.hops}
+        try:
+            async with asyncio.timeout(self._timeout):
+                while waiting:
+                    hop, _ = await self._next(Opened)
+                    waiting.discard(hop.contact.peer_id)
+        except TimeoutError:
+            raise PeerLost(min(waiting), f"it did not open a session in {self._timeout:.0f} s") from None
+
+    async def _verdict(self, number: int) -> Verdict:
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    hop, verdict = await self._next(Verdict)
+                    if hop is self.hops[-1] and verdict.number == number:
+                        return verdict
+        except TimeoutError:
+            raise await self._overdue() from None
+
+    async def _overdue(self) -> PeerLost:
+        """Who is to blame for a missing verdict: the first hop that does not answer a ping, or else the last hop."""
+        silent = {hop.contact.peer_id: hop for hop in self.hops}
+        with contextlib.suppress(TimeoutError, PeerError):
+            for stream in self._streams:
+                await stream.send(Ping(self._number))
+            async with asyncio.timeout(_PONG_SECONDS):
+                while silent:
+                    hop, _ = await self._next(Pong)
+                    silent.pop(hop.contact.peer_id, None)
+        culprit = next(iter(silent.values()), self.hops[-1])
+        return PeerLost(culprit.contact.peer_id, f"no verdict in {self._timeout:.0f} s")
+
+    async def _next(self, kind: type[T]) -> tuple[Hop, T]:
+        """The next message of a kind, and who sent it; others are passed over. Raises what a hop reports."""
+        while True:
+            hop, message = await self._inbox.get()
+            if isinstance(message, PeerError):
+                raise message
+            if isinstance(message, kind):
+                return hop, message
+
+    async def _listen(self, hop: Hop, stream: Stream) -> None:
+        """Bring what one hop sends into the inbox, its faults as errors, until its stream ends."""
+        peer_id = hop.contact.peer_id
+        while True:
+            try:
+                message = await stream.receive()
+            except PeerLost as error:
+                self._inbox.put_nowait((hop, error))
+                return
+            except BadMessage as error:
+                self._inbox.put_nowait((hop, PeerLost(peer_id, f"it sends nonsense: {error}")))
+                return
+            match message:
+                case Opened() | Verdict() | Pong():
+                    self._inbox.put_nowait((hop, message))
+                case Refused(reason=reason):
+                    self._inbox.put_nowait((hop, PeerRefused(peer_id, reason)))
+                case Broken(peer_id=culprit, reason=reason):
+                    self._inbox.put_nowait((hop, PeerLost(culprit, reason)))
+
+
+def split(
+    session: bytes, number: int, tokens: Sequence[int], cached: int, drafts: Sequence[int], chunk: int
+) -> list[Round]:
+    """The rounds that bring caches of `cached` positions up to the text `tokens` and have `drafts` judged.
+
+    They are numbered from `number` on. The last one holds the newest token and all drafts, and up to `chunk` tokens
+    in all; the text before it goes ahead in chunks of that size.
+    """
+    fresh = [*tokens[cached:], *drafts]
+    cut = max(len(fresh) - max(chunk, len(drafts) + 1), 0)
+    starts = [*range(0, cut, chunk), cut]
+    ends = [*starts[1:], len(fresh)]
+    return [
+        Round(
+            session,
+            number + i,
+            cached + start,
+            tuple(fresh[start:end]),
+            len(drafts) if end == len(fresh) else 0,
+            judged=end == len(fresh),
+        )
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:
+    """A stream to every hop, opened at once. Raises PeerLost, with none left open."""
+    results = await asyncio.gather(
+        *(transport.open(hop.contact, SESSION_PROTOCOL) for hop in hops), return_exceptions=True
+    )
+    failures = [result for result in results if isinstance(result, BaseException)]
+    streams = [result for result in results if not isinstance(result, BaseException)]
+    if failures:
+        for stream in streams:
+            stream.close()
+        raise failures[0]
+    return streams

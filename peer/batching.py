@@ -1,0 +1,46 @@
+"""Which waiting rounds share the next forward pass: decode before prefill, first come first, one round a session.
+
+Pure: the worker asks, a simulator can too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from swarm.wire import Round
+
+
+class Waiting(Protocol):
+    """What the choice depends on."""
+
+    @property
+    def round(self) -> Round:
+        """The waiting round."""
+
+
+T = TypeVar("T", bound=Waiting)
+
+
+def next_batch(waiting: Sequence[T], max_tokens: int) -> list[T]:
+    """The rounds to run together, at least one, of at most `max_tokens` tokens in all if more than one.
+
+    `waiting` is in order of arrival. Rounds of one session keep their order, so only its first can be chosen.
+    """
+    heads: dict[bytes, T] = {}
+    for item in waiting:
+        heads.setdefault(item.round.session, item)
+    chosen: list[T] = []
+    tokens = 0
+    for item in sorted(heads.values(), key=_is_prefill):  # stable: arrival order within each kind
+        size = len(item.round.tokens)
+        if chosen and tokens + size > max_tokens:
+            continue
+        chosen.append(item)
+        tokens += size
+    return chosen
+
+
+def _is_prefill(item: Waiting) -> bool:
+    """Whether the round brings text the caches lack, rather than one new token and its drafts."""
+    return not item.round.judged or len(item.round.tokens) > item.round.num_drafts + 1

@@ -1,0 +1,95 @@
+"""What happens on the torch thread: a batch of rounds through the stage, and the verdicts at the chain's end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peer.session import Session
+from swarm.model.stage import Slice, Stage
+from swarm.span import Span
+from swarm.speculation.acceptance import match
+from swarm.tensors import from_bytes, to_bytes
+from swarm.wire import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One admitted round that waits for the stage."""
+
+    session: Session
+    round: Round
+    states: bytes | None
+    """Hidden states from the peer before, in the stage's dtype; None where token ids go in."""
+    compute: tuple[float, ...]
+    """Seconds each earlier stage took."""
+    context: tuple[int, ...] = ()
+    """Where the round is judged: the text up to and including its newest committed token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a job: hidden states for the next hop, or the tokens of a verdict (empty: none was due)."""
+
+    states: bytes | None
+    tokens: tuple[int, ...]
+    seconds: float
+
+
+class Engine:
+    """Runs jobs on a stage, or on the parts of it that sessions use."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._parts = {stage.span: stage}
+        self._whole = stage
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """One outcome per job, in order; jobs of the same layers share a forward pass."""
+        outcomes: dict[int, Outcome] = {}
+        for span in dict.fromkeys(job.session.span for job in jobs):
+            chosen = [i for i, job in enumerate(jobs) if job.session.span == span]
+            outcomes |= zip(chosen, self._run_part(span, [jobs[i] for i in chosen]), strict=True)
+        return [outcomes[i] for i in range(len(jobs))]
+
+    def _run_part(self, span: Span, jobs: Sequence[Job]) -> list[Outcome]:
+        started = time.perf_counter()
+        stage = self._part(span)
+        outputs = stage.forward([_slice(stage, job) for job in jobs])
+        if stage.is_last:
+            verdicts = [_judge(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
+            seconds = time.perf_counter() - started
+            return [Outcome(None, tokens, seconds) for tokens in verdicts]
+        states = [to_bytes(hidden) for hidden in outputs]
+        seconds = time.perf_counter() - started
+        return [Outcome(data, (), seconds) for data in states]
+
+    def _part(self, span: Span) -> Stage:
+        if span not in self._parts:
+            self._parts[span] = self._whole.part(span)
+        return self._parts[span]
+
+
+def _slice(stage: Stage, job: Job) -> Slice:
+    round = job.round
+    if job.states is None:
+        inputs = torch.tensor(round.tokens)
+    else:
+        inputs = from_bytes(job.states, stage.dtype, (len(round.tokens), stage.info.hidden_size))
+    return Slice(
+        cache=job.session.cache,
+        position=round.position,
+        inputs=inputs,
+        num_logits=round.num_drafts + 1 if round.judged and stage.is_last else 0,
+    )
+
+
+def _judge(job: Job, logits: Tensor) -> tuple[int, ...]:
+    """The verdict's tokens; logits: [num_drafts + 1, vocab], or [0, vocab] for a chunk of a prefill."""
+    if not job.round.judged:
+        return ()
+    drafts = job.round.tokens[len(job.round.tokens) - job.round.num_drafts :]
+    return tuple(match(logits, job.context, drafts, job.session.sampling))

@@ -1,0 +1,57 @@
+"""What a peer can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from swarm.config import Config
+from swarm.errors import UsageError
+from swarm.span import Span
+
+DEFAULT_HOST_MADDRS = ("/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0")
+
+
+class PeerConfig(Config):
+    """Options of `specswarm join`; sizes in MiB, times in seconds."""
+
+    model: str
+    initial_peers: tuple[str, ...] = Field(min_length=1)
+    revision: str | None = None
+    layers: Span | None = None
+    num_layers: Annotated[int, Field(ge=1)] | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantize: Literal["int8", "nf4"] | None = None
+    host_maddrs: tuple[str, ...] = DEFAULT_HOST_MADDRS
+    announce_maddrs: tuple[str, ...] = ()
+    identity: Path = Path("~/.config/specswarm/peer.key")
+    threads: Annotated[int, Field(ge=1)] | None = None
+    cache_mib: Annotated[int, Field(ge=1)] = 1024
+    max_sessions: Annotated[int, Field(ge=1)] = 256
+    max_batch_tokens: Annotated[int, Field(ge=1, le=2048)] = 512
+    idle_seconds: Annotated[float, Field(gt=0)] = 300.0
+    announce_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _parse_layers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return Span.parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("identity")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+    @model_validator(mode="after")
+    def _one_way_to_choose_layers(self) -> PeerConfig:
+        if self.layers is not None and self.num_layers is not None:
+            raise ValueError("give either --layers or --num-layers")
+        return self

@@ -1,0 +1,75 @@
+"""Outgoing messages: each neighbour has a queue and a task of its own, so that nobody waits for a slow one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+
+from swarm.errors import PeerLost
+from swarm.transport import Stream, Transport
+from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact
+
+MAX_QUEUED = 1024  # messages that wait for one neighbour; one that lags further behind counts as lost
+
+
+class Outbox:
+    """The messages that wait for one stream."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[AnyMessage] = asyncio.Queue(MAX_QUEUED)
+
+    def post(self, message: AnyMessage) -> bool:
+        """Queue a message; False if the neighbour reads too slowly to take more."""
+        try:
+            self._queue.put_nowait(message)
+        except asyncio.QueueFull:
+            return False
+        return True
+
+    async def run(self, stream: Stream) -> None:
+        """Send what is posted, in order. Raises PeerLost when the stream breaks."""
+        while True:
+            await stream.send(await self._queue.get())
+
+
+class Links:
+    """Streams to next peers, one for each, shared by all sessions."""
+
+    def __init__(self, transport: Transport, on_lost: Callable[[PeerLost], None]) -> None:
+        self._transport = transport
+        self._on_lost = on_lost
+        self._outboxes: dict[str, Outbox] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def prepare(self, contact: Contact) -> None:
+        """Open the stream to a peer, unless it is open, so that the first push finds it ready."""
+        if contact.peer_id not in self._outboxes:
+            outbox = self._outboxes[contact.peer_id] = Outbox()
+            self._tasks[contact.peer_id] = asyncio.create_task(self._serve(contact, outbox))
+
+    def push(self, contact: Contact, message: AnyMessage) -> None:
+        """Queue a message for a peer. If it cannot be brought there, `on_lost` is told and the queue is dropped."""
+        self.prepare(contact)
+        if not self._outboxes[contact.peer_id].post(message):
+            self._tasks[contact.peer_id].cancel()
+            self._drop(PeerLost(contact.peer_id, "it does not read what it is sent"))
+
+    async def close(self) -> None:
+        """End all streams."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, contact: Contact, outbox: Outbox) -> None:
+        try:
+            with closing(await self._transport.open(contact, PUSH_PROTOCOL)) as stream:
+                await outbox.run(stream)
+        except PeerLost as error:
+            self._drop(error)
+
+    def _drop(self, error: PeerLost) -> None:
+        self._outboxes.pop(error.peer_id, None)
+        self._tasks.pop(error.peer_id, None)
+        self._on_lost(error)

@@ -1,0 +1,103 @@
+"""All open sessions of a peer, and the cache memory they may use. Paired verbs: open / close, reserve inside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from peer.session import Refusal, Session
+from swarm.model.cache import KVCache
+from swarm.model.stage import Stage
+from swarm.span import Span
+from swarm.wire import Open, Round
+
+
+class SessionTable:
+    """Opens sessions within the limits, reserves their memory as they grow, and forgets them."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        fingerprint: str,
+        *,
+        max_cache_bytes: int,
+        max_sessions: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stage = stage
+        self._fingerprint = fingerprint
+        self._max_cache_bytes = max_cache_bytes
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._sessions: dict[bytes, Session] = {}
+        self._reserved: dict[bytes, int] = {}  # bytes, by session
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens, through the whole span, for which there is memory left."""
+        free = self._max_cache_bytes - sum(self._reserved.values())
+        return max(free, 0) // max(self._stage.cache_bytes_per_token, 1)
+
+    def open(self, request: Open, client: str) -> Session:
+        """Make a session. Raises Refusal if the model, the layers or the room are not there."""
+        if request.fingerprint != self._fingerprint:
+            raise Refusal(f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}")
+        span = Span(request.start, request.end)
+        if span not in self._stage.span:
+            raise Refusal(f"this peer serves layers {self._stage.span}, not {span}")
+        if (request.upstream is None) != (span.start == 0):
+            raise Refusal("the hop with layer 0, and no other, is fed by the client")
+        if (request.downstream is None) != (span.end == self._stage.info.num_layers):
+            raise Refusal("the hop with the last layer, and no other, ends the chain")
+        if request.session in self._sessions:
+            raise Refusal("the session is open already")
+        if len(self._sessions) >= self._max_sessions:
+            raise Refusal(f"full: {len(self._sessions)} sessions are open")
+        session = Session(
+            id=request.session,
+            client=client,
+            span=span,
+            source=request.upstream or client,
+            downstream=request.downstream,
+            sampling=request.sampling,
+            cache=KVCache(span),
+            last_used=self._clock(),
+        )
+        self._sessions[session.id] = session
+        self._reserved[session.id] = 0
+        return session
+
+    def find(self, session_id: bytes) -> Session:
+        """The open session of that id. Raises Refusal if there is none."""
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise Refusal("no such session is open here") from None
+
+    def admit(self, session: Session, round: Round, sender: str) -> None:
+        """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
+        session.check(round, sender, self._stage.info)
+        capacity = session.cache.capacity_for(round.position + len(round.tokens))
+        per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
+        wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
+        if sum(self._reserved.values()) - self._reserved[session.id] + wanted > self._max_cache_bytes:
+            raise Refusal("full: no cache memory is left for these tokens")
+        self._reserved[session.id] = wanted
+        session.last_used = self._clock()
+        session.admit(round)
+
+    def close(self, session_id: bytes) -> None:
+        """Forget a session and free its memory; one that is not open is no error."""
+        self._sessions.pop(session_id, None)
+        self._reserved.pop(session_id, None)
+
+    def idle(self, seconds: float) -> list[Session]:
+        """The sessions unused for that long."""
+        limit = self._clock() - seconds
+        return [session for session in self if session.last_used < limit]

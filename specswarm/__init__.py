@@ -1,0 +1,1 @@
+"""The command `specswarm`: one module per verb, and the demo that runs them all."""

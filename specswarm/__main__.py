@@ -1,0 +1,5 @@
+"""`python -m specswarm` is the command."""
+
+from specswarm.cli import main
+
+main()

@@ -1,0 +1,254 @@
+"""The command line: options in, one configuration object, one program started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specswarm import console
+from swarm.errors import SpecswarmError, UsageError
+
+app = typer.Typer(
+    help="Serve and use large language models over a swarm of volunteer peers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+InitialPeers = Annotated[
+    list[str] | None,
+    typer.Option("--initial-peer", help="Address of a node of the swarm; may be given several times."),
+]
+HostMaddrs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host-maddr", help="Address to listen on, e.g. /ip4/0.0.0.0/udp/31331/quic-v1; several are fine."
+    ),
+]
+AnnounceMaddrs = Annotated[
+    list[str] | None,
+    typer.Option("--announce-maddr", help="Address that others should dial, where it is not the one listened on."),
+]
+IdentityFile = Annotated[Path | None, typer.Option("--identity", help="Key file; made on first use.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with further options.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    console.quiet_libraries()
+    try:
+        app()
+    except SpecswarmError as error:
+        console.fail(error)
+
+
+@app.command()
+def bootstrap(
+    initial_peer: InitialPeers = None,
+    host_maddr: HostMaddrs = None,
+    announce_maddr: AnnounceMaddrs = None,
+    identity: IdentityFile = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Host a node by which others find the swarm; prints the addresses to hand out."""
+    from swarm import bootstrap as node
+    from swarm.config import load
+    from swarm.lifetime import stop_on_signals
+
+    settings = load(
+        node.BootstrapConfig,
+        "bootstrap",
+        config,
+        {
+            "initial_peers": initial_peer,
+            "host_maddrs": host_maddr,
+            "announce_maddrs": announce_maddr,
+            "identity": identity,
+        },
+    )
+
+    def ready(peer_id: str, maddrs: list[str]) -> None:
+        if json:
+            console.print_json(event="ready", peer_id=peer_id, maddrs=maddrs, span=None, model=None)
+        else:
+            console.say("bootstrap node is up; peers and clients join with any of:")
+            print("\n".join(f"--initial-peer {maddr}" for maddr in maddrs), flush=True)
+
+    async def program() -> None:
+        await node.serve(settings, ready, stop_on_signals())
+
+    console.run(program())
+
+
+@app.command()
+def join(
+    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'embedded'.")],
+    initial_peer: InitialPeers = None,
+    layers: Annotated[str | None, typer.Option(help="Layers A:B to serve, half open.")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="How many layers; which, the swarm decides.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads for computing.")] = None,
+    cache_mib: Annotated[int | None, typer.Option(help="Memory for all sessions' caches.")] = None,
+    host_maddr: HostMaddrs = None,
+    announce_maddr: AnnounceMaddrs = None,
+    identity: IdentityFile = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Serve layers of a model to the swarm until told to stop."""
+    from peer import node
+    from peer.config import PeerConfig
+    from swarm.config import load
+    from swarm.lifetime import stop_on_signals
+
+    settings = load(
+        PeerConfig,
+        "join",
+        config,
+        {
+            "model": model,
+            "initial_peers": initial_peer,
+            "layers": layers,
+            "num_layers": num_layers,
+            "device": device,
+            "dtype": dtype,
+            "quantize": quantize,
+            "revision": revision,
+            "threads": threads,
+            "cache_mib": cache_mib,
+            "host_maddrs": host_maddr,
+            "announce_maddrs": announce_maddr,
+            "identity": identity,
+        },
+    )
+
+    def ready(peer: node.Ready) -> None:
+        if json:
+            span = [peer.span.start, peer.span.end]
+            console.print_json(event="ready", peer_id=peer.peer_id, maddrs=peer.maddrs, span=span, model=peer.model)
+        else:
+            console.say(f"peer {peer.peer_id} serves layers {peer.span} of {peer.model}")
+
+    async def program() -> None:
+        await node.serve(settings, ready, stop_on_signals())
+
+    console.run(program())
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="The target: folder or hub id with its tokenizer, or 'embedded'.")],
+    initial_peer: InitialPeers = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Default: standard input.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model, or 'ngram', or 'none'.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0)] = 0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option()] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
+    window: Annotated[int | None, typer.Option(help="Most tokens drafted a round; 0: plain decoding.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads for drafting.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one wait may take.")] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Generate text through the swarm, streamed as it comes."""
+    from client.api import AsyncSwarmModel
+    from client.config import ClientConfig
+    from swarm.config import load
+
+    settings = load(
+        ClientConfig,
+        "generate",
+        config,
+        {
+            "model": model,
+            "initial_peers": initial_peer,
+            "draft": draft,
+            "window": window,
+            "fingerprint": fingerprint,
+            "revision": revision,
+            "threads": threads,
+            "timeout": timeout,
+        },
+    )
+    text = sys.stdin.read() if prompt is None else prompt
+    if not text:
+        console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
+
+    async def program() -> None:
+        async with AsyncSwarmModel.connect_with(settings) as connected:
+            generation = connected.start(
+                text,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            )
+            async for piece in generation:
+                if not json:
+                    print(piece, end="", flush=True)
+            if json:
+                console.print_json(**_result(generation.result))
+            else:
+                print(flush=True)
+                console.say(_summary(generation.result))
+
+    console.run(program())
+
+
+@app.command()
+def status(initial_peer: InitialPeers = None, config: ConfigFile = None, json: Json = False) -> None:
+    """List the swarm's models, peers and spans, and the layers nobody serves."""
+    from specswarm import status as report
+    from swarm.config import load
+
+    settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer})
+
+    async def program() -> None:
+        models = await report.look(settings)
+        if json:
+            console.print_json(models=[model.as_dict() for model in models])
+        else:
+            report.show(models)
+
+    console.run(program())
+
+
+@app.command()
+def demo() -> None:
+    """A swarm of four peers on this machine: two answers, and plain against speculative decoding."""
+    from specswarm.demo import run_demo
+
+    sys.exit(run_demo())
+
+
+def _result(result: Any) -> dict[str, Any]:
+    """The result's fields as JSON knows them."""
+    from dataclasses import asdict
+
+    fields = asdict(result)
+    fields["chain"] = [{"peer_id": peer, "span": [span.start, span.end]} for peer, span in result.chain]
+    return fields
+
+
+def _summary(result: Any) -> str:
+    per_trip = len(result.token_ids) / result.rounds if result.rounds else 0.0
+    return (
+        f"{len(result.token_ids)} tokens in {result.seconds:.2f} s: {result.tokens_per_second:.1f} tokens/s, "
+        f"{per_trip:.2f} tokens per trip over {len(result.chain)} peers"
+        + (f", {result.reroutes} reroutes" if result.reroutes else "")
+    )

@@ -1,0 +1,113 @@
+"""The project's own programs as processes: started, awaited until they serve, and ended by their id."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import SpecswarmError
+
+LOOPBACK = ("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
+STOP_SECONDS = 15.0
+
+Popen = Callable[..., "subprocess.Popen[str]"]
+
+
+class ProgramFailed(SpecswarmError):
+    """A program ended, or did not get ready in time; the text has the end of its standard error."""
+
+
+class Program:
+    """One running `specswarm` command with `--json`; its objects are read as they come."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, popen: Popen = subprocess.Popen) -> None:
+        """Start it; its standard error goes to the file `log`. `popen` may start it elsewhere, on a lab's host say."""
+        self.arguments = list(arguments)
+        self._log = log
+        with log.open("w") as errors:
+            self.process = popen(
+                [sys.executable, "-m", "specswarm", *arguments, "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def next(self, timeout: float) -> dict[str, Any]:
+        """The next object it prints, within `timeout` seconds. Raises ProgramFailed."""
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise ProgramFailed(f"{self._name} printed nothing in {timeout:.0f} s: {self._end_of_log}") from None
+        if line is None:
+            raise ProgramFailed(f"{self._name} ended: {self._end_of_log}")
+        return dict(json.loads(line))
+
+    def stop(self) -> int:
+        """End it by SIGTERM, or SIGKILL if that does nothing; its exit code."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return self.process.returncode
+
+    @property
+    def _name(self) -> str:
+        return f"specswarm {' '.join(self.arguments[:2])}"
+
+    @property
+    def _end_of_log(self) -> str:
+        lines = self._log.read_text().strip().splitlines()
+        return lines[-1] if lines else "no word on standard error"
+
+    def _read(self) -> None:
+        if self.process.stdout is not None:
+            for line in self.process.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+
+@contextlib.contextmanager
+def local_swarm(
+    model: str, spans: Sequence[str], folder: Path, *, options: Sequence[str] = (), ready_seconds: float = 120.0
+) -> Iterator[tuple[list[str], list[Program]]]:
+    """A bootstrap node and a peer for each span `A:B`, on loopback; yields initial peers and the programs.
+
+    Identities and logs go to `folder`. All processes are gone at the end, whatever happens.
+    """
+    programs: list[Program] = []
+    listen = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
+    try:
+        node = Program(
+            ["bootstrap", "--identity", str(folder / "bootstrap.key"), *listen], folder / "bootstrap.log"
+        )
+        programs.append(node)
+        initial_peers = list(node.next(ready_seconds)["maddrs"])
+        reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
+        for i, span in enumerate(spans):
+            identity = ["--identity", str(folder / f"peer{i}.key")]
+            arguments = ["join", model, "--layers", span, *reach, *identity, *listen, *options]
+            programs.append(Program(arguments, folder / f"peer{i}.log"))
+        for program in programs[1:]:
+            program.next(ready_seconds)
+        yield initial_peers, programs
+    finally:
+        for program in reversed(programs):
+            program.process.terminate()
+        for program in reversed(programs):
+            program.stop()

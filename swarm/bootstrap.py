@@ -1,0 +1,42 @@
+"""A bootstrap node: it keeps a share of the records and is the address by which others find the swarm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import field_validator
+
+from swarm.config import Config
+from swarm.identity import Identity
+from swarm.libp2p import Libp2pNetwork
+
+DEFAULT_HOST_MADDRS = ("/ip4/0.0.0.0/udp/31330/quic-v1", "/ip4/0.0.0.0/tcp/31330")
+
+
+class BootstrapConfig(Config):
+    """Options of `specswarm bootstrap`. With fixed ports and the same identity the address stays the same."""
+
+    initial_peers: tuple[str, ...] = ()
+    host_maddrs: tuple[str, ...] = DEFAULT_HOST_MADDRS
+    announce_maddrs: tuple[str, ...] = ()
+    identity: Path = Path("~/.config/specswarm/bootstrap.key")
+
+    @field_validator("identity")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser()
+
+
+async def serve(config: BootstrapConfig, on_ready: Callable[[str, list[str]], None], stop: asyncio.Event) -> None:
+    """Be a bootstrap node until `stop` is set; `on_ready` gets the peer id and the addresses to hand out."""
+    with Identity.hold(config.identity) as identity:
+        async with Libp2pNetwork.join(
+            identity,
+            initial_peers=config.initial_peers,
+            host_maddrs=config.host_maddrs,
+            announce_maddrs=config.announce_maddrs,
+        ) as network:
+            on_ready(network.peer_id, await network.maddrs())
+            await stop.wait()

@@ -1,0 +1,86 @@
+"""Who serves what: publishes a peer's announcement and finds those of others.
+
+Every announcement lies under two keys: its model's fingerprint, where clients of that model look, and one index of all
+models, for `status`. Within a key each peer owns the subkey that is its peer id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from swarm import records
+from swarm.errors import BadMessage
+from swarm.identity import Identity
+from swarm.records import Announcement
+
+INDEX_KEY = "specswarm/1/index"
+
+
+def model_key(fingerprint: str) -> str:
+    """The key under which a model's peers are found."""
+    return f"specswarm/1/model/{fingerprint}"
+
+
+def keys_of(announcement: Announcement) -> tuple[str, str]:
+    """The keys an announcement belongs under, and no others."""
+    return model_key(announcement.fingerprint), INDEX_KEY
+
+
+def accepts(record: bytes, peer_id: str, expires: float) -> Announcement:
+    """The announcement in a stored record. Raises BadMessage if it is not `peer_id`'s, or ends at another time."""
+    announcement = records.read(record)
+    if announcement.peer_id != peer_id or announcement.expires != expires:
+        raise BadMessage(f"record stored as {peer_id}'s speaks of another peer or time")
+    return announcement
+
+
+class RecordStore(Protocol):
+    """A key-value store with subkeys whose entries expire: the DHT, or a dictionary in tests."""
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+        """Store under each key; later `expires` replaces earlier. False if nobody stored it."""
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        """All live entries under a key: (subkey, value, expires)."""
+
+
+class Directory:
+    """Typed access to the store. Records that are malformed, forged, expired or withdrawn do not appear."""
+
+    def __init__(self, store: RecordStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def publish(self, announcement: Announcement, identity: Identity) -> bool:
+        """Store the announcement for as long as it says; whether anybody took it."""
+        record = records.sign(announcement, identity)
+        return await self._store.put(keys_of(announcement), announcement.peer_id, record, announcement.expires)
+
+    async def withdraw(self, announcement: Announcement, identity: Identity) -> None:
+        """Replace a published announcement by one that says the peer has left."""
+        # A store keeps what ends later: one second more makes this the newer record.
+        await self.publish(
+            announcement.model_copy(update={"leaving": True, "expires": announcement.expires + 1}), identity
+        )
+
+    async def peers_of(self, fingerprint: str) -> list[Announcement]:
+        """The live announcements of one model."""
+        return [a for a in await self._live(model_key(fingerprint)) if a.fingerprint == fingerprint]
+
+    async def all_peers(self) -> list[Announcement]:
+        """The live announcements of every model."""
+        return await self._live(INDEX_KEY)
+
+    async def _live(self, key: str) -> list[Announcement]:
+        now = self._clock()
+        found = []
+        for subkey, record, expires in await self._store.get(key):
+            try:
+                announcement = accepts(record, subkey, expires)
+            except BadMessage:
+                continue  # a stranger's nonsense; whoever stored it is not known here
+            if announcement.expires > now and not announcement.leaving:
+                found.append(announcement)
+        return sorted(found, key=lambda a: (a.start, a.end, a.peer_id))

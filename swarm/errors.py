@@ -1,0 +1,55 @@
+"""Everything that can go wrong, and whose fault it is.
+
+SpecswarmError
+├── UsageError         the person at the keyboard: a wrong option, folder, file or address (exit code 2)
+├── ModelUnsupported   the model: its family cannot be served exactly
+├── SwarmUnreachable   the network: no initial peer answers
+├── ChainLost          the swarm: nobody serves some layers; names them
+├── PeerError          one other node; `peer_id` says which
+│   ├── PeerLost       it went silent, or its stream broke
+│   └── PeerRefused    it answered, and said no
+└── BadMessage         a stranger sent something that is no message; never ours
+
+A bug of our own is none of these: it stays the Python exception it is, and blames nobody.
+"""
+
+
+class SpecswarmError(Exception):
+    """Base of all errors that a user may see; the text is one line that says what to do."""
+
+
+class UsageError(SpecswarmError):
+    """The command or the call cannot be carried out as given."""
+
+
+class ModelUnsupported(SpecswarmError):
+    """A model that cannot be served exactly; the text says why."""
+
+
+class SwarmUnreachable(SpecswarmError):
+    """No initial peer could be reached, or the local network daemon could not start."""
+
+
+class ChainLost(SpecswarmError):
+    """The known peers cannot cover every layer of the model."""
+
+
+class PeerError(SpecswarmError):
+    """Trouble with one other node of the swarm."""
+
+    def __init__(self, peer_id: str, reason: str) -> None:
+        super().__init__(f"peer {peer_id}: {reason}")
+        self.peer_id = peer_id
+        self.reason = reason
+
+
+class PeerLost(PeerError):
+    """The peer went silent or its stream broke; another may do its work."""
+
+
+class PeerRefused(PeerError):
+    """The peer answered that it will not do this."""
+
+
+class BadMessage(SpecswarmError):
+    """Bytes from a stranger that are not a well-formed message."""

@@ -1,0 +1,260 @@
+"""The real network: one libp2p daemon and one DHT node in this process's event loop.
+
+hivemind's exceptions end here: what leaves this file is named in `swarm.errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon import P2PDaemonError
+from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.utils import MSGPackSerializer
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarm import directory
+from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
+from swarm.identity import Identity
+from swarm.transport import Handler
+from swarm.wire import MAX_MESSAGE, AnyMessage, Contact, decode, encode
+
+log = logging.getLogger("specswarm")
+
+CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by the daemon
+_HEADER = 4  # bytes of a frame's length
+_BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
+
+
+class Libp2pStream:
+    """Frames on a raw stream of the daemon: four bytes of length, then the message."""
+
+    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peer_id = peer_id
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, message: AnyMessage) -> None:
+        """Hand the message to the daemon; waits only while its buffer is full."""
+        data = encode(message)
+        self.bytes_sent += _HEADER + len(data)
+        try:
+            self._writer.write(len(data).to_bytes(_HEADER, "big") + data)
+            await self._writer.drain()
+        except _BROKEN:
+            raise PeerLost(self.peer_id, "its stream broke") from None
+
+    async def receive(self) -> AnyMessage:
+        """The next message."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
+            if size > MAX_MESSAGE:
+                raise BadMessage(f"a message of {size} bytes from {self.peer_id}; at most {MAX_MESSAGE} are taken")
+            data = await self._reader.readexactly(size)
+        except _BROKEN:
+            raise PeerLost(self.peer_id, "its stream has ended") from None
+        self.bytes_received += _HEADER + size
+        return decode(data)
+
+    def close(self) -> None:
+        """End the stream, both ways."""
+        self._writer.close()
+
+
+class Libp2pNetwork:
+    """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
+
+    def __init__(self, p2p: P2P, dht: DHTNode) -> None:
+        self.peer_id: str = p2p.peer_id.to_base58()
+        self._p2p = p2p
+        self._dht = dht
+        self._known: set[str] = set()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def join(
+        cls,
+        identity: Identity | None,
+        *,
+        initial_peers: Sequence[str] = (),
+        host_maddrs: Sequence[str] = (),
+        announce_maddrs: Sequence[str] = (),
+    ) -> AsyncIterator[Libp2pNetwork]:
+        """Start the daemon, reach the swarm, and leave it at the end.
+
+        Without `host_maddrs` the node listens nowhere and is a mere client. Raises UsageError for an address that
+        cannot be parsed or listened on, SwarmUnreachable if there are initial peers and none answers.
+        """
+        bootstrap = [_contact(maddr) for maddr in initial_peers]
+        _check_ports(host_maddrs)
+        p2p = await _start_daemon(identity, host_maddrs, announce_maddrs)
+        try:
+            reached = await _reach_any(p2p, bootstrap)
+            dht = await DHTNode.create(
+                p2p=p2p,
+                initial_peers=[f"/p2p/{peer_id}" for peer_id in reached] or None,
+                client_mode=not host_maddrs,
+                record_validator=_OwnRecordsOnly(),
+                cache_locally=False,
+                cache_nearest=0,
+                ensure_bootstrap_success=False,
+                bootstrap_timeout=3.0,
+                wait_timeout=5.0,
+            )
+            try:
+                yield cls(p2p, dht)
+            finally:
+                await dht.shutdown()
+        finally:
+            await p2p.shutdown()
+
+    async def maddrs(self) -> list[str]:
+        """The addresses under which others can dial this node, peer id included; QUIC first."""
+        visible = await self._p2p.get_visible_maddrs(latest=True)
+        return sorted(map(str, visible), key=lambda maddr: "quic" not in maddr)
+
+    async def open(self, contact: Contact, protocol: str) -> Libp2pStream:
+        """A new stream to another node. Raises PeerLost if it cannot be reached in CONNECT_SECONDS."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                if contact.maddrs and contact.peer_id not in self._known:
+                    await _connect(self._p2p, contact)
+                    self._known.add(contact.peer_id)
+                target = PeerID.from_base58(contact.peer_id)
+                _, reader, writer = await self._p2p.call_binary_stream_handler(target, protocol)
+        except (*_BROKEN, ValueError) as error:
+            self._known.discard(contact.peer_id)
+            raise PeerLost(contact.peer_id, f"it cannot be reached ({_first_line(error)})") from None
+        return Libp2pStream(contact.peer_id, reader, writer)
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        """Accept streams of this protocol from now on."""
+
+        async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stream = Libp2pStream(info.peer_id.to_base58(), reader, writer)
+            try:
+                await handler(stream)
+            except PeerLost:
+                pass  # the stream's natural end
+            except BadMessage as error:
+                log.warning("dropped a stream of %s: %s", stream.peer_id, error)
+            finally:
+                stream.close()
+
+        await self._p2p.add_binary_stream_handler(protocol, handle)
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+        """Store a record on the nodes nearest to each key."""
+        stored = await self._dht.store_many(list(keys), [value] * len(keys), expires, subkeys=[subkey] * len(keys))
+        return all(stored.values())
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        """The live records under a key: (subkey, value, expires)."""
+        found = await self._dht.get(key, latest=True)
+        if found is None or not isinstance(found.value, dict):
+            return []
+        return [(subkey, entry.value, entry.expiration_time) for subkey, entry in found.value.items()]
+
+
+class _OwnRecordsOnly(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
+    """Nodes store and pass on only announcements that the peer they speak about has signed, under their own keys."""
+
+    def validate(self, record: DHTRecord) -> bool:
+        try:
+            peer_id, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
+            if not isinstance(peer_id, str) or not isinstance(value, bytes):
+                return False
+            announcement = directory.accepts(value, peer_id, record.expiration_time)
+        except BadMessage:
+            return False
+        except Exception:  # the stranger's bytes may break msgpack in any way: no record then
+            return False
+        return any(record.key == DHTID.generate(key).to_bytes() for key in directory.keys_of(announcement))
+
+
+async def _start_daemon(
+    identity: Identity | None, host_maddrs: Sequence[str], announce_maddrs: Sequence[str]
+) -> P2P:
+    try:
+        return await P2P.create(
+            identity_path=str(identity.path) if identity else None,
+            host_maddrs=[Multiaddr(maddr) for maddr in host_maddrs],
+            announce_maddrs=[Multiaddr(maddr) for maddr in announce_maddrs] or None,
+            no_listen=not host_maddrs,
+            dht_mode="server" if host_maddrs else "client",
+            auto_nat=False,
+            nat_port_map=False,
+            startup_timeout=30,
+        )
+    except P2PDaemonError as error:
+        raise SwarmUnreachable(f"the network daemon did not start: {_first_line(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"not a multiaddr: {error}") from None
+
+
+def _check_ports(maddrs: Sequence[str]) -> None:
+    """Raise UsageError if a port is taken: the daemon itself would share it silently."""
+    for text in maddrs:
+        try:
+            maddr = Multiaddr(text)
+            family = socket.AF_INET6 if "ip6" in maddr else socket.AF_INET
+            kind = socket.SOCK_DGRAM if "udp" in maddr else socket.SOCK_STREAM
+            host, port = maddr["ip6" if "ip6" in maddr else "ip4"], int(maddr["udp" if "udp" in maddr else "tcp"])
+            with socket.socket(family, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                    )  # a restart may find it in TIME_WAIT
+                probe.bind((host, port))
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"cannot listen on {text!r}: {error}; write /ip4/ADDRESS/tcp/PORT or so") from None
+        except OSError as error:
+            raise UsageError(f"cannot listen on {text}: {error.strerror}; choose another --host-maddr") from None
+
+
+def _contact(maddr: str) -> Contact:
+    """Split /ip4/.../p2p/PEER_ID. Raises UsageError if it is no such address."""
+    address, _, peer_id = maddr.rpartition("/p2p/")
+    try:
+        Multiaddr(maddr), PeerID.from_base58(peer_id)
+    except ValueError as error:
+        raise UsageError(f"initial peer {maddr!r} is no multiaddr: {error}") from None
+    if not address or not peer_id:
+        raise UsageError(f"initial peer {maddr!r} lacks its end: write it as /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID")
+    return Contact(peer_id, (address,))
+
+
+async def _connect(p2p: P2P, contact: Contact) -> None:
+    """Tell the daemon where a peer is, and have it connect."""
+    addresses = [Multiaddr(maddr.partition("/p2p/")[0]) for maddr in contact.maddrs]
+    await p2p._client.connect(PeerID.from_base58(contact.peer_id), addresses)  # hivemind offers no public way
+
+
+async def _reach_any(p2p: P2P, contacts: Sequence[Contact]) -> set[str]:
+    """Connect to all; the peer ids that answered. Raises SwarmUnreachable if there are contacts and none did."""
+
+    async def reach(contact: Contact) -> str | None:
+        with contextlib.suppress(*_BROKEN):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await _connect(p2p, contact)
+                return contact.peer_id
+        return None
+
+    reached = {peer_id for peer_id in await asyncio.gather(*map(reach, contacts)) if peer_id}
+    if contacts and not reached:
+        listed = ", ".join(f"{c.maddrs[0]}/p2p/{c.peer_id}" for c in contacts)
+        raise SwarmUnreachable(f"no initial peer answers ({listed}): check the address and that it is running")
+    return reached
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or "no answer"

@@ -1,0 +1,26 @@
+"""How long a program runs: until a signal asks it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set, instead of killing the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines side by side until `stop` is set, then cancel them; if one fails, all end and it raises."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in work]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,128 @@
+"""A network inside one process: the same streams, bytes and records, without sockets.
+
+Every message still goes through the codec, so that what works here is what works on the wire. For tests and trials.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from swarm.errors import PeerLost
+from swarm.transport import Handler
+from swarm.wire import AnyMessage, Contact, decode, encode
+
+_END = b""  # no message encodes to nothing
+
+
+class MemoryStream:
+    """One end of a pair of queues."""
+
+    def __init__(self, peer_id: str, inbox: asyncio.Queue[bytes], outbox: asyncio.Queue[bytes]) -> None:
+        self.peer_id = peer_id
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._inbox = inbox
+        self._outbox = outbox
+        self._ended = False
+
+    async def send(self, message: AnyMessage) -> None:
+        """Queue the message's bytes at the other end."""
+        if self._ended:
+            raise PeerLost(self.peer_id, "its stream has ended")
+        data = encode(message)
+        self.bytes_sent += len(data)
+        self._outbox.put_nowait(data)
+
+    async def receive(self) -> AnyMessage:
+        """The next message of the other end."""
+        data = await self._inbox.get()
+        if data == _END:
+            self._ended = True
+            self._inbox.put_nowait(_END)  # the end stays the end, however often it is asked for
+            raise PeerLost(self.peer_id, "its stream has ended")
+        self.bytes_received += len(data)
+        return decode(data)
+
+    def close(self) -> None:
+        """End both directions."""
+        if not self._ended:
+            self._ended = True
+            self._outbox.put_nowait(_END)
+            self._inbox.put_nowait(_END)
+
+
+class MemoryNetwork:
+    """The switchboard: who is there, and the records they stored."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, MemoryTransport] = {}
+        self._records: dict[str, dict[str, tuple[bytes, float]]] = {}
+
+    def join(self, peer_id: str) -> MemoryTransport:
+        """A new node's transport."""
+        node = self._nodes[peer_id] = MemoryTransport(self, peer_id)
+        return node
+
+    def leave(self, peer_id: str) -> None:
+        """The node dies: its streams end, and it cannot be reached any more."""
+        for stream in self._nodes.pop(peer_id).streams:
+            stream.close()
+
+    def find(self, peer_id: str) -> MemoryTransport:
+        """The node of that id. Raises PeerLost if it is not there."""
+        if peer_id not in self._nodes:
+            raise PeerLost(peer_id, "it cannot be reached")
+        return self._nodes[peer_id]
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+        """RecordStore.put"""
+        for key in keys:
+            entries = self._records.setdefault(key, {})
+            if subkey not in entries or entries[subkey][1] < expires:
+                entries[subkey] = (value, expires)
+        return True
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        """RecordStore.get"""
+        return [(subkey, *entry) for subkey, entry in self._records.get(key, {}).items()]
+
+
+class MemoryTransport:
+    """One node's end of a MemoryNetwork."""
+
+    def __init__(self, network: MemoryNetwork, peer_id: str) -> None:
+        self.peer_id = peer_id
+        self.streams: list[MemoryStream] = []
+        self._network = network
+        self._handlers: dict[str, Handler] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        """Accept streams of this protocol from now on."""
+        self._handlers[protocol] = handler
+
+    async def open(self, contact: Contact, protocol: str) -> MemoryStream:
+        """A new stream to another node of the network."""
+        other = self._network.find(contact.peer_id)
+        there: asyncio.Queue[bytes] = asyncio.Queue()
+        here: asyncio.Queue[bytes] = asyncio.Queue()
+        stream = MemoryStream(other.peer_id, here, there)
+        self.streams.append(stream)
+        other.accept(protocol, MemoryStream(self.peer_id, there, here))
+        return stream
+
+    def accept(self, protocol: str, stream: MemoryStream) -> None:
+        """Hand an incoming stream to its handler."""
+        self.streams.append(stream)
+        task = asyncio.create_task(self._handle(self._handlers[protocol], stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, handler: Handler, stream: MemoryStream) -> None:
+        try:
+            await handler(stream)
+        except PeerLost:
+            pass  # the stream's natural end
+        finally:
+            stream.close()

@@ -1,0 +1,47 @@
+"""Gumbel noise that depends on seed, position and token id alone.
+
+A counter-based hash replaces the generator's state: whoever asks for the noise of a token at a position gets the same
+bits, on any device, in any order, for any subset of the vocabulary. The target's peer and the drafter use it, which
+raises their agreement (Daliri et al., arXiv 2408.07978), and a retry or another chain cannot change the text.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the step of splitmix64 (Steele et al., OOPSLA 2014)
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_LAST_SHIFT = 31
+
+
+def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise for the tokens `ids` (int64, any shape) at one position; float64 of the same shape."""
+    stream = _mix_int(_mix_int(seed & _MASK) ^ (position * _GOLDEN & _MASK))
+    bits = _mix_tensor((ids + 1) * _signed(_GOLDEN) + _signed(stream))
+    uniform = (_shift(bits, 11).double() + 0.5) * 2.0**-53  # strictly between 0 and 1
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix_int(value: int) -> int:
+    """splitmix64's finaliser on a Python integer."""
+    for shift, factor in _MIX:
+        value = (value ^ (value >> shift)) * factor & _MASK
+    return value ^ (value >> _LAST_SHIFT)
+
+
+def _mix_tensor(bits: Tensor) -> Tensor:
+    """The same on int64 tensors, whose products wrap around modulo 2^64."""
+    for shift, factor in _MIX:
+        bits = (bits ^ _shift(bits, shift)) * _signed(factor)
+    return bits ^ _shift(bits, _LAST_SHIFT)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """Logical right shift: torch's own drags the sign bit along."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value

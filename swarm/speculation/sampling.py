@@ -1,0 +1,70 @@
+"""From logits to a token: penalties, temperature, top-k, top-p, and the seeded choice.
+
+The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from swarm.speculation.noise import gumbel
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sampling: Sampling) -> list[int]:
+    """The token after `context`, after context + following[:1], ... : one for each row of `logits`.
+
+    logits: float32 [n, vocab] with n = len(following) + 1, row i computed after context + following[:i].
+    """
+    if sampling.repetition_penalty != 1.0:
+        logits = _penalised(logits, context, following, sampling.repetition_penalty)
+    if sampling.temperature == 0.0:
+        return [int(token) for token in logits.argmax(-1)]
+    return [_draw(row, len(context) + i, sampling) for i, row in enumerate(logits)]
+
+
+def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
+    """Gumbel-max: argmax(logits / T + noise) is a sample of softmax(logits / T). logits: [vocab]."""
+    scores, ids = narrow(logits.double() / sampling.temperature, sampling)
+    return int(ids[(scores + gumbel(sampling.seed, position, ids)).argmax()])
+
+
+def narrow(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """What top-k and top-p leave of one row [vocab]: scores and token ids, [m] each."""
+    vocab = scores.shape[-1]
+    if 0 < sampling.top_k < vocab:
+        scores, ids = scores.topk(sampling.top_k)
+    elif sampling.top_p < 1.0:
+        scores, ids = scores.sort(descending=True)
+    else:
+        return scores, torch.arange(vocab, device=scores.device)
+    if sampling.top_p < 1.0:
+        probabilities = scores.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
+        count = int((before < sampling.top_p).sum())
+        scores, ids = scores[:count], ids[:count]
+    return scores, ids
+
+
+def _penalised(logits: Tensor, context: Sequence[int], following: Sequence[int], penalty: float) -> Tensor:
+    """Scores of tokens seen before are made less likely (Keskar et al., arXiv 1909.05858); [n, vocab]."""
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    seen[:, list(context)] = True
+    for row, token in enumerate(following, start=1):
+        seen[row:, token] = True
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

@@ -1,0 +1,23 @@
+"""Tensors as bytes: the raw values, row by row, in the model's dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32, and so on."""
+    return str(dtype).removeprefix("torch.")
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The values of a floating-point tensor, of any shape, on any device."""
+    return tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
+
+
+def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The tensor that `to_bytes` wrote. Raises ValueError if the size does not fit the shape."""
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)

@@ -1,0 +1,47 @@
+"""Streams of messages between nodes, whatever carries them.
+
+Two implementations: `swarm.libp2p` for the real network, `swarm.memory` for tests and simulations. Both put every
+message through the codec. A stream's faults have names: PeerLost when the other end is gone, BadMessage when it sends
+something that is no message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from swarm.wire import AnyMessage, Contact
+
+
+class Stream(Protocol):
+    """One open two-way stream; messages arrive whole and in order."""
+
+    peer_id: str
+    """The other end, as the transport authenticated it."""
+    bytes_sent: int
+    bytes_received: int
+
+    async def send(self, message: AnyMessage) -> None:
+        """Hand the message to the network. Raises PeerLost."""
+
+    async def receive(self) -> AnyMessage:
+        """The next message. Raises PeerLost at the end of the stream, BadMessage for anything else."""
+
+    def close(self) -> None:
+        """End the stream, both ways; calling it again does nothing."""
+
+
+Handler = Callable[[Stream], Awaitable[None]]
+"""Serves one incoming stream until it ends; the transport closes the stream afterwards."""
+
+
+class Transport(Protocol):
+    """A node's way to open streams and to accept them."""
+
+    peer_id: str
+
+    async def open(self, contact: Contact, protocol: str) -> Stream:
+        """A new stream to another node. Raises PeerLost if it cannot be reached in time."""
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        """Accept streams of this protocol from now on."""

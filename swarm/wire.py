@@ -1,0 +1,173 @@
+"""Every message that crosses the network: its fields, its limits, its bytes.
+
+A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
+so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
+
+    client -> peer   Open, Round, Ping
+    peer -> client   Opened, Refused, Verdict, Broken, Pong
+    peer -> peer     Hidden
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from swarm.errors import BadMessage
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling
+
+MAX_MESSAGE = 64 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
+MAX_ROUND_TOKENS = 2048
+
+SESSION_PROTOCOL = "/specswarm/session/1"  # a client opens it to every peer of its chain
+PUSH_PROTOCOL = "/specswarm/push/1"  # a peer opens it to the next one
+
+NO_SESSION = bytes(16)  # stands where a message concerns no session
+
+SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+PeerId = Annotated[str, Meta(min_length=1, max_length=128)]
+Maddr = Annotated[str, Meta(max_length=256)]
+Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
+Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
+Seconds = Annotated[float, Meta(ge=0)]
+Text = Annotated[str, Meta(max_length=1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Where a peer is: its id, and addresses at which it may be dialled (none: ask the network)."""
+
+    peer_id: PeerId
+    maddrs: Annotated[tuple[Maddr, ...], Meta(max_length=32)] = ()
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all messages."""
+
+
+class Open(Message, frozen=True, tag=1):
+    """Take part in a chain: serve layers start..end of the model, fed by `upstream`, feeding `downstream`.
+
+    Without `upstream` token ids come from the client; without `downstream` this is the last hop, which judges by
+    `sampling` and answers the client. The session ends with the stream it was opened on.
+    """
+
+    session: SessionId
+    fingerprint: Annotated[str, Meta(min_length=64, max_length=64)]
+    start: Count
+    end: Count
+    upstream: PeerId | None
+    downstream: Contact | None
+    sampling: Sampling
+
+
+class Opened(Message, frozen=True, tag=2):
+    """The peer holds a place for the session."""
+
+    session: SessionId
+
+
+class Refused(Message, frozen=True, tag=3):
+    """The peer will not do what was asked; the reason is one line."""
+
+    session: SessionId
+    reason: Text
+
+
+class Round(Message, frozen=True, tag=4):
+    """Tokens from `position` on: text the caches lack, the newest committed token, then `num_drafts` drafts.
+
+    A cache keeps every position it ever wrote, and a round overwrites from its own position on: that alone rolls a
+    rejected draft back. Only a round with `judged` brings a verdict; the others are chunks of a longer prefill.
+    """
+
+    session: SessionId
+    number: Count
+    position: Count
+    tokens: Tokens
+    num_drafts: Annotated[int, Meta(ge=0, le=512)]
+    judged: bool
+
+
+class Hidden(Message, frozen=True, tag=5):
+    """A round on its way: hidden states [len(tokens), hidden size] after a peer's layers, as raw `dtype` values.
+
+    The ids travel along, for the last peer compares and counts them; `compute` has the seconds each stage took.
+    """
+
+    round: Round
+    dtype: Annotated[str, Meta(max_length=16)]
+    states: bytes
+    compute: tuple[Seconds, ...]
+
+
+class Verdict(Message, frozen=True, tag=6):
+    """The last peer's judgement of a round: the drafts that stand, then the target's own next token."""
+
+    session: SessionId
+    number: Count
+    tokens: Tokens
+    compute: tuple[Seconds, ...]
+
+
+class Broken(Message, frozen=True, tag=7):
+    """A hop of the session failed while this peer served it: `peer_id` says which one."""
+
+    session: SessionId
+    peer_id: PeerId
+    reason: Text
+
+
+class Ping(Message, frozen=True, tag=8):
+    """Answer at once: what the round trip takes is the links' latency."""
+
+    nonce: Count
+
+
+class Pong(Message, frozen=True, tag=9):
+    """The answer to a Ping."""
+
+    nonce: Count
+
+
+AnyMessage = Open | Opened | Refused | Round | Hidden | Verdict | Broken | Ping | Pong
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """The message's bytes, without a frame."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> AnyMessage:
+    """The message in `data`. Raises BadMessage if there is none, or one beyond the limits above."""
+    if len(data) > MAX_MESSAGE:
+        raise BadMessage(f"message of {len(data)} bytes; at most {MAX_MESSAGE} are taken")
+    try:
+        message = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadMessage(f"not a message: {error}") from None
+    _check(message)
+    return message
+
+
+def _check(message: AnyMessage) -> None:
+    """What a type cannot say."""
+    match message:
+        case (
+            Round(tokens=tokens, num_drafts=num_drafts) | Hidden(round=Round(tokens=tokens, num_drafts=num_drafts))
+        ):
+            if num_drafts >= len(tokens):
+                raise BadMessage("a round of drafts alone: the newest committed token must come first")
+        case Open():
+            try:
+                Span(message.start, message.end)
+            except Exception as error:
+                raise BadMessage(str(error)) from None

@@ -1,0 +1,428 @@
+"""The lab: its network's decisions on any machine, and the lab itself where it can run (root on Linux)."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.lab import Lab, LabError, LabUnavailable, Traffic
+from benchmarks.lab.messages import (
+    MAX_DATAGRAM,
+    MAX_HOSTS,
+    Command,
+    Cut,
+    GetTraffic,
+    Heal,
+    Links,
+    ResetTraffic,
+    SetDelay,
+    SetLoss,
+    SetRate,
+    Start,
+    TrafficReport,
+    decode_command,
+    decode_reply,
+    encode,
+)
+from benchmarks.lab.namespaces import processes_in
+from benchmarks.lab.network import QUEUE_S, Network
+
+ROOT = Path(__file__).parents[1]
+SUBNET = "10.77.9"
+FOREVER = 1e9
+
+
+def links(
+    hosts: int = 3,
+    delay_ms: float = 25.0,
+    jitter_ms: float = 0.0,
+    rate_mbit: float | None = None,
+    reorder: bool = False,
+) -> Links:
+    return Links(
+        hosts=hosts,
+        delay_ms=delay_ms,
+        jitter_ms=jitter_ms,
+        loss=0.0,
+        rate_mbit=rate_mbit,
+        reorder=reorder,
+        seed=1,
+    )
+
+
+def packet(address: str, size: int = 100, mark: int = 0) -> bytes:
+    """An IPv4 packet as far as the network looks at it."""
+    to = bytes(int(part) for part in address.split("."))
+    return bytes([0x45]) + bytes(15) + to + mark.to_bytes(4) + bytes(size - 24)
+
+
+def marks(arrivals: Iterator[tuple[int, bytes]]) -> list[int]:
+    return [int.from_bytes(arrived[20:24]) for _, arrived in arrivals]
+
+
+# The network's decisions: no root, no clock
+
+
+def test_packet_arrives_after_the_delay_of_its_pair() -> None:
+    network = Network(SUBNET, links())
+    network.apply(SetDelay(80, (0, 2)))
+    network.send(0, packet(f"{SUBNET}.2"), now=10.0)
+    network.send(2, packet(f"{SUBNET}.1"), now=10.0)
+    assert network.next_due == pytest.approx(10.025)
+    assert [dst for dst, _ in network.arrivals(10.02)] == []
+    assert [dst for dst, _ in network.arrivals(10.03)] == [1]
+    assert [dst for dst, _ in network.arrivals(10.09)] == [0]
+    assert network.next_due is None
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_jitter_reorders_a_pair_only_if_asked_to(reorder: bool) -> None:
+    network = Network(SUBNET, links(jitter_ms=10, reorder=reorder))
+    for mark in range(200):
+        network.send(0, packet(f"{SUBNET}.2", mark=mark), now=mark / 1e3)
+    arrived = marks(network.arrivals(FOREVER))
+    assert sorted(arrived) == list(range(200))
+    assert (arrived == sorted(arrived)) is not reorder
+
+
+def test_rate_spaces_packets_out_and_drops_what_a_full_uplink_cannot_hold() -> None:
+    network = Network(SUBNET, links(delay_ms=0, rate_mbit=8))  # 1 ms per 1000 bytes
+    for _ in range(1000):
+        network.send(0, packet(f"{SUBNET}.2", size=1000), now=5.0)
+    assert len(list(network.arrivals(5.0505))) == 50
+    assert len(list(network.arrivals(FOREVER))) == pytest.approx(QUEUE_S * 1e3 - 50, abs=1)
+
+
+def test_rate_of_one_host_does_not_slow_another() -> None:
+    network = Network(SUBNET, links(delay_ms=0, rate_mbit=8))
+    for _ in range(100):
+        network.send(0, packet(f"{SUBNET}.3", size=1000), now=0.0)
+    network.send(1, packet(f"{SUBNET}.3", size=1000), now=0.0)
+    assert len(list(network.arrivals(0.0015))) == 2
+
+
+def test_loss_is_the_share_of_packets_asked_for() -> None:
+    network = Network(SUBNET, links())
+    network.apply(SetLoss(0.25))
+    for _ in range(4000):
+        network.send(0, packet(f"{SUBNET}.2"), now=0.0)
+    assert len(list(network.arrivals(FOREVER))) == pytest.approx(3000, abs=150)
+
+
+def test_cut_loses_packets_on_their_way_to_the_host() -> None:
+    network = Network(SUBNET, links())
+    network.send(0, packet(f"{SUBNET}.2"), now=0.0)
+    network.apply(Cut(1))
+    network.send(1, packet(f"{SUBNET}.1"), now=0.0)
+    assert list(network.arrivals(FOREVER)) == []
+    network.apply(Heal(1))
+    network.send(1, packet(f"{SUBNET}.1"), now=0.0)
+    assert [dst for dst, _ in network.arrivals(FOREVER)] == [0]
+
+
+@pytest.mark.parametrize("address", ["224.0.0.2", "10.77.8.2", f"{SUBNET}.0", f"{SUBNET}.4", "8.8.8.8"])
+def test_packets_to_anywhere_else_are_dropped(address: str) -> None:
+    network = Network(SUBNET, links())
+    network.send(0, packet(address), now=0.0)
+    network.send(0, b"\x60" + packet(f"{SUBNET}.2")[1:], now=0.0)  # IPv6
+    network.send(0, b"\x45", now=0.0)
+    assert network.next_due is None
+
+
+def test_traffic_counts_packets_and_bytes_of_each_direction() -> None:
+    network = Network(SUBNET, links())
+    for size in (100, 300):
+        network.send(0, packet(f"{SUBNET}.2", size=size), now=0.0)
+    assert network.apply(GetTraffic()) == TrafficReport([(0, 1, Traffic(packets=2, bytes=400))])
+    network.apply(ResetTraffic())
+    assert network.apply(GetTraffic()) == TrafficReport([])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [Start(SUBNET, links()), SetDelay(1.5), SetDelay(2, (0, 1)), SetLoss(0.5), SetRate(None), SetRate(10), Cut(2)],
+)
+def test_commands_survive_the_wire(command: Command) -> None:
+    assert decode_command(encode(command)) == command
+
+
+def test_the_largest_reply_is_one_datagram() -> None:
+    pairs = [(a, b, Traffic(10**9, 10**12)) for a in range(MAX_HOSTS) for b in range(MAX_HOSTS)]
+    router, lab = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with router, lab:
+        router.send(encode(TrafficReport(pairs)))
+        assert decode_reply(lab.recv(MAX_DATAGRAM)) == TrafficReport(pairs)
+
+
+def test_values_that_no_network_has_are_refused() -> None:
+    for hosts in (0, 65):
+        with pytest.raises(ValueError, match="1 to 64 hosts"):
+            Lab(hosts)
+    with pytest.raises(ValueError, match="delay"):
+        Lab(2, delay_ms=-1)
+    with pytest.raises(ValueError, match="loss"):
+        SetLoss(1.1)
+    with pytest.raises(ValueError, match="rate"):
+        SetRate(0)
+
+
+# The lab: where it can run
+
+ECHO = """
+import socketserver, sys
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+with socketserver.ThreadingTCPServer((sys.argv[1], 9000), Echo) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+
+# prints the shortest of ten round trips in ms, or the error
+PING = """
+import socket, sys, time
+try:
+    with socket.create_connection((sys.argv[1], 9000), timeout=float(sys.argv[2])) as server:
+        trips = []
+        for _ in range(10):
+            start = time.monotonic()
+            server.sendall(b"?")
+            server.recv(100)
+            trips.append(time.monotonic() - start)
+    print(1e3 * min(trips))
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+# prints the bits/s of the payload between the first and the last datagram
+SINK = """
+import socket, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+    sink.bind((sys.argv[1], 9001))
+    print("ready", flush=True)
+    sizes, times = [], []
+    sink.settimeout(10)
+    while True:
+        try:
+            sizes.append(len(sink.recv(2000)))
+        except TimeoutError:
+            break
+        times.append(time.monotonic())
+        sink.settimeout(0.5)
+print(8 * sum(sizes[1:]) / (times[-1] - times[0]))
+"""
+
+FLOOD = """
+import socket, sys, time
+end = time.monotonic() + 1
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+    while time.monotonic() < end:
+        for _ in range(5):
+            source.sendto(bytes(1000), (sys.argv[1], 9001))
+        time.sleep(0.002)
+"""
+
+OWNER = """
+import signal, time
+from benchmarks.lab import Lab
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+with Lab(hosts=2) as lab:
+    lab.popen(1, ["sh", "-c", "sleep 600 & sleep 600"])
+    print(lab.namespace(0), lab.namespace(1), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[Lab]:
+    with ExitStack() as after_lab, ExitStack() as resources:
+        try:
+            lab = resources.enter_context(Lab(hosts=3))
+        except LabUnavailable as reason:
+            pytest.skip(str(reason))
+        after_lab.push(start(lab, 1, ECHO, lab.address(1)))
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Lab:
+    shared_lab.set_delay(25)
+    shared_lab.set_loss(0)
+    shared_lab.set_rate(None)
+    for host in shared_lab.hosts:
+        shared_lab.heal(host)
+    shared_lab.reset_traffic()
+    return shared_lab
+
+
+def start(lab: Lab, host: int, script: str, *arguments: str) -> "subprocess.Popen[str]":
+    """A Python program that has said it is ready."""
+    program = lab.popen(host, [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    return program
+
+
+def ping(lab: Lab, src: int = 0, dst: int = 1, patience_s: float = 10.0) -> str:
+    argv = [sys.executable, "-c", PING, lab.address(dst), str(patience_s)]
+    with lab.popen(src, argv, stdout=subprocess.PIPE, text=True) as program:
+        output: str = program.communicate()[0]
+    return output.strip()
+
+
+def eventually(condition: Callable[[], bool], patience_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def namespaces() -> set[str]:
+    return {path.name for path in Path("/run/netns").glob("*")}
+
+
+def running(pid: int) -> bool:
+    """Whether a process has not ended; one that only waits to be reaped has."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_round_trip_takes_twice_the_delay(lab: Lab) -> None:
+    assert 50 <= float(ping(lab)) < 53
+
+
+def test_delay_can_be_set_for_one_pair_while_the_lab_runs(lab: Lab) -> None:
+    lab.set_delay(5)
+    lab.set_delay(40, 1, 2)
+    assert 10 <= float(ping(lab, src=0)) < 13
+    assert 80 <= float(ping(lab, src=2)) < 83
+
+
+def test_cut_host_is_unreachable_until_healed(lab: Lab) -> None:
+    lab.cut(1)
+    assert ping(lab, patience_s=1) == "TimeoutError"
+    lab.heal(1)
+    assert float(ping(lab)) >= 50
+
+
+def test_everything_is_lost_at_a_loss_of_one(lab: Lab) -> None:
+    lab.set_loss(1)
+    lab.reset_traffic()
+    assert ping(lab, patience_s=1) == "TimeoutError"
+    assert lab.traffic() == {}
+
+
+def test_traffic_of_a_conversation_is_counted_both_ways(lab: Lab) -> None:
+    ping(lab)
+    for way in ((0, 1), (1, 0)):
+        traffic = lab.traffic()[way]
+        assert 10 <= traffic.packets < 100
+        assert 41 * 10 <= traffic.bytes < 100 * traffic.packets
+
+
+def test_rate_limits_what_a_host_uploads(lab: Lab) -> None:
+    lab.set_rate(4)
+    sink = start(lab, 2, SINK, lab.address(2))
+    lab.popen(0, [sys.executable, "-c", FLOOD, lab.address(2)]).wait()
+    with sink:
+        assert 2e6 < float(sink.communicate()[0]) < 4.2e6
+
+
+def test_host_reaches_nothing_outside_the_lab(lab: Lab) -> None:
+    script = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    with lab.popen(0, [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as program:
+        assert "Network is unreachable" in program.communicate()[1]
+
+
+def test_hosts_that_do_not_exist_are_refused(lab: Lab) -> None:
+    with pytest.raises(ValueError, match="hosts 0 to 2, not 3"):
+        lab.cut(3)
+    with pytest.raises(ValueError, match="two hosts or none"):
+        lab.set_delay(10, 1)
+
+
+def test_leaving_by_an_exception_leaves_nothing_behind(shared_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.lab.namespaces.PATIENCE_S", 0.3)
+    own_lab = Lab(hosts=2)
+    with pytest.raises(KeyboardInterrupt), own_lab:
+        assert own_lab.address(0) != shared_lab.address(0)
+        stubborn = own_lab.popen(0, ["sh", "-c", "trap '' TERM; sleep 600 & sleep 600; sleep 600"])
+        names = {own_lab.namespace(host) for host in own_lab.hosts}
+        pids = family(own_lab.namespace(0))
+        raise KeyboardInterrupt
+    assert not namespaces() & names
+    assert stubborn.returncode == -signal.SIGKILL
+    assert not any(running(pid) for pid in pids)
+    with pytest.raises(LabError, match="not up"):
+        own_lab.address(0)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
+)
+def test_signals_take_the_lab_down(shared_lab: Lab, number: signal.Signals, status: int) -> None:
+    with lab_owner() as (owner, names):
+        pids = family(names[1])
+        owner.send_signal(number)
+        assert owner.wait(20) == status
+    assert not namespaces() & set(names)
+    assert not any(running(pid) for pid in pids)
+
+
+def test_signal_handlers_are_the_programs_own_again_after_a_lab(shared_lab: Lab) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with Lab(hosts=1):
+        pass
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_next_lab_removes_what_a_killed_one_left(shared_lab: Lab) -> None:
+    with lab_owner() as (owner, names):
+        pids = family(names[1])
+        owner.kill()
+    assert set(names) <= namespaces()
+    with Lab(hosts=1) as next_lab:
+        assert not namespaces() & set(names) - {next_lab.namespace(0)}
+        assert not any(running(pid) for pid in pids)
+    assert shared_lab.namespace(0) in namespaces()
+
+
+def test_what_a_machine_lacks_for_a_lab_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabUnavailable, match="as root"):
+        Lab(hosts=2).__enter__()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LabUnavailable, match="install iproute2"):
+        Lab(hosts=2).__enter__()
+
+
+@contextmanager
+def lab_owner() -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+    """Another program with a lab of its own, and the names of its namespaces."""
+    argv = [sys.executable, "-c", OWNER]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            assert owner.stdout is not None
+            yield owner, owner.stdout.readline().split()
+        finally:
+            owner.kill()
+
+
+def family(namespace: str) -> set[int]:
+    """Ids of a shell and its two children, once all run there."""
+    assert eventually(lambda: len(processes_in([namespace])) == 3)
+    return processes_in([namespace])
