@@ -26,6 +26,7 @@ from swarm.errors import UsageError
 from swarm.libp2p import Libp2pNetwork
 from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
+from swarm.transport import Network
 
 T = TypeVar("T")
 
@@ -139,14 +140,23 @@ class AsyncSwarmModel:
     @contextlib.asynccontextmanager
     async def connect_with(cls, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
         """The same, from a whole configuration."""
+        async with (
+            Libp2pNetwork.join(None, initial_peers=settings.initial_peers) as network,
+            cls.connect_over(network, settings) as connected,
+        ):
+            yield connected
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect_over(cls, network: Network, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
+        """The same, on a network that is up already."""
+        directory = Directory(network)
         with ThreadPoolExecutor(1, "torch") as thread:
             loop = asyncio.get_running_loop()
             source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
-            async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers) as network:
-                directory = Directory(network)
-                fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
-                target = Target(source.info, fingerprint, network, directory)
-                yield cls(settings, source, target, tokenizer, draft, thread)
+            fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
+            target = Target(source.info, fingerprint, network, directory)
+            yield cls(settings, source, target, tokenizer, draft, thread)
 
     def start(self, prompt: str | Sequence[int], **options: Any) -> Generation:
         """A generation, not yet begun; `options` are those of GenerationConfig. Raises UsageError."""

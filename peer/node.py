@@ -29,6 +29,7 @@ from swarm.model.stage import Stage
 from swarm.records import Announcement
 from swarm.span import Span
 from swarm.tensors import DTYPES
+from swarm.transport import Network
 
 log = logging.getLogger("specswarm")
 
@@ -47,43 +48,56 @@ class Ready:
 
 async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asyncio.Event) -> None:
     """Be a peer until `stop` is set. Raises UsageError, ModelUnsupported or SwarmUnreachable if it cannot start."""
-    loop = asyncio.get_running_loop()
-    source = ModelSource.resolve(config.model, config.revision)
-    with Identity.hold(config.identity) as identity, ThreadPoolExecutor(1, "torch") as thread:
-        fingerprint = await loop.run_in_executor(thread, _fingerprint, source)
+    with Identity.hold(config.identity) as identity:
         async with Libp2pNetwork.join(
             identity,
             initial_peers=config.initial_peers,
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
         ) as network:
-            directory = Directory(network)
-            span = config.layers or await _choose_span(config, source, directory, fingerprint)
-            log.info("loading layers %s of %s", span, source.name)
-            stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
-            table = SessionTable(
-                stage, fingerprint, max_cache_bytes=config.cache_mib << 20, max_sessions=config.max_sessions
-            )
-            service = PeerService(network, stage, table, thread, config.max_batch_tokens)
-            maddrs = tuple(await network.maddrs())
-            offer = _offer(config, source, fingerprint, span, pace, network.peer_id, maddrs)
-            announcer = Announcer(
-                directory, network, identity, offer, lambda: table.free_tokens, config.announce_seconds
-            )
-            await service.start()
-            await announcer.publish()
-            on_ready(Ready(network.peer_id, maddrs, span, source.name))
-            await run_until(stop, service.run(config.idle_seconds), announcer.run())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_WITHDRAW_SECONDS):
-                    await announcer.withdraw()
+            await serve_on(network, config, identity, on_ready, stop)
 
 
-def _fingerprint(source: ModelSource) -> str:
+async def serve_on(
+    network: Network,
+    config: PeerConfig,
+    identity: Identity,
+    on_ready: Callable[[Ready], None],
+    stop: asyncio.Event,
+) -> None:
+    """The same on a network that is up already."""
+    loop = asyncio.get_running_loop()
+    directory = Directory(network)
+    with ThreadPoolExecutor(1, "torch") as thread:
+        source, fingerprint = await loop.run_in_executor(thread, _find_model, config)
+        span = config.layers or await _choose_span(config, source, directory, fingerprint)
+        log.info("loading layers %s of %s", span, source.name)
+        stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
+        table = SessionTable(
+            stage, fingerprint, max_cache_bytes=config.cache_mib << 20, max_sessions=config.max_sessions
+        )
+        service = PeerService(network, stage, table, thread, config.max_batch_tokens)
+        maddrs = tuple(await network.maddrs())
+        offer = _offer(config, source, fingerprint, span, pace, network.peer_id, maddrs)
+        announcer = Announcer(
+            directory, network, identity, offer, lambda: table.free_tokens, config.announce_seconds
+        )
+        await service.start()
+        await announcer.publish()
+        on_ready(Ready(network.peer_id, maddrs, span, source.name))
+        await run_until(stop, service.run(config.idle_seconds), announcer.run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WITHDRAW_SECONDS):
+                await announcer.withdraw()
+
+
+def _find_model(config: PeerConfig) -> tuple[ModelSource, str]:
+    """On the torch thread, for it may hash large files: the model and its fingerprint."""
+    source = ModelSource.resolve(config.model, config.revision)
     fingerprint = source.fingerprint()
     if fingerprint is None:
         raise UsageError(f"{source.name} has no weights here: a peer needs model.safetensors or its shards")
-    return fingerprint
+    return source, fingerprint
 
 
 async def _choose_span(config: PeerConfig, source: ModelSource, directory: Directory, fingerprint: str) -> Span:

@@ -89,7 +89,7 @@ class MemoryNetwork:
 
 
 class MemoryTransport:
-    """One node's end of a MemoryNetwork."""
+    """One node's end of a MemoryNetwork: a `swarm.transport.Network`."""
 
     def __init__(self, network: MemoryNetwork, peer_id: str) -> None:
         self.peer_id = peer_id
@@ -111,6 +111,18 @@ class MemoryTransport:
         self.streams.append(stream)
         other.accept(protocol, MemoryStream(self.peer_id, there, here))
         return stream
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+        """Store a record for all to see."""
+        return await self._network.put(keys, subkey, value, expires)
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        """The records under a key."""
+        return await self._network.get(key)
+
+    async def maddrs(self) -> list[str]:
+        """None: a peer id is address enough here."""
+        return []
 
     def accept(self, protocol: str, stream: MemoryStream) -> None:
         """Hand an incoming stream to its handler."""

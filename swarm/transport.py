@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from swarm.directory import RecordStore
 from swarm.wire import AnyMessage, Contact
 
 
@@ -45,3 +46,10 @@ class Transport(Protocol):
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
+
+
+class Network(Transport, RecordStore, Protocol):
+    """All that a node needs of the network: streams to other nodes, and the records that all share."""
+
+    async def maddrs(self) -> list[str]:
+        """The addresses under which others can dial this node, peer id included."""

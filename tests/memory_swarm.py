@@ -1,0 +1,49 @@
+"""A whole swarm in one event loop: real peers and real clients over the in-memory network."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from client.api import AsyncSwarmModel
+from client.config import ClientConfig
+from peer import node
+from peer.config import PeerConfig
+from swarm.identity import Identity
+from swarm.memory import MemoryNetwork
+from swarm.transport import Network
+
+
+@contextlib.asynccontextmanager
+async def peers(
+    model: Path, spans: Sequence[str], folder: Path, network: MemoryNetwork | None = None, **options: Any
+) -> AsyncIterator[MemoryNetwork]:
+    """A peer for each span `A:B` (or, for `""`, wherever the swarm needs one) of `model`."""
+    network = network or MemoryNetwork()
+    stop = asyncio.Event()
+    with contextlib.ExitStack() as stack:
+        async with asyncio.TaskGroup() as group:
+            for span in spans:
+                number = len(list(folder.glob("*.key")))
+                identity = stack.enter_context(Identity.hold(folder / f"{number}.key"))
+                config = PeerConfig.model_validate(
+                    {"model": str(model), "initial_peers": ["memory"], "layers": span or None, **options}
+                )
+                ready: asyncio.Future[node.Ready] = asyncio.get_running_loop().create_future()
+                place = network.join(identity.peer_id)
+                group.create_task(node.serve_on(place, config, identity, ready.set_result, stop))
+                await ready
+            yield network
+            stop.set()
+
+
+@contextlib.asynccontextmanager
+async def client(network: MemoryNetwork, model: Path, **options: Any) -> AsyncIterator[AsyncSwarmModel]:
+    """A client of the swarm."""
+    settings = ClientConfig.model_validate({"model": str(model), "initial_peers": ["memory"], **options})
+    place: Network = network.join(f"client {id(settings)}")
+    async with AsyncSwarmModel.connect_over(place, settings) as connected:
+        yield connected
