@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import torch
 from client.chain import Chain
 from client.config import ClientConfig, GenerationConfig
 from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
-from client.generation import Context, Result, Statistics, generate
+from client.generation import Context, Draft, Result, Statistics, generate
 from client.target import Target, find_fingerprint
 from client.text import TextStream
 from swarm import config
@@ -42,8 +42,7 @@ class Generation:
         )
         self._sampling = _sampling(options)
         self._window = model.config.window if options.window is None else options.window
-        self._drafter = model.new_drafter(self._sampling)
-        self._thread = model.thread
+        self._draft = Draft(model.new_drafter(self._sampling), model.thread)
         self._text = TextStream(model.tokenizer, tokens)
         self._statistics = Statistics()
         self._pieces: list[str] = []
@@ -52,11 +51,11 @@ class Generation:
         )
         self._seconds = self._first_token_seconds = 0.0
 
-    async def __aiter__(self) -> AsyncIterator[str]:
+    async def __aiter__(self) -> AsyncGenerator[str, None]:
         """The new text as it comes. Raises ChainLost or PeerError when nobody can go on."""
         started = time.perf_counter()
         try:
-            async for tokens in generate(self._context, self._propose, self._chain, self._window, self._statistics):
+            async for tokens in generate(self._context, self._draft, self._chain, self._window, self._statistics):
                 self._seconds = time.perf_counter() - started
                 self._first_token_seconds = self._first_token_seconds or self._seconds
                 yield self._keep(self._text.push(tokens))
@@ -89,12 +88,6 @@ class Generation:
             trip_seconds=statistics.trip_seconds,
             compute_seconds=statistics.compute_seconds,
         )
-
-    async def _propose(self, tokens: Sequence[int], count: int) -> list[int]:
-        if count <= 0:
-            return []
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._drafter.propose, tokens, count)
 
     def _keep(self, piece: str) -> str:
         self._pieces.append(piece)
@@ -156,20 +149,21 @@ class AsyncSwarmModel:
             source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory)
-            yield cls(settings, source, target, tokenizer, draft, thread)
+            await target.refresh()
+            freshness = asyncio.create_task(target.keep_fresh())
+            try:
+                yield cls(settings, source, target, tokenizer, draft, thread)
+            finally:
+                freshness.cancel()
+                await asyncio.wait([freshness])
 
-    def start(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """A generation, not yet begun; `options` are those of GenerationConfig. Raises UsageError."""
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> Generation:
+        """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError."""
         return Generation(self, prompt, config.load(GenerationConfig, "generation", None, options))
-
-    async def stream(self, prompt: str | Sequence[int], **options: Any) -> AsyncGenerator[str, None]:
-        """The new text, piece by piece."""
-        async for piece in self.start(prompt, **options):
-            yield piece
 
     async def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
         """The whole new text, with its figures."""
-        generation = self.start(prompt, **options)
+        generation = self.stream(prompt, **options)
         async for _ in generation:
             pass
         return generation.result
@@ -195,6 +189,27 @@ class AsyncSwarmModel:
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
 
 
+class BlockingGeneration:
+    """A Generation for a plain `for` loop."""
+
+    def __init__(self, generation: Generation, call: Callable[[Awaitable[Any]], Any]) -> None:
+        self._generation = generation
+        self._call = call
+
+    def __iter__(self) -> Iterator[str]:
+        pieces = aiter(self._generation)
+        try:
+            while (piece := self._call(anext(pieces, None))) is not None:
+                yield piece
+        finally:
+            self._call(pieces.aclose())
+
+    @property
+    def result(self) -> Result:
+        """Text and figures of the finished generation."""
+        return self._generation.result
+
+
 class SwarmModel:
     """AsyncSwarmModel for scripts without an event loop of their own: one runs in a background thread."""
 
@@ -208,17 +223,9 @@ class SwarmModel:
             config.load(ClientConfig, "generate", None, {"model": model, "initial_peers": initial_peers, **options})
         )
 
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> BlockingGeneration:
         """The new text, piece by piece."""
-        pieces = self._model.stream(prompt, **options)
-        try:
-            while True:
-                try:
-                    yield self._call(anext(pieces))
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._call(pieces.aclose())
+        return BlockingGeneration(self._model.stream(prompt, **options), self._call)
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
         """The whole new text, with its figures."""

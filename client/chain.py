@@ -78,7 +78,9 @@ class Chain:
             raise
 
     async def _open(self) -> ChainSession:
-        hops = await self._target.plan(tokens=self._round_tokens, excluded=self._failed, anew=bool(self._failed))
+        if self._failed:
+            await self._target.refresh()
+        hops = await self._target.plan(tokens=self._round_tokens, excluded=self._failed)
         return await ChainSession.open(
             self._target.transport, hops, self._target.fingerprint, self._sampling, self._timeout
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from swarm.errors import UsageError
 from swarm.model.loading import load_stage
@@ -18,12 +19,17 @@ from swarm.speculation.sampling import Sampling, choose
 class Drafter(Protocol):
     """Guesses the tokens after a text. It belongs to one generation and may keep a cache from round to round."""
 
+    thinks_ahead: bool
+    """Whether it pays to ask for what may follow its own drafts while they are being verified."""
+
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """At most `count` tokens that may follow `tokens`. Runs on the torch thread."""
 
 
 class NoDrafter:
     """Proposes nothing: plain decoding."""
+
+    thinks_ahead = False
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """Nothing."""
@@ -32,6 +38,8 @@ class NoDrafter:
 
 class NgramDrafter:
     """Prompt lookup: what followed the last few tokens when they occurred before (Saxena 2023)."""
+
+    thinks_ahead = False
 
     def __init__(self, longest: int = 4) -> None:
         self._longest = longest
@@ -48,7 +56,12 @@ class NgramDrafter:
 
 
 class ModelDrafter:
-    """A small model in this process, with the sampling and the noise of the target's own choice."""
+    """A small model in this process, with the sampling and the noise of the target's own choice.
+
+    It keeps the text as it expects it to go on: asked about a beginning of that text, it has the answer already.
+    """
+
+    thinks_ahead = True
 
     def __init__(self, stage: Stage, vocab_size: int, sampling: Sampling) -> None:
         """`stage` holds all layers of the draft; tokens from `vocab_size` on do not exist for the target."""
@@ -56,28 +69,34 @@ class ModelDrafter:
         self._vocab_size = vocab_size
         self._sampling = sampling
         self._cache = stage.new_cache()
-        self._cached: list[int] = []  # token ids whose keys and values the cache holds
+        self._num_cached = 0  # positions of `_expected` whose keys and values the cache holds
+        self._expected: list[int] = []
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """`count` tokens, fewer where the draft's context ends."""
-        text = list(tokens)
-        count = min(count, self._stage.info.max_positions - len(text))
-        drafts: list[int] = []
-        while len(drafts) < count:
-            logits = self._advance(text + drafts)
-            drafts += choose(logits, text + drafts, [], self._sampling)
-        return drafts
+        known = _common_prefix(self._expected, tokens)
+        if known < len(tokens):
+            self._expected = list(tokens)
+            self._num_cached = min(self._num_cached, known)
+        end = min(len(tokens) + count, self._stage.info.max_positions)
+        while len(self._expected) < end:
+            self._expected += choose(self._logits(), self._expected, [], self._sampling)
+        return self._expected[len(tokens) : end]
 
-    def _advance(self, text: list[int]) -> torch.Tensor:
-        """Bring the cache up to `text`, over whatever it holds beyond the common prefix; logits [1, vocab]."""
-        known = 0
-        for ours, cached in zip(text[:-1], self._cached, strict=False):
-            if ours != cached:
-                break
-            known += 1
-        piece = Slice(self._cache, known, torch.tensor(text[known:]), num_logits=1)
-        self._cached = text
+    def _logits(self) -> Tensor:
+        """Bring the cache up to the expected text; the logits [1, vocab] after it."""
+        fresh = torch.tensor(self._expected[self._num_cached :])
+        piece = Slice(self._cache, self._num_cached, fresh, num_logits=1)
+        self._num_cached = len(self._expected)
         return self._stage.forward([piece])[0][:, : self._vocab_size]
+
+
+def _common_prefix(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many first tokens are equal."""
+    for i, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return i
+    return min(len(ours), len(theirs))
 
 
 class DraftModel:

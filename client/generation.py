@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from client.chain import Chain
+from client.drafting import Drafter
 from swarm.span import Span
 from swarm.wire import Verdict
 
-Propose = Callable[[Sequence[int], int], Awaitable[list[int]]]
-"""Drafts at most so many tokens after a text."""
+
+class Draft:
+    """A drafter on the torch thread, as the event loop sees it."""
+
+    def __init__(self, drafter: Drafter, thread: Executor) -> None:
+        self._drafter = drafter
+        self._thread = thread
+
+    async def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        """At most `count` tokens that may follow `tokens`."""
+        if count <= 0:
+            return []
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._drafter.propose, tokens, count)
+
+    @contextlib.asynccontextmanager
+    async def thinking_ahead(self, tokens: Sequence[int], count: int) -> AsyncIterator[None]:
+        """Meanwhile, token by token, let the drafter work out what it would say after `tokens`, in case all stand."""
+        task = asyncio.create_task(self._think_ahead(tokens, count))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _think_ahead(self, tokens: Sequence[int], count: int) -> None:
+        if self._drafter.thinks_ahead and count > 1:
+            for steps in range(1, count + 1):
+                await self.propose(tokens, steps)
 
 
 @dataclass
@@ -99,13 +129,14 @@ class Result:
 
 
 async def generate(
-    context: Context, propose: Propose, chain: Chain, window: int, statistics: Statistics
+    context: Context, draft: Draft, chain: Chain, window: int, statistics: Statistics
 ) -> AsyncIterator[list[int]]:
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
         started = time.perf_counter()
-        drafts = await propose(context.tokens, min(window, context.room - 1))
+        drafts = await draft.propose(context.tokens, min(window, context.room - 1))
         drafted = time.perf_counter()
-        verdict = await chain.verify(context.tokens, drafts)
+        async with draft.thinking_ahead([*context.tokens, *drafts], window + 1):
+            verdict = await chain.verify(context.tokens, drafts)
         statistics.count(drafts, verdict, drafted - started, time.perf_counter() - drafted)
         yield context.commit(verdict.tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Collection
 
 from client.routing import Hop, plan
@@ -13,7 +13,7 @@ from swarm.ping import round_trips
 from swarm.records import Announcement
 from swarm.transport import Transport
 
-_FRESH_SECONDS = 10.0  # so long what was heard of the peers is good for a new plan
+_REFRESH_SECONDS = 10.0
 
 
 class Target:
@@ -26,24 +26,26 @@ class Target:
         self._directory = directory
         self._peers: list[Announcement] = []
         self._round_trips: dict[str, float] = {}
-        self._heard = -_FRESH_SECONDS
 
-    async def plan(self, *, tokens: int, excluded: Collection[str] = (), anew: bool = False) -> list[Hop]:
-        """The best chain for rounds of `tokens` tokens; `anew` looks the peers up again first. Raises ChainLost."""
-        if anew or time.monotonic() - self._heard > _FRESH_SECONDS:
-            await self._refresh()
+    async def plan(self, *, tokens: int, excluded: Collection[str] = ()) -> list[Hop]:
+        """The best chain for rounds of `tokens` tokens, by what is known now. Raises ChainLost."""
         if not self._peers:
             raise ChainLost(f"nobody serves this model (fingerprint {self.fingerprint[:12]}){await self._others()}")
         return plan(self.info.num_layers, self._peers, self._round_trips, tokens=tokens, excluded=excluded)
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
         """Look the peers up, and measure the way to those not measured yet."""
         self._peers = await self._directory.peers_of(self.fingerprint)
         present = {peer.peer_id for peer in self._peers}
         self._round_trips = {peer: seconds for peer, seconds in self._round_trips.items() if peer in present}
         unknown = [peer.contact for peer in self._peers if peer.peer_id not in self._round_trips]
         self._round_trips |= await round_trips(self.transport, unknown)
-        self._heard = time.monotonic()
+
+    async def keep_fresh(self) -> None:
+        """Refresh again and again until cancelled, so that planning a chain never waits."""
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            await self.refresh()
 
     async def _others(self) -> str:
         """What else there is, for a client that found no peer of its own model."""

@@ -189,7 +189,7 @@ def generate(
 
     async def program() -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:
-            generation = connected.start(
+            generation = connected.stream(
                 text,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,

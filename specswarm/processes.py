@@ -25,11 +25,15 @@ class ProgramFailed(SpecswarmError):
 
 
 class Program:
-    """One running `specswarm` command with `--json`; its objects are read as they come."""
+    """One running `specswarm` command with `--json`; its objects are read as they come.
+
+    `ready` keeps the first one of a node that serves.
+    """
 
     def __init__(self, arguments: Sequence[str], log: Path, popen: Popen = subprocess.Popen) -> None:
         """Start it; its standard error goes to the file `log`. `popen` may start it elsewhere, on a lab's host say."""
         self.arguments = list(arguments)
+        self.ready: dict[str, Any] = {}
         self._log = log
         with log.open("w") as errors:
             self.process = popen(
@@ -54,10 +58,14 @@ class Program:
         return dict(json.loads(line))
 
     def stop(self) -> int:
-        """End it by SIGTERM, or SIGKILL if that does nothing; its exit code."""
+        """End it by SIGTERM; its exit code."""
         self.process.terminate()
+        return self.finish(STOP_SECONDS)
+
+    def finish(self, timeout: float) -> int:
+        """Wait for it to end, and kill it if it has not done so in `timeout` seconds; its exit code."""
         try:
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -97,14 +105,15 @@ def local_swarm(
             ["bootstrap", "--identity", str(folder / "bootstrap.key"), *listen], folder / "bootstrap.log"
         )
         programs.append(node)
-        initial_peers = list(node.next(ready_seconds)["maddrs"])
+        node.ready = node.next(ready_seconds)
+        initial_peers = list(node.ready["maddrs"])
         reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
         for i, span in enumerate(spans):
             identity = ["--identity", str(folder / f"peer{i}.key")]
             arguments = ["join", model, "--layers", span, *reach, *identity, *listen, *options]
             programs.append(Program(arguments, folder / f"peer{i}.log"))
         for program in programs[1:]:
-            program.next(ready_seconds)
+            program.ready = program.next(ready_seconds)
         yield initial_peers, programs
     finally:
         for program in reversed(programs):

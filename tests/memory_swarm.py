@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from client.api import AsyncSwarmModel
 from client.config import ClientConfig
@@ -27,8 +28,7 @@ async def peers(
     with contextlib.ExitStack() as stack:
         async with asyncio.TaskGroup() as group:
             for span in spans:
-                number = len(list(folder.glob("*.key")))
-                identity = stack.enter_context(Identity.hold(folder / f"{number}.key"))
+                identity = stack.enter_context(Identity.hold(folder / f"{uuid4()}.key"))
                 config = PeerConfig.model_validate(
                     {"model": str(model), "initial_peers": ["memory"], "layers": span or None, **options}
                 )

@@ -29,7 +29,7 @@ def save_llama(folder: Path, *, seed: int = 0, layers: int = 4, hidden: int = 64
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += noise * parameter.std() * torch.randn_like(parameter)
+            parameter.add_(noise * parameter.std() * torch.randn_like(parameter))
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder

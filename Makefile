@@ -1,0 +1,37 @@
+# Each target does all of its set-up by itself: `make demo` or `make test` on a fresh machine is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check bench train clean
+
+demo: $(STAMP)
+	$(BIN)/specswarm demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Needs root: it makes network namespaces. Options: make bench ARGS="--delays 0 25"
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+# The embedded pair anew; hours on two cores.
+train: $(STAMP)
+	$(BIN)/python -m training.train --out swarm/embedded $(ARGS)
+	$(BIN)/python -m training.evaluate
+
+# torch comes first and by its exact version, so that a machine without a GPU gets the build it has at hand.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

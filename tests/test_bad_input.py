@@ -1,0 +1,145 @@
+"""Whatever a person gets wrong: one line that says what to do, and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from specswarm.cli import app
+from specswarm.processes import LOOPBACK, local_swarm
+from tests.models import save_llama
+
+NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
+LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The target's fine-tune: same configuration, other weights."""
+    return save_llama(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def initial_peer(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A swarm in which the target's last layer is served by nobody."""
+    folder = tmp_path_factory.mktemp("swarm")
+    with local_swarm(str(target), ["0:3"], folder, ready_seconds=90) as (initial_peers, _):
+        yield initial_peers[0]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def complaint(result: Result, code: int) -> str:
+    """The one line on standard error."""
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("specswarm: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_unreachable_bootstrap(target: Path, tmp_path: Path) -> None:
+    for command in (
+        ["generate", target, "-p", "x"],
+        ["status"],
+        ["join", target, "--identity", tmp_path / "key", *LISTEN],
+    ):
+        assert "no initial peer answers" in complaint(run(*command, "--initial-peer", NOBODY), 1)
+
+
+@pytest.mark.parametrize("maddr", ["nonsense", "/ip4/127.0.0.1/tcp/4001", "/ip4/1.2.3.4/tcp/1/p2p/garbage"])
+def test_initial_peer_that_is_no_address(maddr: str, target: Path) -> None:
+    assert "initial peer" in complaint(run("generate", target, "-p", "x", "--initial-peer", maddr), 2)
+
+
+def test_no_initial_peer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPECSWARM_INITIAL_PEERS", raising=False)
+    assert "initial_peers" in complaint(run("generate", target, "-p", "x"), 2)
+
+
+def test_layers_that_nobody_serves_are_named(target: Path, initial_peer: str) -> None:
+    result = run("generate", target, "-p", "x", "--initial-peer", initial_peer)
+    assert "layers 3:4 of 4" in complaint(result, 1)
+
+
+def test_unknown_model_folder(initial_peer: str, tmp_path: Path) -> None:
+    for command in (["generate", "-p", "x"], ["join", "--identity", tmp_path / "key", *LISTEN]):
+        line = complaint(run(*command, "./no/such/folder", "--initial-peer", initial_peer), 2)
+        assert "./no/such/folder" in line
+
+
+def test_a_fine_tune_is_another_model(other: Path, initial_peer: str) -> None:
+    """Its weights are here, so its fingerprint is known, and nobody serves that."""
+    line = complaint(run("generate", other, "-p", "x", "--initial-peer", initial_peer), 1)
+    assert "nobody serves this model" in line
+
+
+def test_wrong_fingerprint(target: Path, initial_peer: str) -> None:
+    arguments = ["generate", target, "-p", "x", "--initial-peer", initial_peer, "--fingerprint", "0" * 64]
+    assert "has fingerprint" in complaint(run(*arguments), 2)
+
+
+def test_draft_with_another_tokenizer(target: Path, initial_peer: str) -> None:
+    arguments = ["generate", target, "-p", "x", "--initial-peer", initial_peer, "--draft", "embedded-draft"]
+    assert "another tokenizer" in complaint(run(*arguments), 2)
+
+
+@pytest.mark.parametrize("prompt", ["", "x" * 3000], ids=["empty", "too long"])
+def test_prompt_that_does_not_fit(prompt: str, target: Path, initial_peer: str) -> None:
+    assert "the prompt" in complaint(run("generate", target, "-p", prompt, "--initial-peer", initial_peer), 2)
+
+
+@pytest.mark.parametrize("layers", ["2:9", "3:3", "1-2", "a:b"])
+def test_layers_out_of_range(layers: str, target: Path, initial_peer: str, tmp_path: Path) -> None:
+    arguments = ["--layers", layers, "--initial-peer", initial_peer, "--identity", tmp_path / "key"]
+    assert "layers" in complaint(run("join", target, *arguments, *LISTEN), 2)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_port_in_use(kind: str, tmp_path: Path) -> None:
+    with socket.socket(type=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            taken.listen()
+        maddr = f"/ip4/127.0.0.1/{kind}/{taken.getsockname()[1]}" + ("/quic-v1" if kind == "udp" else "")
+        line = complaint(run("bootstrap", "--host-maddr", maddr, "--identity", tmp_path / "key"), 2)
+    assert "Address already in use" in line
+    assert "--host-maddr" in line
+
+
+def test_identity_file_that_cannot_be_used(tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"no key")
+    for path in (tmp_path, garbage, Path("/proc/no/key")):
+        assert str(path) in complaint(run("bootstrap", "--identity", path, *LISTEN), 2)
+
+
+def test_configuration_with_an_unknown_key(target: Path, tmp_path: Path) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_text('[generate]\ninitial_peers = ["x"]\nwindows = 3\n')
+    line = complaint(run("generate", target, "-p", "x", "--config", file), 2)
+    assert "windows" in line
+    assert str(file) in line
+
+
+def test_initial_peers_come_from_environment_or_file(
+    initial_peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECSWARM_INITIAL_PEERS", initial_peer)
+    assert json.loads(run("status", "--json").stdout)["models"]
+    monkeypatch.setenv("SPECSWARM_INITIAL_PEERS", NOBODY)
+    file = tmp_path / "swarm.toml"
+    file.write_text(f'[status]\ninitial_peers = ["{initial_peer}"]\n')
+    assert json.loads(run("status", "--json", "--config", file).stdout)["models"]

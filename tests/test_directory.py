@@ -1,0 +1,193 @@
+"""The directory over a store that takes anything from anybody: only what is true, alive and asked for comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm import records
+from swarm.directory import INDEX_KEY, Directory, accepts, keys_of, model_key
+from swarm.errors import BadMessage
+from swarm.identity import Identity
+from swarm.memory import MemoryNetwork
+from swarm.records import Announcement
+
+NOW = 1_000_000.0
+MODEL, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Identity]]:
+    folder: Path = tmp_path_factory.mktemp("keys")
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Identity.hold(folder / f"{i}.key")) for i in range(4)]
+
+
+def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -> Announcement:
+    return Announcement.model_validate(
+        {
+            "peer_id": identity.peer_id,
+            "maddrs": (),
+            "model": "the/same-name",
+            "fingerprint": fingerprint,
+            "config_hash": "c" * 64,
+            "num_layers": 8,
+            "start": 0,
+            "end": 4,
+            "dtype": "float32",
+            "quantize": None,
+            "step_seconds": 0.01,
+            "token_seconds": 0.001,
+            "free_tokens": 100,
+            "max_round": 512,
+            "links": {},
+            "version": "0",
+            "expires": NOW + 60,
+            **changes,
+        }
+    )
+
+
+class Place:
+    """A store, and a directory on it whose clock is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.store = MemoryNetwork()
+        self.directory = Directory(self.store, clock=lambda: self.now)
+
+    def publish(self, announcement: Announcement, identity: Identity) -> bool:
+        return asyncio.run(self.directory.publish(announcement, identity))
+
+    def withdraw(self, announcement: Announcement, identity: Identity) -> None:
+        asyncio.run(self.directory.withdraw(announcement, identity))
+
+    def put(self, key: str, subkey: str, value: bytes, expires: float) -> None:
+        """What anybody may do to a store that checks nothing."""
+        asyncio.run(self.store.put([key], subkey, value, expires))
+
+    def peers_of(self, fingerprint: str = MODEL) -> list[Announcement]:
+        return asyncio.run(self.directory.peers_of(fingerprint))
+
+    def all_peers(self) -> list[Announcement]:
+        return asyncio.run(self.directory.all_peers())
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+def test_published_announcement_is_found(place: Place, identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    assert place.peers_of() == place.all_peers() == []
+    assert place.publish(offer, identities[0])
+    assert place.peers_of() == place.all_peers() == [offer]
+
+
+def test_peers_come_in_order_of_their_layers(place: Place, identities: list[Identity]) -> None:
+    spans = [(4, 8), (0, 6), (0, 2), (4, 5)]
+    for identity, (start, end) in zip(identities, spans, strict=True):
+        place.publish(announcement(identity, start=start, end=end), identity)
+    assert [(found.start, found.end) for found in place.peers_of()] == sorted(spans)
+
+
+def test_two_models_of_one_name_never_mix(place: Place, identities: list[Identity]) -> None:
+    ours, theirs = announcement(identities[0]), announcement(identities[1], OTHER)
+    assert ours.model == theirs.model
+    place.publish(ours, identities[0])
+    place.publish(theirs, identities[1])
+    assert place.peers_of(MODEL) == [ours]
+    assert place.peers_of(OTHER) == [theirs]
+    assert {found.fingerprint for found in place.all_peers()} == {MODEL, OTHER}
+
+
+def test_record_stored_under_another_models_key_is_ignored(place: Place, identities: list[Identity]) -> None:
+    theirs = announcement(identities[1], OTHER)
+    place.put(model_key(MODEL), theirs.peer_id, records.sign(theirs, identities[1]), theirs.expires)
+    assert place.peers_of(MODEL) == []
+
+
+def test_expired_announcement_vanishes(place: Place, identities: list[Identity]) -> None:
+    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 120)
+    place.publish(brief, identities[0])
+    place.publish(lasting, identities[1])
+    place.now = NOW + 59
+    assert len(place.peers_of()) == 2
+    place.now = NOW + 60
+    assert place.peers_of() == place.all_peers() == [lasting]
+
+
+def test_withdrawn_announcement_vanishes_alone(place: Place, identities: list[Identity]) -> None:
+    leaver, stayer = announcement(identities[0]), announcement(identities[1])
+    place.publish(leaver, identities[0])
+    place.publish(stayer, identities[1])
+    place.withdraw(leaver, identities[0])
+    assert place.peers_of() == place.all_peers() == [stayer]
+
+
+def test_old_announcement_put_back_after_leaving_stays_away(place: Place, identities: list[Identity]) -> None:
+    leaver = announcement(identities[0])
+    place.publish(leaver, identities[0])
+    place.withdraw(leaver, identities[0])
+    for key in keys_of(leaver):
+        place.put(key, leaver.peer_id, records.sign(leaver, identities[0]), leaver.expires)
+    assert place.peers_of() == place.all_peers() == []
+
+
+def test_peer_that_left_can_come_back(place: Place, identities: list[Identity]) -> None:
+    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 90)
+    place.publish(first, identities[0])
+    place.withdraw(first, identities[0])
+    place.publish(again, identities[0])
+    assert place.peers_of() == [again]
+
+
+def test_newer_announcement_replaces_the_older(place: Place, identities: list[Identity]) -> None:
+    place.publish(announcement(identities[0]), identities[0])
+    renewed = announcement(identities[0], free_tokens=7, expires=NOW + 61)
+    place.publish(renewed, identities[0])
+    assert place.peers_of() == place.all_peers() == [renewed]
+
+
+def test_record_under_another_peers_subkey_is_ignored(place: Place, identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    for subkey in (identities[1].peer_id, "", "somebody"):
+        place.put(model_key(MODEL), subkey, records.sign(offer, identities[0]), offer.expires)
+    assert place.peers_of() == []
+
+
+def test_record_stored_for_another_time_is_ignored(place: Place, identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    for longer in (1.0, 3600.0):
+        place.put(INDEX_KEY, offer.peer_id, records.sign(offer, identities[0]), offer.expires + longer)
+    assert place.all_peers() == []
+
+
+def test_forged_record_is_ignored(place: Place, identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    place.put(model_key(MODEL), offer.peer_id, records.sign(offer, identities[1]), offer.expires)
+    assert place.peers_of() == []
+
+
+def test_nonsense_hides_nobody(place: Place, identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    place.publish(offer, identities[0])
+    for i, nonsense in enumerate((b"", b"x" * 200, b"\xff" * 100, b"{}" * 40)):
+        for key in keys_of(offer):
+            place.put(key, f"stranger {i}", nonsense, NOW + 60)
+    assert place.peers_of() == place.all_peers() == [offer]
+
+
+def test_record_is_accepted_for_its_own_peer_and_time_alone(identities: list[Identity]) -> None:
+    offer = announcement(identities[0])
+    record = records.sign(offer, identities[0])
+    assert accepts(record, offer.peer_id, offer.expires) == offer
+    for peer_id, expires in ((identities[1].peer_id, offer.expires), (offer.peer_id, offer.expires + 1)):
+        with pytest.raises(BadMessage):
+            accepts(record, peer_id, expires)

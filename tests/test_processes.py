@@ -1,0 +1,195 @@
+"""The real thing: a bootstrap node, peers and clients as processes on loopback, over libp2p."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from client import AsyncSwarmModel, SwarmModel
+from specswarm.processes import LOOPBACK, Program, local_swarm
+from swarm.libp2p import Libp2pNetwork
+from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
+from tests.models import VOCAB, greedy, load_whole, save_llama
+
+READY_SECONDS = 90.0
+LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("draft"), noise=0.05)
+
+
+@pytest.fixture(scope="module")
+def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], list[Program]]]:
+    """Four peers of a layer each."""
+    folder = tmp_path_factory.mktemp("swarm")
+    spans = ["0:1", "1:2", "2:3", "3:4"]
+    with local_swarm(
+        str(target), spans, folder, options=["--threads", "1"], ready_seconds=READY_SECONDS
+    ) as running:
+        yield running
+
+
+def reach(initial_peers: list[str]) -> list[str]:
+    return [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
+
+
+@pytest.mark.parametrize("kind", ["model", "ngram", "none"])
+def test_greedy_tokens_equal_transformers(
+    kind: str, target: Path, draft: Path, swarm: tuple[list[str], list[Program]]
+) -> None:
+    chance = random.Random(3)
+    prompts = [[chance.randrange(VOCAB) for _ in range(length)] for length in (1, 7, 130, 700)]
+    whole = load_whole(target)
+    options = {"draft": str(draft) if kind == "model" else kind, "threads": 1}
+    with SwarmModel.connect(str(target), initial_peers=swarm[0], **options) as model:
+        for prompt in prompts:
+            for window in (0, 4, 8):
+                result = model.generate(prompt, max_new_tokens=24, window=window)
+                assert result.token_ids == greedy(whole, prompt, 24)
+                assert [str(span) for _, span in result.chain] == ["0:1", "1:2", "2:3", "3:4"]
+                assert result.reroutes == 0
+
+
+def test_ten_clients_at_once_get_what_each_gets_alone(target: Path, swarm: tuple[list[str], list[Program]]) -> None:
+    whole = load_whole(target)
+    prompts = [[7 * i % VOCAB, i, 3] * (1 + i * i) for i in range(10)]
+
+    async def one(prompt: list[int]) -> list[int]:
+        async with AsyncSwarmModel.connect(str(target), initial_peers=swarm[0], threads=1) as model:
+            return (await model.generate(prompt, max_new_tokens=24)).token_ids
+
+    async def all_at_once() -> list[list[int]]:
+        return await asyncio.gather(*map(one, prompts))
+
+    assert asyncio.run(all_at_once()) == [greedy(whole, prompt, 24) for prompt in prompts]
+
+
+def test_generate_prints_one_object_and_streams_the_same_text(
+    target: Path, swarm: tuple[list[str], list[Program]], tmp_path: Path
+) -> None:
+    arguments = ["generate", str(target), *reach(swarm[0]), "-p", "once upon", "--max-new-tokens", "12"]
+    program = Program(arguments, tmp_path / "log")
+    printed = program.next(READY_SECONDS)
+    assert program.finish(READY_SECONDS) == 0
+    required = {
+        *("text", "token_ids", "prompt_tokens", "rounds", "drafted", "accepted", "seconds", "first_token_seconds"),
+        *("tokens_per_second", "reroutes", "chain", "bytes_sent", "bytes_received"),
+    }
+    assert required <= printed.keys()
+    assert len(printed["token_ids"]) == 12
+    assert all(hop.keys() == {"peer_id", "span"} for hop in printed["chain"])
+    streamed = subprocess.run(
+        [sys.executable, "-m", "specswarm", *arguments], capture_output=True, check=True, timeout=READY_SECONDS
+    )
+    assert streamed.stdout.decode() == printed["text"] + "\n"
+
+
+def test_status_lists_peers_and_spans(swarm: tuple[list[str], list[Program]], tmp_path: Path) -> None:
+    program = Program(["status", *reach(swarm[0])], tmp_path / "log")
+    [model] = program.next(READY_SECONDS)["models"]
+    assert program.finish(READY_SECONDS) == 0
+    assert [peer["span"] for peer in model["peers"]] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert model["missing_layers"] == []
+
+
+def test_strangers_nonsense_does_not_disturb_a_peer(target: Path, swarm: tuple[list[str], list[Program]]) -> None:
+    initial_peers, programs = swarm
+    chance = random.Random(1)
+
+    async def attack() -> None:
+        async with Libp2pNetwork.join(None, initial_peers=initial_peers) as network:
+            with SwarmModel.connect(str(target), initial_peers=initial_peers) as model:
+                peers = [peer for peer, _ in model.generate([1], max_new_tokens=1).chain]
+            for peer in peers:
+                for protocol in (SESSION_PROTOCOL, PUSH_PROTOCOL):
+                    for size in (0, 1, 50, 5000):
+                        stream = await network.open(Contact(peer), protocol)
+                        stream._writer.write(size.to_bytes(4, "big") + chance.randbytes(size))
+                        stream._writer.write(chance.randbytes(100))
+                        stream.close()
+                stream = await network.open(Contact(peer), SESSION_PROTOCOL)
+                await stream.send(Round(NO_SESSION, 0, 0, (1,), 0, judged=True))
+                assert isinstance(await stream.receive(), Refused)
+                await stream.send(Ping(5))
+                assert await stream.receive() == Pong(5)
+                stream.close()
+
+    asyncio.run(attack())
+    assert all(program.process.poll() is None for program in programs)
+    with SwarmModel.connect(str(target), initial_peers=initial_peers) as model:
+        assert model.generate([1, 2, 3], max_new_tokens=8).token_ids == greedy(load_whole(target), [1, 2, 3], 8)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_peer_told_to_stop_withdraws_and_leaves_no_process(number: int, target: Path, tmp_path: Path) -> None:
+    with local_swarm(str(target), ["0:2", "2:4"], tmp_path, ready_seconds=READY_SECONDS) as (
+        initial_peers,
+        programs,
+    ):
+        leaving = programs[2].process
+        children = psutil.Process(leaving.pid).children(recursive=True)
+        assert children
+        os.kill(leaving.pid, number)
+        assert leaving.wait(15) == 0
+        assert not any(child.is_running() for child in children)
+        status = Program(["status", *reach(initial_peers)], tmp_path / "status.log")
+        [model] = status.next(READY_SECONDS)["models"]
+        status.finish(READY_SECONDS)
+        assert model["missing_layers"] == [2, 3]
+        generate = Program(["generate", str(target), *reach(initial_peers), "-p", "x"], tmp_path / "generate.log")
+        assert generate.finish(READY_SECONDS) == 1
+        assert "layers 2:4 of 4" in (tmp_path / "generate.log").read_text()
+
+
+def test_a_bootstrap_node_keeps_its_address(tmp_path: Path) -> None:
+    arguments = ["bootstrap", "--identity", str(tmp_path / "key"), *LISTEN]
+    first = Program(arguments, tmp_path / "log")
+    maddrs = first.next(READY_SECONDS)["maddrs"]
+    assert first.stop() == 0
+    ports = [maddr.partition("/p2p/")[0] for maddr in maddrs]
+    again = ["bootstrap", "--identity", str(tmp_path / "key")]
+    second = Program([*again, *(part for port in ports for part in ("--host-maddr", port))], tmp_path / "log")
+    assert second.next(READY_SECONDS)["maddrs"] == maddrs
+    assert second.stop() == 0
+
+
+def test_a_peer_without_layers_takes_the_least_served(target: Path, tmp_path: Path) -> None:
+    with local_swarm(str(target), ["0:2"], tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, _):
+        arguments = ["join", str(target), "--num-layers", "2", *reach(initial_peers), *LISTEN]
+        peer = Program([*arguments, "--identity", str(tmp_path / "new.key")], tmp_path / "new.log")
+        try:
+            assert peer.next(READY_SECONDS)["span"] == [2, 4]
+        finally:
+            peer.stop()
+
+
+def test_a_generation_survives_the_loss_of_a_peer(target: Path, tmp_path: Path) -> None:
+    """A killed peer's layers are taken over by another; the tokens are the same."""
+    expected = greedy(load_whole(target), [1, 2, 3], 60)
+    spans = ["0:2", "2:4", "2:4"]
+    with local_swarm(str(target), spans, tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, programs):
+        by_id = {program.ready["peer_id"]: program for program in programs}
+        with SwarmModel.connect(str(target), initial_peers=initial_peers, draft="none", timeout=3) as model:
+            used = model.generate([1, 2, 3], max_new_tokens=1).chain[-1][0]
+            stream = model.stream([1, 2, 3], max_new_tokens=60)
+            for count, _ in enumerate(stream):
+                if count == 20:
+                    by_id[used].process.kill()
+            assert stream.result.token_ids == expected
+            assert stream.result.reroutes >= 1

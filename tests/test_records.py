@@ -1,0 +1,205 @@
+"""Announcements as records: read back as signed, and refused when anything at all is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm import records
+from swarm.errors import BadMessage
+from swarm.identity import Identity
+from swarm.records import MAX_RECORD, Announcement
+from swarm.span import Span
+from swarm.wire import Contact
+
+DOMAIN = b"specswarm announcement 1:"
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Identity]:
+    with Identity.hold(tmp_path_factory.mktemp("keys") / "peer.key") as held:
+        yield held
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Identity]:
+    with Identity.hold(tmp_path_factory.mktemp("keys") / "stranger.key") as held:
+        yield held
+
+
+def announcement(peer_id: str, **changes: Any) -> Announcement:
+    return Announcement.model_validate(
+        {
+            "peer_id": peer_id,
+            "maddrs": ("/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/udp/4001/quic-v1"),
+            "model": "some/model",
+            "fingerprint": "a" * 64,
+            "config_hash": "b" * 64,
+            "num_layers": 8,
+            "start": 2,
+            "end": 5,
+            "dtype": "bfloat16",
+            "quantize": None,
+            "step_seconds": 0.01,
+            "token_seconds": 0.001,
+            "free_tokens": 4096,
+            "max_round": 512,
+            "links": {"12D3KooWneighbour": 0.05},
+            "version": "0.1.0",
+            "expires": 2e9,
+            **changes,
+        }
+    )
+
+
+def signed(payload: bytes, identity: Identity) -> bytes:
+    """A record whose signature is right, whatever the payload."""
+    return identity.sign(DOMAIN + payload) + payload
+
+
+def fields(identity: Identity) -> dict[str, Any]:
+    """A good announcement as plain JSON values."""
+    return announcement(identity.peer_id).model_dump(mode="json")
+
+
+def test_signed_record_is_read_back(identity: Identity) -> None:
+    for changes in ({}, {"quantize": "nf4"}, {"leaving": True}, {"maddrs": (), "links": {}, "start": 0, "end": 8}):
+        original = announcement(identity.peer_id, **changes)
+        assert records.read(records.sign(original, identity)) == original
+
+
+def test_announcement_states_span_and_contact(identity: Identity) -> None:
+    original = announcement(identity.peer_id)
+    assert original.span == Span(2, 5)
+    assert original.contact == Contact(identity.peer_id, original.maddrs)
+
+
+def test_any_flipped_bit_is_refused(identity: Identity) -> None:
+    record = records.sign(announcement(identity.peer_id), identity)
+    for place in range(len(record)):
+        flipped = bytearray(record)
+        flipped[place] ^= 1 << place % 8
+        with pytest.raises(BadMessage):
+            records.read(bytes(flipped))
+
+
+def test_shortened_or_prolonged_record_is_refused(identity: Identity) -> None:
+    record = records.sign(announcement(identity.peer_id), identity)
+    for wrong in (b"", record[:64], record[:-1], record[1:], record + b" ", record[:63]):
+        with pytest.raises(BadMessage):
+            records.read(wrong)
+
+
+def test_record_about_another_peer_is_refused(identity: Identity, stranger: Identity) -> None:
+    with pytest.raises(BadMessage, match="not signed by it"):
+        records.read(records.sign(announcement(identity.peer_id), stranger))
+
+
+def test_signature_made_for_another_purpose_is_refused(identity: Identity) -> None:
+    payload = announcement(identity.peer_id).model_dump_json().encode()
+    with pytest.raises(BadMessage, match="not signed by it"):
+        records.read(identity.sign(payload) + payload)
+
+
+def test_oversized_record_is_refused_though_signed(identity: Identity) -> None:
+    payload = json.dumps(fields(identity)).encode()
+    largest = payload + b" " * (MAX_RECORD - 64 - len(payload))
+    assert records.read(signed(largest, identity)).peer_id == identity.peer_id
+    with pytest.raises(BadMessage, match="bytes"):
+        records.read(signed(largest + b" ", identity))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"unknown": 1},
+        {"start": 5, "end": 5},
+        {"start": 6, "end": 5},
+        {"start": -1},
+        {"end": 9},
+        {"num_layers": 4},
+        {"num_layers": 10**9, "end": 10**9},
+        {"model": ""},
+        {"model": "m" * 257},
+        {"fingerprint": "a" * 63},
+        {"fingerprint": "A" * 64},
+        {"fingerprint": "a" * 64 + "\n"},
+        {"config_hash": "x" * 64},
+        {"dtype": "float8"},
+        {"quantize": "int2"},
+        {"step_seconds": -1},
+        {"step_seconds": 1e9},
+        {"token_seconds": None},
+        {"free_tokens": -1},
+        {"free_tokens": 1.5},
+        {"max_round": 0},
+        {"links": {"peer": -0.1}},
+        {"links": {f"peer {i}": 0.1 for i in range(65)}},
+        {"links": [0.1]},
+        {"maddrs": ["/ip4/1.2.3.4/tcp/1"] * 33},
+        {"maddrs": ["/" * 257]},
+        {"maddrs": [1]},
+        {"version": "v" * 33},
+        {"leaving": "perhaps"},
+        {"expires": -1},
+        {"expires": "later"},
+    ],
+    ids=str,
+)
+def test_announcement_beyond_the_schema_is_refused_though_signed(
+    changes: dict[str, Any], identity: Identity
+) -> None:
+    assert records.read(signed(json.dumps(fields(identity)).encode(), identity))
+    with pytest.raises(BadMessage, match="malformed"):
+        records.read(signed(json.dumps(fields(identity) | changes).encode(), identity))
+
+
+def test_announcement_without_a_field_is_refused(identity: Identity) -> None:
+    for name in fields(identity).keys() - {"leaving"}:
+        rest = {key: value for key, value in fields(identity).items() if key != name}
+        with pytest.raises(BadMessage, match="malformed"):
+            records.read(signed(json.dumps(rest).encode(), identity))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{}",
+        b"[]",
+        b"null",
+        b"no JSON",
+        b"\xff\xfe",
+        b"{" * 5000,
+        b"[" * 5000,
+        b'{"start": ' + b"9" * 6000 + b"}",
+        b'{"peer_id": "\\ud800"}',
+        b'{"expires": NaN}',
+    ],
+    ids=lambda payload: payload[:14].decode(errors="replace"),
+)
+def test_payload_that_is_no_announcement_is_refused_though_signed(payload: bytes, identity: Identity) -> None:
+    with pytest.raises(BadMessage, match="malformed"):
+        records.read(signed(payload, identity))
+
+
+def test_times_that_are_no_numbers_are_refused_though_signed(identity: Identity) -> None:
+    for name in ("expires", "step_seconds", "token_seconds"):
+        for value in (float("nan"), float("inf")):
+            payload = json.dumps(
+                fields(identity) | {name: value}
+            ).encode()  # NaN, Infinity: JSON as Python writes it
+            with pytest.raises(BadMessage, match="malformed"):
+                records.read(signed(payload, identity))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.booleans())
+def test_random_bytes_raise_nothing_but_bad_message(identity: Identity, data: bytes, is_signed: bool) -> None:
+    with contextlib.suppress(BadMessage):
+        records.read(signed(data, identity) if is_signed else data)

@@ -1,0 +1,222 @@
+"""The codec: what is written is read back, and nothing else is ever taken for a message."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.errors import BadMessage
+from swarm.speculation.sampling import Sampling
+from swarm.wire import (
+    MAX_MESSAGE,
+    MAX_ROUND_TOKENS,
+    AnyMessage,
+    Broken,
+    Contact,
+    Hidden,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Refused,
+    Round,
+    Verdict,
+    decode,
+    encode,
+)
+
+sessions = st.binary(min_size=16, max_size=16)
+peer_ids = st.text(min_size=1, max_size=128)
+counts = st.integers(0, 1 << 31)
+reasons = st.text(max_size=1024)
+tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
+seconds = st.lists(st.floats(0, 1e9), max_size=8).map(tuple)
+contacts = st.builds(Contact, peer_ids, st.lists(st.text(max_size=256), max_size=4).map(tuple))
+samplings = st.builds(
+    Sampling,
+    temperature=st.floats(0, 100),
+    top_k=st.integers(0, 1 << 20),
+    top_p=st.floats(0, 1, exclude_min=True),
+    repetition_penalty=st.floats(0.01, 100),
+    seed=st.integers(0, (1 << 63) - 1),
+)
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> Round:
+    ids = draw(tokens)
+    num_drafts = draw(st.integers(0, len(ids) - 1))
+    return Round(draw(sessions), draw(counts), draw(counts), ids, num_drafts, draw(st.booleans()))
+
+
+@st.composite
+def opens(draw: st.DrawFn) -> Open:
+    start, end = draw(st.lists(counts, min_size=2, max_size=2, unique=True).map(sorted))
+    fingerprint = draw(st.text("0123456789abcdef", min_size=64, max_size=64))
+    upstream, downstream = draw(st.none() | peer_ids), draw(st.none() | contacts)
+    return Open(draw(sessions), fingerprint, start, end, upstream, downstream, draw(samplings))
+
+
+KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
+    Open: opens(),
+    Opened: st.builds(Opened, sessions),
+    Refused: st.builds(Refused, sessions, reasons),
+    Round: rounds(),
+    Hidden: st.builds(Hidden, rounds(), st.text(max_size=16), st.binary(max_size=200), seconds),
+    Verdict: st.builds(Verdict, sessions, counts, tokens, seconds),
+    Broken: st.builds(Broken, sessions, peer_ids, reasons),
+    Ping: st.builds(Ping, counts),
+    Pong: st.builds(Pong, counts),
+}
+messages = st.one_of(*KINDS.values())
+
+SESSION = b"0123456789abcdef"
+ROUND = Round(SESSION, 1, 5, (7, 8, 9), 2, True)
+OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/1",)), Sampling())
+LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, Sampling())
+LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
+VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
+HIDDEN = Hidden(ROUND, "float32", b"\0" * 24, (0.1,))
+
+
+def altered(message: AnyMessage, path: tuple[Any, ...], value: Any) -> bytes:
+    """The message's bytes with one field replaced, past every check."""
+    content = msgspec.msgpack.decode(encode(message))
+    place = content
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return msgspec.msgpack.encode(content)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_message_survives_the_wire(kind: type[AnyMessage], data: st.DataObject) -> None:
+    message = data.draw(KINDS[kind])
+    received = decode(encode(message))
+    assert type(received) is kind
+    assert received == message
+
+
+def test_every_kind_of_message_is_tested_here() -> None:
+    assert set(KINDS) == set(AnyMessage.__args__)
+
+
+BEYOND_THE_LIMITS: dict[str, bytes] = {
+    "session id too short": altered(ROUND, (1,), b"short"),
+    "session id too long": altered(ROUND, (1,), b"0" * 17),
+    "session id as text": altered(ROUND, (1,), "0123456789abcdef"),
+    "negative number": altered(ROUND, (2,), -1),
+    "number too large": altered(ROUND, (2,), (1 << 31) + 1),
+    "number as float": altered(ROUND, (2,), 1.0),
+    "negative position": altered(ROUND, (3,), -1),
+    "no tokens": altered(ROUND, (4,), []),
+    "negative token": altered(ROUND, (4, 1), -5),
+    "token too large": altered(ROUND, (4, 1), 1 << 40),
+    "token as truth value": altered(ROUND, (4, 1), True),
+    "too many tokens": altered(ROUND, (4,), [1] * (MAX_ROUND_TOKENS + 1)),
+    "as many drafts as tokens": altered(ROUND, (5,), 3),
+    "more drafts than tokens": altered(ROUND, (5,), 100),
+    "negative drafts": altered(ROUND, (5,), -1),
+    "too many drafts": altered(LONG_ROUND, (5,), 513),
+    "judged as number": altered(ROUND, (6,), 1),
+    "drafts alone inside hidden states": altered(HIDDEN, (1, 5), 3),
+    "another message inside hidden states": altered(HIDDEN, (1,), msgspec.msgpack.decode(encode(VERDICT))),
+    "states as text": altered(HIDDEN, (3,), "text"),
+    "dtype too long": altered(HIDDEN, (2,), "f" * 17),
+    "empty verdict": altered(VERDICT, (3,), []),
+    "negative seconds": altered(VERDICT, (4, 0), -0.5),
+    "seconds not a number": altered(VERDICT, (4, 0), float("nan")),
+    "seconds infinite": altered(VERDICT, (4, 0), float("inf")),
+    "hidden seconds infinite": altered(HIDDEN, (4, 0), float("inf")),
+    "fingerprint too short": altered(OPEN, (2,), "f" * 63),
+    "span empty": altered(OPEN, (4,), 0),
+    "span backwards": altered(LATER_SPAN, (4,), 3),
+    "span negative": altered(OPEN, (3,), -1),
+    "upstream empty": altered(OPEN, (5,), ""),
+    "upstream too long": altered(OPEN, (5,), "p" * 129),
+    "downstream without a peer": altered(OPEN, (6,), {"maddrs": []}),
+    "downstream with too many addresses": altered(OPEN, (6, "maddrs"), ["/ip4/1.2.3.4/tcp/1"] * 33),
+    "downstream with a long address": altered(OPEN, (6, "maddrs"), ["/" * 257]),
+    "negative temperature": altered(OPEN, (7, "temperature"), -1.0),
+    "temperature not a number": altered(OPEN, (7, "temperature"), float("nan")),
+    "temperature infinite": altered(OPEN, (7, "temperature"), float("inf")),
+    "top_p zero": altered(OPEN, (7, "top_p"), 0.0),
+    "top_p above one": altered(OPEN, (7, "top_p"), 1.5),
+    "top_p not a number": altered(OPEN, (7, "top_p"), float("nan")),
+    "top_k negative": altered(OPEN, (7, "top_k"), -1),
+    "penalty zero": altered(OPEN, (7, "repetition_penalty"), 0.0),
+    "penalty not a number": altered(OPEN, (7, "repetition_penalty"), float("nan")),
+    "seed too large": altered(OPEN, (7, "seed"), 1 << 63),
+    "reason too long": altered(Refused(SESSION, ""), (2,), "x" * 1025),
+    "broken peer without name": altered(Broken(SESSION, "p", ""), (2,), ""),
+    "unknown tag": altered(Ping(1), (0,), 99),
+    "tag as text": altered(Ping(1), (0,), "Ping"),
+    "field missing": msgspec.msgpack.encode([8]),
+    "no fields at all": msgspec.msgpack.encode([]),
+    "no array": msgspec.msgpack.encode({"nonce": 1}),
+    "nothing": b"",
+    "trailing bytes": encode(Ping(1)) + b"\0",
+    "two messages": encode(Ping(1)) * 2,
+    "cut short": encode(ROUND)[:-1],
+    "text that is no UTF-8": encode(Refused(SESSION, "reason")).replace(b"reason", b"\xff\xfe\xff\xfe\xff\xfe"),
+    "array said to be enormous": encode(VERDICT)[:21] + b"\xdd\xff\xff\xff\xff",
+    "seconds said to be enormous": encode(Verdict(SESSION, 1, (1,), ()))[:-1] + b"\xdd\xff\xff\xff\xff",
+    "nested deeply": b"\x91" * 200_000,
+    "nested deeply in a field of the future": b"\x93\x08\x01" + b"\x91" * 200_000 + b"\x01",
+    "nested deeply in an unknown option": altered(OPEN, (7, "later"), 1)[:-1] + b"\x91" * 200_000 + b"\x01",
+}
+
+
+@pytest.mark.parametrize("data", BEYOND_THE_LIMITS.values(), ids=BEYOND_THE_LIMITS.keys())
+def test_decode_refuses(data: bytes) -> None:
+    with pytest.raises(BadMessage) as refusal:
+        decode(data)
+    assert "\n" not in str(refusal.value)
+
+
+def test_limits_themselves_are_taken() -> None:
+    for message in (
+        Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * MAX_ROUND_TOKENS, 512, True),
+        Round(SESSION, 0, 0, (0,), 0, False),
+        Refused(SESSION, "x" * 1024),
+        Broken(SESSION, "p" * 128, ""),
+    ):
+        assert decode(encode(message)) == message
+
+
+def test_message_beyond_the_largest_is_refused() -> None:
+    with pytest.raises(BadMessage, match="bytes"):
+        decode(bytes(MAX_MESSAGE + 1))
+
+
+def test_largest_prefill_chunk_fits_into_a_message() -> None:
+    """The promise beside MAX_MESSAGE: 2,048 tokens of 8,192 float32 each."""
+    round = Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * MAX_ROUND_TOKENS, 0, False)
+    decode(encode(Hidden(round, "float32", bytes(MAX_ROUND_TOKENS * 8192 * 4), (0.1,) * 100)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_bad_message(data: bytes) -> None:
+    with contextlib.suppress(BadMessage):
+        decode(data)
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages, st.data())
+def test_mutated_message_raises_nothing_but_bad_message(message: AnyMessage, data: st.DataObject) -> None:
+    mutated = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(mutated) - 1)) if mutated else 0
+        removed = data.draw(st.integers(0, 2))
+        mutated[place : place + removed] = data.draw(st.binary(max_size=3))
+    with contextlib.suppress(BadMessage):
+        received = decode(bytes(mutated))
+        assert decode(encode(received)) == received  # what was taken for a message is one
