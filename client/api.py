@@ -124,7 +124,7 @@ class AsyncSwarmModel:
         that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if nobody serves the model.
         """
         settings = config.load(
-            ClientConfig, "generate", None, {"model": model, "initial_peers": initial_peers, **options}
+            ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options}
         )
         async with cls.connect_with(settings) as connected:
             yield connected
@@ -159,7 +159,7 @@ class AsyncSwarmModel:
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> Generation:
         """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError."""
-        return Generation(self, prompt, config.load(GenerationConfig, "generation", None, options))
+        return Generation(self, prompt, config.load(GenerationConfig, "generate", None, options))
 
     async def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
         """The whole new text, with its figures."""
@@ -220,7 +220,7 @@ class SwarmModel:
     def connect(cls, model: str, *, initial_peers: Sequence[str] = (), **options: Any) -> SwarmModel:
         """A context manager that joins the swarm as a client; see AsyncSwarmModel.connect."""
         return cls(
-            config.load(ClientConfig, "generate", None, {"model": model, "initial_peers": initial_peers, **options})
+            config.load(ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options})
         )
 
     def stream(self, prompt: str | Sequence[int], **options: Any) -> BlockingGeneration:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from swarm.directory import Directory
 from swarm.identity import Identity
@@ -16,52 +15,41 @@ from swarm.transport import Transport
 
 log = logging.getLogger("specswarm")
 
-LIFETIME_PERIODS = 3.5  # an announcement outlives so many missed renewals
+_LIFETIME_PERIODS = 3.5  # an announcement outlives so many missed renewals
 _MAX_LINKS = 32  # neighbours measured and announced
 
 
-@dataclass
 class Announcer:
-    """Publishes `template`, its changing fields filled in, every `period` seconds."""
+    """Owns what this peer has published; renews it every `period` seconds."""
 
-    directory: Directory
-    transport: Transport
-    identity: Identity
-    template: Announcement
-    free_tokens: Callable[[], int]
-    period: float
-    _links: dict[str, float] = field(default_factory=dict)
-    _published: Announcement | None = None
+    def __init__(self, directory: Directory, transport: Transport, identity: Identity, period: float) -> None:
+        self.directory = directory
+        self._transport = transport
+        self._identity = identity
+        self._period = period
+        self._published: Announcement | None = None
 
-    async def publish(self) -> None:
-        """Announce the present state."""
-        announcement = self.template.model_copy(
-            update={
-                "free_tokens": self.free_tokens(),
-                "links": self._links,
-                "expires": time.time() + LIFETIME_PERIODS * self.period,
-            }
-        )
-        if not await self.directory.publish(announcement, self.identity):
-            log.warning("no node of the swarm took this peer's announcement; trying again in %.0f s", self.period)
-        self._published = announcement
+    async def publish(self, announcement: Announcement) -> None:
+        """Announce this, in place of whatever was announced before."""
+        expires = time.time() + _LIFETIME_PERIODS * self._period
+        self._published = announcement.model_copy(update={"expires": expires})
+        if not await self.directory.publish(self._published, self._identity):
+            log.warning("no node of the swarm took this peer's announcement; next attempt in %.0f s", self._period)
 
-    async def run(self) -> None:
-        """Renew until cancelled; each time after measuring the links to the other peers of the model."""
-        while True:
-            await self._measure_links()
-            await self.publish()
-            await asyncio.sleep(self.period)
+    async def run(self, free_tokens: Callable[[], int]) -> None:
+        """Renew what was published until cancelled; each time after measuring the links to the model's other peers."""
+        while self._published is not None:
+            links = await self._measure_links(self._published)
+            changes = {"links": links, "free_tokens": free_tokens()}
+            await self.publish(self._published.model_copy(update=changes))
+            await asyncio.sleep(self._period)
 
     async def withdraw(self) -> None:
         """Say that the peer has left."""
         if self._published is not None:
-            await self.directory.withdraw(self._published, self.identity)
+            await self.directory.withdraw(self._published, self._identity)
 
-    async def _measure_links(self) -> None:
-        others = [
-            announcement.contact
-            for announcement in await self.directory.peers_of(self.template.fingerprint)
-            if announcement.peer_id != self.template.peer_id
-        ]
-        self._links = await round_trips(self.transport, others[:_MAX_LINKS])
+    async def _measure_links(self, own: Announcement) -> dict[str, float]:
+        others = await self.directory.peers_of(own.fingerprint)
+        contacts = [other.contact for other in others if other.peer_id != own.peer_id]
+        return await round_trips(self._transport, contacts[:_MAX_LINKS])

@@ -17,7 +17,7 @@ from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One admitted round that waits for the stage."""
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -34,6 +34,8 @@ from swarm.transport import Network
 log = logging.getLogger("specswarm")
 
 _WITHDRAW_SECONDS = 3.0
+_CHOICES = 10  # rounds in which peers that join together agree on their layers
+_SETTLE_SECONDS = 0.5  # for the others' choices to reach the directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +72,21 @@ async def serve_on(
     directory = Directory(network)
     with ThreadPoolExecutor(1, "torch") as thread:
         source, fingerprint = await loop.run_in_executor(thread, _find_model, config)
-        span = config.layers or await _choose_span(config, source, directory, fingerprint)
+        announcer = Announcer(directory, network, identity, config.announce_seconds)
+        offer = _offer(config, source, fingerprint, network.peer_id, tuple(await network.maddrs()))
+        if config.layers is None:
+            offer = await _choose_layers(announcer, offer, _num_layers(config, source))
+        span = offer.span
         log.info("loading layers %s of %s", span, source.name)
         stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
         table = SessionTable(
             stage, fingerprint, max_cache_bytes=config.cache_mib << 20, max_sessions=config.max_sessions
         )
         service = PeerService(network, stage, table, thread, config.max_batch_tokens)
-        maddrs = tuple(await network.maddrs())
-        offer = _offer(config, source, fingerprint, span, pace, network.peer_id, maddrs)
-        announcer = Announcer(
-            directory, network, identity, offer, lambda: table.free_tokens, config.announce_seconds
-        )
         await service.start()
-        await announcer.publish()
-        on_ready(Ready(network.peer_id, maddrs, span, source.name))
-        await run_until(stop, service.run(config.idle_seconds), announcer.run())
+        await announcer.publish(offer.model_copy(update={"state": "serving", **asdict(pace)}))
+        on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
+        await run_until(stop, service.run(config.idle_seconds), announcer.run(lambda: table.free_tokens))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WITHDRAW_SECONDS):
                 await announcer.withdraw()
@@ -100,17 +101,40 @@ def _find_model(config: PeerConfig) -> tuple[ModelSource, str]:
     return source, fingerprint
 
 
-async def _choose_span(config: PeerConfig, source: ModelSource, directory: Directory, fingerprint: str) -> Span:
-    """The least-served layers, as many as were asked for or as memory holds."""
-    length = config.num_layers or speed.layers_that_fit(
+def _num_layers(config: PeerConfig, source: ModelSource) -> int:
+    """As many layers as were asked for, or as memory holds."""
+    return config.num_layers or speed.layers_that_fit(
         source,
         device=config.device,
         dtype=DTYPES[config.dtype],
         quantize=config.quantize,
         cache_bytes=config.cache_mib << 20,
     )
-    others = await directory.peers_of(fingerprint)
-    return placement.place(source.info.num_layers, [other.span for other in others], length)
+
+
+async def _choose_layers(announcer: Announcer, offer: Announcement, num_layers: int) -> Announcement:
+    """The offer, with the least-served layers, and published as joining.
+
+    Peers that join at the same moment must not all take the same ones. So each publishes its choice and looks again:
+    whoever has the smaller peer id keeps it, the others make room, until nothing changes any more.
+    """
+    chosen: Span | None = None
+    for _ in range(_CHOICES):
+        others = await announcer.directory.peers_of(offer.fingerprint, joining=True)
+        fixed = [
+            other.span
+            for other in others
+            if other.state == "serving" or (chosen is None or other.peer_id < offer.peer_id)
+            if other.peer_id != offer.peer_id
+        ]
+        span = placement.place(offer.num_layers, fixed, num_layers)
+        if span == chosen:
+            break
+        chosen = span
+        offer = offer.model_copy(update={"start": span.start, "end": span.end})
+        await announcer.publish(offer)
+        await asyncio.sleep(_SETTLE_SECONDS)
+    return offer
 
 
 def _load(config: PeerConfig, source: ModelSource, span: Span) -> tuple[Stage, Speed]:
@@ -122,15 +146,12 @@ def _load(config: PeerConfig, source: ModelSource, span: Span) -> tuple[Stage, S
 
 
 def _offer(
-    config: PeerConfig,
-    source: ModelSource,
-    fingerprint: str,
-    span: Span,
-    pace: Speed,
-    peer_id: str,
-    maddrs: tuple[str, ...],
+    config: PeerConfig, source: ModelSource, fingerprint: str, peer_id: str, maddrs: tuple[str, ...]
 ) -> Announcement:
-    """The announcement; the announcer fills in what changes."""
+    """What the peer announces, as far as it is known before anything is loaded."""
+    span = config.layers or Span(0, source.info.num_layers)
+    if span.end > source.info.num_layers:
+        raise UsageError(f"layers {span} do not exist: {source.name} has {source.info.num_layers} layers")
     return Announcement(
         peer_id=peer_id,
         maddrs=maddrs,
@@ -142,11 +163,12 @@ def _offer(
         end=span.end,
         dtype=config.dtype,
         quantize=config.quantize,
-        step_seconds=pace.step_seconds,
-        token_seconds=pace.token_seconds,
+        step_seconds=0,
+        token_seconds=0,
         free_tokens=0,
         max_round=config.max_batch_tokens,
         links={},
         version=VERSION,
+        state="joining",
         expires=0,
     )

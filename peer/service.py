@@ -161,7 +161,8 @@ class PeerService:
         self, session: Session, round: Round, sender: str, states: bytes | None, compute: tuple[float, ...]
     ) -> None:
         self._table.admit(session, round, sender)
-        context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if round.judged else ()
+        judged_here = round.judged and session.downstream is None
+        context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if judged_here else ()
         self._worker.submit(Job(session, round, states, compute, context))
 
     def _deliver(self, job: Job, outcome: Outcome | None) -> None:

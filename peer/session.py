@@ -19,7 +19,7 @@ class Refusal(Exception):
     """The sender asked for what it may not have; the text says why. Nothing has changed."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Session:
     """What this peer knows of one client's chain."""
 

@@ -149,11 +149,11 @@ def generate(
     initial_peer: InitialPeers = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Default: standard input.")] = None,
     draft: Annotated[str | None, typer.Option(help="Draft model, or 'ngram', or 'none'.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0)] = 0,
-    top_p: Annotated[float, typer.Option()] = 1.0,
-    repetition_penalty: Annotated[float, typer.Option()] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Default 64.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many tokens; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest with this much mass.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
     window: Annotated[int | None, typer.Option(help="Most tokens drafted a round; 0: plain decoding.")] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
@@ -165,12 +165,12 @@ def generate(
 ) -> None:
     """Generate text through the swarm, streamed as it comes."""
     from client.api import AsyncSwarmModel
-    from client.config import ClientConfig
+    from client.config import ClientConfig, GenerationConfig
     from swarm.config import load
 
     settings = load(
         ClientConfig,
-        "generate",
+        "client",
         config,
         {
             "model": model,
@@ -183,21 +183,26 @@ def generate(
             "timeout": timeout,
         },
     )
+    options = load(
+        GenerationConfig,
+        "generate",
+        config,
+        {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+        },
+    )
     text = sys.stdin.read() if prompt is None else prompt
     if not text:
         console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
 
     async def program() -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:
-            generation = connected.stream(
-                text,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-            )
+            generation = connected.stream(text, **options.model_dump())
             async for piece in generation:
                 if not json:
                     print(piece, end="", flush=True)

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from swarm.errors import UsageError
 
 INITIAL_PEERS_VARIABLE = "SPECSWARM_INITIAL_PEERS"
+SECTIONS = ("bootstrap", "join", "client", "generate")  # of a configuration file
+SHARED = ("initial_peers",)  # keys that stand above the sections, for all of them
+
+_HINTS = {"initial_peers": f"; give --initial-peer, set {INITIAL_PEERS_VARIABLE}, or use a --config file"}
 
 
 class Config(BaseModel):
@@ -24,33 +28,36 @@ T = TypeVar("T", bound=Config)
 
 
 def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]) -> T:
-    """The program's configuration. An option given (not None, not empty) beats the file's `[section]`, and that the
-    environment. Raises UsageError naming the key that is unknown, missing or wrong.
+    """The program's configuration: options that are given (not None, not empty), then the file's `[section]`, then,
+    for the initial peers, the file's top level and the environment.
+
+    Raises UsageError naming the key that is unknown, missing or wrong.
     """
-    values = _read(file, section) if file else {}
+    shared, values = _read(file, section) if file else ({}, {})
     values |= {key: value for key, value in options.items() if value not in (None, [], ())}
     if "initial_peers" in kind.model_fields and "initial_peers" not in values:
-        values["initial_peers"] = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
+        environment = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
+        values["initial_peers"] = shared.get("initial_peers", environment)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or section
         where = f"{file}: " if file else ""
-        raise UsageError(f"{where}{key}: {first['msg']}") from None
+        raise UsageError(f"{where}{key}: {first['msg']}{_HINTS.get(key, '')}") from None
 
 
-def _read(file: Path, section: str) -> dict[str, Any]:
+def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file says for all programs, and for this one."""
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"configuration file {file}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # no TOML, or no text
         raise UsageError(f"configuration file {file}: {error}") from None
-    unknown = content.keys() - {"bootstrap", "join", "generate", "status"}
+    unknown = content.keys() - {*SECTIONS, *SHARED}
     if unknown:
-        raise UsageError(f"configuration file {file}: unknown section [{min(unknown)}]")
-    values = content.get(section, {})
-    if not isinstance(values, dict):
+        raise UsageError(f"configuration file {file}: unknown key or section {min(unknown)!r}")
+    if not all(isinstance(content.get(name, {}), dict) for name in SECTIONS):
         raise UsageError(f"configuration file {file}: [{section}] must be a section")
-    return values
+    return {key: content[key] for key in SHARED if key in content}, content.get(section, {})

@@ -62,16 +62,18 @@ class Directory:
         """Replace a published announcement by one that says the peer has left."""
         # A store keeps what ends later: one second more makes this the newer record.
         await self.publish(
-            announcement.model_copy(update={"leaving": True, "expires": announcement.expires + 1}), identity
+            announcement.model_copy(update={"state": "left", "expires": announcement.expires + 1}), identity
         )
 
-    async def peers_of(self, fingerprint: str) -> list[Announcement]:
-        """The live announcements of one model."""
-        return [a for a in await self._live(model_key(fingerprint)) if a.fingerprint == fingerprint]
+    async def peers_of(self, fingerprint: str, *, joining: bool = False) -> list[Announcement]:
+        """The live announcements of one model: the peers that serve it, and on request those still loading."""
+        states = {"serving", "joining"} if joining else {"serving"}
+        found = await self._live(model_key(fingerprint))
+        return [peer for peer in found if peer.fingerprint == fingerprint and peer.state in states]
 
     async def all_peers(self) -> list[Announcement]:
-        """The live announcements of every model."""
-        return await self._live(INDEX_KEY)
+        """The peers that serve any model."""
+        return [peer for peer in await self._live(INDEX_KEY) if peer.state == "serving"]
 
     async def _live(self, key: str) -> list[Announcement]:
         now = self._clock()
@@ -81,6 +83,6 @@ class Directory:
                 announcement = accepts(record, subkey, expires)
             except BadMessage:
                 continue  # a stranger's nonsense; whoever stored it is not known here
-            if announcement.expires > now and not announcement.leaving:
+            if announcement.expires > now:
                 found.append(announcement)
         return sorted(found, key=lambda a: (a.start, a.end, a.peer_id))

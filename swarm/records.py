@@ -52,7 +52,8 @@ class Announcement(BaseModel):
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
     """Round-trip seconds to other peers of this model, as measured from here."""
     version: Annotated[str, Field(max_length=32)]
-    leaving: bool = False
+    state: Literal["joining", "serving", "left"] = "serving"
+    """Whether it has chosen its layers and is loading them, serves them, or is gone."""
     expires: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @model_validator(mode="after")

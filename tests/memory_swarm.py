@@ -22,20 +22,21 @@ from swarm.transport import Network
 async def peers(
     model: Path, spans: Sequence[str], folder: Path, network: MemoryNetwork | None = None, **options: Any
 ) -> AsyncIterator[MemoryNetwork]:
-    """A peer for each span `A:B` (or, for `""`, wherever the swarm needs one) of `model`."""
+    """A peer for each span `A:B` of `model`, all started at once; for `""` it chooses its layers itself."""
     network = network or MemoryNetwork()
     stop = asyncio.Event()
     with contextlib.ExitStack() as stack:
         async with asyncio.TaskGroup() as group:
+            ready: list[asyncio.Future[node.Ready]] = []
             for span in spans:
                 identity = stack.enter_context(Identity.hold(folder / f"{uuid4()}.key"))
                 config = PeerConfig.model_validate(
                     {"model": str(model), "initial_peers": ["memory"], "layers": span or None, **options}
                 )
-                ready: asyncio.Future[node.Ready] = asyncio.get_running_loop().create_future()
+                ready.append(asyncio.get_running_loop().create_future())
                 place = network.join(identity.peer_id)
-                group.create_task(node.serve_on(place, config, identity, ready.set_result, stop))
-                await ready
+                group.create_task(node.serve_on(place, config, identity, ready[-1].set_result, stop))
+            await asyncio.gather(*ready)
             yield network
             stop.set()
 

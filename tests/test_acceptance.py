@@ -107,11 +107,12 @@ def test_first_wrong_draft_is_replaced_by_the_targets_own_token(
     assert verify(model, [1], drafts, sampling) == expected[1 : 2 + right]
 
 
-@pytest.mark.parametrize("is_good", [False, True], ids=["bad draft", "good draft"])
 @pytest.mark.parametrize(
-    "options", [{"temperature": 1.0}, {"temperature": 0.7, "top_k": 3, "top_p": 0.97}], ids=["plain", "narrowed"]
+    ("is_good", "options"),
+    [(False, {"temperature": 1.0}), (True, {"temperature": 0.7, "top_k": 3, "top_p": 0.97})],
+    ids=["bad draft", "good draft, narrowed"],
 )
-def test_distribution_of_two_tokens_is_exact_with_speculation(options: dict[str, float], is_good: bool) -> None:
+def test_distribution_of_two_tokens_is_exact_with_speculation(is_good: bool, options: dict[str, float]) -> None:
     vocab, samples, prompt = 4, 20_000, (0,)
     model = table_model(42, vocab)
     rank = -1 if is_good else 0

@@ -128,7 +128,7 @@ def test_identity_file_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_configuration_with_an_unknown_key(target: Path, tmp_path: Path) -> None:
     file = tmp_path / "swarm.toml"
-    file.write_text('[generate]\ninitial_peers = ["x"]\nwindows = 3\n')
+    file.write_text('initial_peers = ["x"]\n[client]\nwindows = 3\n')
     line = complaint(run("generate", target, "-p", "x", "--config", file), 2)
     assert "windows" in line
     assert str(file) in line
@@ -141,5 +141,5 @@ def test_initial_peers_come_from_environment_or_file(
     assert json.loads(run("status", "--json").stdout)["models"]
     monkeypatch.setenv("SPECSWARM_INITIAL_PEERS", NOBODY)
     file = tmp_path / "swarm.toml"
-    file.write_text(f'[status]\ninitial_peers = ["{initial_peer}"]\n')
+    file.write_text(f'initial_peers = ["{initial_peer}"]\n')
     assert json.loads(run("status", "--json", "--config", file).stdout)["models"]

@@ -131,7 +131,8 @@ def test_sampled_tokens_have_the_targets_distribution(target: Path, draft: Path,
             memory_swarm.client(network, target, draft=str(draft), window=2) as model,
         ):
             results = [
-                await model.generate(prompt, max_new_tokens=2, temperature=1.0, seed=seed) for seed in range(samples)
+                await model.generate(prompt, max_new_tokens=2, temperature=1.0, seed=seed)
+                for seed in range(samples)
             ]
         return Counter(result.token_ids[0] for result in results)
 

@@ -1,0 +1,87 @@
+"""Which model is it? A hash that two nodes share only if their configuration and all weights are the same."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever httpx the hub client uses
+
+from swarm.errors import UsageError
+
+_VOLATILE = frozenset(
+    {"transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype", "use_cache"}
+)
+
+
+def hash_config(config: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of a config.json, without what says nothing about the model's function."""
+    text = json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def combine(config_hash: str, file_hashes: Mapping[str, str]) -> str:
+    """Hex SHA-256 of a whole model from its configuration's hash and its weight files' names and hashes."""
+    lines = [config_hash, *(f"{name} {file_hashes[name]}" for name in sorted(file_hashes))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def hub_hashes(repo: str, commit: str, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of weight files as the hub states them. Raises UsageError if it cannot be asked."""
+    try:
+        siblings = HfApi().model_info(repo, revision=commit, files_metadata=True).siblings or []
+    except (HTTPError, OSError) as error:
+        raise UsageError(f"the hub is out of reach: cannot learn the hashes of {repo}") from error
+    stated = {s.rfilename: s.lfs.sha256 for s in siblings if s.lfs is not None}
+    missing = [name for name in names if name not in stated]
+    if missing:
+        raise UsageError(f"{repo} has no weights in {missing[0]}: only safetensors can be served")
+    return {name: stated[name] for name in names}
+
+
+def file_hash(path: Path) -> str:
+    """Hex SHA-256 of a file, remembered as long as its size and its time of change stay."""
+    status = path.stat()
+    key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+    memory = _read_memory()
+    known = memory.get(key)
+    if isinstance(known, list) and known[:2] == stamp:
+        return str(known[2])
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _write_memory({**_read_memory(), key: [*stamp, digest]})
+    return digest
+
+
+def _canonical(value: Any) -> Any:
+    """`value` without volatile keys and without empty settings, at every depth."""
+    if isinstance(value, Mapping):
+        return {k: _canonical(v) for k, v in value.items() if k not in _VOLATILE and v is not None}
+    return [_canonical(v) for v in value] if isinstance(value, list) else value
+
+
+def _memory_path() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "specswarm" / "weights.json"
+
+
+def _read_memory() -> dict[str, Any]:
+    try:
+        return dict(json.loads(_memory_path().read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # no memory yet, or a spoilt one: hash again
+        return {}
+
+
+def _write_memory(memory: Mapping[str, Any]) -> None:
+    path = _memory_path()
+    draft = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):  # a read-only home only costs hashing again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(memory), encoding="utf-8")
+        draft.replace(path)

@@ -1,0 +1,141 @@
+"""One hop's work: the layers of a span, run on a packed round of many sessions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from swarm.errors import UsageError
+from swarm.model.attention import NAME, Packed, Segment
+from swarm.model.cache import KVCache
+from swarm.model.layers import carve, find_decoder
+from swarm.model.source import ModelInfo
+from swarm.span import Span
+
+
+@dataclass(slots=True)
+class Slice:
+    """The tokens of one session in a round.
+
+    Token i takes slot `position + i` and rope position `position + depth(i)`, and sees every slot before
+    `position`, its ancestors and itself. Without `parents` each token's parent is the one before it.
+    """
+
+    cache: KVCache
+    position: int
+    """Slot, and position in the text, of the first token; at most `cache.length`."""
+    inputs: Tensor
+    """Token ids int64 [n] where the stage has layer 0, else hidden states [n, hidden]."""
+    parents: tuple[int, ...] | None = None
+    """A tree: for each token the index of its parent in this slice, always a smaller one; `parents[0]` is -1,
+    the newest committed token. -1 elsewhere starts another branch right after the cache."""
+    num_logits: int = 0
+    """Of the last stage: logits are wanted for so many trailing tokens."""
+
+
+class Stage:
+    """The layers of `span`, with the embeddings where it starts at 0 and the head where it ends the model."""
+
+    def __init__(self, model: PreTrainedModel, info: ModelInfo, span: Span, dtype: torch.dtype) -> None:
+        """`model` is carved to `span` and computes in `dtype`."""
+        self.info = info
+        self.span = span
+        self.is_first = span.start == 0
+        self.is_last = span.end == info.num_layers
+        self.dtype = dtype
+        self.device: torch.device = model.device
+        self.model = model
+        self._decoder: nn.Module = find_decoder(model)[1]
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that one token takes in a session's cache, over all layers."""
+        return sum(self._cache_bytes)
+
+    @functools.cached_property
+    def _cache_bytes(self) -> tuple[int, ...]:
+        """One token's bytes in each layer's cache, measured once with one token."""
+        cache, token = self.new_cache(), torch.zeros(1, dtype=torch.int64)
+        self.forward([Slice(cache, 0, token if self.is_first else torch.zeros(1, self.info.hidden_size))])
+        return cache.bytes_per_token
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights, a tied one counted once."""
+        return sum({p.data_ptr(): p.nbytes for p in self.model.parameters()}.values())
+
+    def new_cache(self) -> KVCache:
+        """An empty cache for one session; it takes memory as tokens come."""
+        return KVCache(self.span)
+
+    def part(self, span: Span) -> Stage:
+        """A stage of fewer layers that shares these weights. Raises UsageError if `span` is not within this one."""
+        if span not in self.span:
+            raise UsageError(f"layers {span} are not within the loaded layers {self.span}")
+        part = Stage(carve(self.model, span), self.info, span, self.dtype)
+        part._cache_bytes = self._cache_bytes[span.start - self.span.start : span.end - self.span.start]
+        return part
+
+    @torch.inference_mode()
+    def forward(self, slices: Sequence[Slice]) -> list[Tensor]:
+        """Run the span on a packed round and write its keys and values into the caches.
+
+        Per slice: hidden states [n, hidden], or, from the last stage, logits float32 [num_logits, vocab].
+        """
+        segments = [self._open(piece) for piece in slices]
+        places = [s.position + depth for s in segments for depth in s.depths]
+        positions = torch.tensor([places], device=self.device)
+        inputs = slices[0].inputs if len(slices) == 1 else torch.cat([piece.inputs for piece in slices])
+        inputs = inputs.to(self.device).unsqueeze(0)
+        outputs = self._run(Packed(segments), inputs, positions, slices)
+        for segment in segments:
+            segment.cache.length = segment.end
+        return outputs
+
+    def _run(self, packed: Packed, inputs: Tensor, positions: Tensor, slices: Sequence[Slice]) -> list[Tensor]:
+        """The packed forward: inputs [1, tokens] or [1, tokens, hidden], positions [1, tokens]."""
+        arguments = {"position_ids": positions, "use_cache": False, NAME: packed}
+        if self.is_first:
+            arguments["input_ids"] = inputs
+        else:
+            packed.hidden = inputs = inputs.to(self.dtype)
+            arguments["inputs_embeds"] = inputs
+        num_logits = [piece.num_logits for piece in slices]
+        if not (self.is_last and any(num_logits)):
+            self._decoder(**arguments)
+            if self.is_last:
+                return [torch.empty(0, self.info.vocab_size, device=self.device) for _ in slices]
+            return list(packed.hidden[0].split([s.num_tokens for s in packed.segments]))  # type: ignore[index]
+        rows = [
+            row
+            for end, piece in zip(_ends(packed.segments), slices, strict=True)
+            for row in range(end - piece.num_logits, end)
+        ]
+        logits = self.model(**arguments, logits_to_keep=torch.tensor(rows, device=self.device)).logits
+        return list(logits[0].float().split(num_logits))
+
+    def _open(self, piece: Slice) -> Segment:
+        """Make room for a slice. Raises UsageError where it would leave a gap or pass the model's last position."""
+        tokens = piece.inputs.shape[0]
+        end = piece.position + tokens
+        if not 0 <= piece.position <= piece.cache.length:
+            raise UsageError(f"position {piece.position} leaves a gap after the {piece.cache.length} cached tokens")
+        segment = Segment(piece.cache, piece.position, tokens, piece.parents)
+        if piece.position + max(segment.depths) >= self.info.max_positions:
+            raise UsageError(f"the model ends at {self.info.max_positions} tokens")
+        piece.cache.reserve(end)
+        return segment
+
+
+def _ends(segments: Sequence[Segment]) -> list[int]:
+    """Where each segment ends in the packed sequence."""
+    ends, total = [], 0
+    for segment in segments:
+        total += segment.num_tokens
+        ends.append(total)
+    return ends

@@ -1,0 +1,196 @@
+"""Which rounds share a forward pass, as a pure choice and as the worker carries it out."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peer.batching import next_batch
+from peer.compute import Engine, Job, Outcome
+from peer.session import Session
+from peer.worker import Worker
+from swarm.model.loading import load_stage
+from swarm.model.source import ModelSource
+from swarm.model.stage import Stage
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling
+from swarm.wire import Round
+from tests.models import save_llama
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A waiting round."""
+
+    round: Round
+
+
+def session_id(i: int) -> bytes:
+    return i.to_bytes(16, "big")
+
+
+def decode(session: int, drafts: int = 4) -> Item:
+    """One new token and its drafts."""
+    return Item(Round(session_id(session), 0, 50, (1,) * (drafts + 1), drafts, judged=True))
+
+
+def chunk(session: int, tokens: int = 64) -> Item:
+    """A chunk of a longer prefill."""
+    return Item(Round(session_id(session), 0, 0, (1,) * tokens, 0, judged=False))
+
+
+def prompt(session: int, tokens: int = 64) -> Item:
+    """A whole prompt: judged, but text that the caches lack."""
+    return Item(Round(session_id(session), 0, 0, (1,) * tokens, 2, judged=True))
+
+
+def test_nothing_waits_nothing_runs() -> None:
+    assert next_batch([], 100) == []
+
+
+def test_decode_comes_before_prefill_whoever_was_first() -> None:
+    waiting = [chunk(1), prompt(2), decode(3), chunk(4), decode(5)]
+    assert next_batch(waiting, 1000) == [waiting[2], waiting[4], waiting[0], waiting[1], waiting[3]]
+
+
+def test_plain_decoding_is_no_prefill() -> None:
+    waiting = [chunk(1), decode(2, drafts=0)]
+    assert next_batch(waiting, 1000)[0] is waiting[1]
+
+
+def test_first_come_first_within_a_kind() -> None:
+    waiting = [decode(i) for i in (5, 3, 9, 1)]
+    assert next_batch(waiting, 1000) == waiting
+
+
+def test_only_the_first_round_of_a_session_is_taken() -> None:
+    waiting = [chunk(1), decode(1), chunk(2), chunk(2), decode(3)]
+    assert next_batch(waiting, 1000) == [waiting[4], waiting[0], waiting[2]]
+
+
+def test_decode_behind_a_prefill_of_its_own_session_waits() -> None:
+    waiting = [chunk(1, 64), decode(1)]
+    assert next_batch(waiting, 10) == [waiting[0]]
+
+
+def test_budget_is_kept_and_later_rounds_that_fit_are_taken() -> None:
+    waiting = [decode(1), chunk(2, 90), chunk(3, 20), chunk(4, 80)]
+    assert next_batch(waiting, 100) == [waiting[0], waiting[1]]
+    assert next_batch(waiting, 94) == [waiting[0], waiting[2]]
+
+
+def test_round_larger_than_the_budget_runs_alone() -> None:
+    waiting = [chunk(1, 200), chunk(2, 1)]
+    assert next_batch(waiting, 100) == [waiting[0]]
+    assert next_batch([chunk(1, 200)], 100)
+
+
+items = st.one_of(
+    st.builds(decode, st.integers(0, 5), st.integers(0, 8)),
+    st.builds(chunk, st.integers(0, 5), st.integers(1, 60)),
+    st.builds(prompt, st.integers(0, 5), st.integers(4, 60)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(items, min_size=1, max_size=15), st.integers(1, 120))
+def test_every_batch_keeps_the_rules(waiting: list[Item], max_tokens: int) -> None:
+    batch = next_batch(waiting, max_tokens)
+    heads = {item.round.session: item for item in reversed(waiting)}
+    kinds = [item.round.judged and len(item.round.tokens) == item.round.num_drafts + 1 for item in batch]
+    assert batch
+    assert all(item is heads[item.round.session] for item in batch)
+    assert len({item.round.session for item in batch}) == len(batch)
+    total = sum(len(item.round.tokens) for item in batch)
+    assert len(batch) == 1 or total <= max_tokens
+    assert kinds == sorted(kinds, reverse=True)
+    left = [item for item in heads.values() if item not in batch]
+    assert all(total + len(item.round.tokens) > max_tokens for item in left)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(items, min_size=1, max_size=15), st.integers(1, 120))
+def test_queue_runs_empty_and_each_session_in_its_order(waiting: list[Item], max_tokens: int) -> None:
+    left, done = list(waiting), []
+    while left:
+        batch = next_batch(left, max_tokens)
+        left = [item for item in left if item not in batch]
+        done += batch
+    for session in {item.round.session for item in waiting}:
+        arrived = [item for item in waiting if item.round.session == session]
+        assert [item for item in done if item.round.session == session] == arrived
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    source = ModelSource.resolve(str(save_llama(tmp_path_factory.mktemp("model"), layers=1, hidden=16)))
+    return load_stage(source, Span(0, 1))
+
+
+def open_session(stage: Stage, i: int) -> Session:
+    return Session(session_id(i), "client", stage.span, "client", None, Sampling(), stage.new_cache())
+
+
+def work(stage: Stage, jobs: list[Job], *, drop: bytes | None = None) -> list[tuple[Job, Outcome | None]]:
+    """What a worker delivers for jobs that all wait when it starts, until it delivers no more."""
+
+    async def deliver_all() -> list[tuple[Job, Outcome | None]]:
+        delivered: list[tuple[Job, Outcome | None]] = []
+        with ThreadPoolExecutor(1) as thread:
+            worker = Worker(Engine(stage), thread, lambda job, outcome: delivered.append((job, outcome)), 64)
+            for job in jobs:
+                worker.submit(job)
+            if drop is not None:
+                worker.drop(drop)
+            running = asyncio.create_task(worker.run())
+            for _ in range(200):
+                await asyncio.sleep(0.005)
+                if len(delivered) >= len(jobs):
+                    break
+            running.cancel()
+            await asyncio.wait([running])
+        return delivered
+
+    return asyncio.run(deliver_all())
+
+
+def job_of(session: Session, number: int, position: int, tokens: tuple[int, ...]) -> Job:
+    return Job(session, Round(session.id, number, position, tokens, 0, True), None, (), tokens)
+
+
+def test_worker_answers_every_round_of_every_session(stage: Stage) -> None:
+    sessions = [open_session(stage, i) for i in range(3)]
+    jobs = [job_of(session, number, number, (5,)) for number in range(3) for session in sessions]
+    delivered = work(stage, jobs)
+    assert {(job.session.id, job.round.number) for job, _ in delivered} == {
+        (job.session.id, job.round.number) for job in jobs
+    }
+    assert all(outcome is not None and len(outcome.tokens) == 1 for _, outcome in delivered)
+
+
+def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:
+    """A repeated round is the same bytes; it gets the same answer, and gets one."""
+    session = open_session(stage, 1)
+    delivered = work(stage, [job_of(session, 0, 0, (3, 4)), job_of(session, 0, 0, (3, 4))])
+    assert len(delivered) == 2
+    assert len({outcome.tokens for _, outcome in delivered if outcome}) == 1
+
+
+def test_worker_survives_a_batch_that_fails(stage: Stage) -> None:
+    good, bad = open_session(stage, 1), open_session(stage, 2)
+    for i in (0, 1):
+        delivered = work(stage, [job_of(bad, 0, 100, (3,)), job_of(good, 1 + i, i, (4,))])
+        outcomes = {job.session.id: outcome for job, outcome in delivered}
+        assert outcomes[bad.id] is None
+        assert outcomes.keys() == {good.id, bad.id}
+
+
+def test_worker_forgets_the_rounds_of_a_dropped_session(stage: Stage) -> None:
+    kept, dropped = open_session(stage, 1), open_session(stage, 2)
+    delivered = work(stage, [job_of(dropped, 0, 0, (3,)), job_of(kept, 0, 0, (4,))], drop=dropped.id)
+    assert [job.session.id for job, _ in delivered] == [kept.id]

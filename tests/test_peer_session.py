@@ -1,0 +1,153 @@
+"""One session's law: which rounds may run, and that a refused one leaves no trace."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peer.session import Refusal, Session
+from swarm.model.cache import KVCache
+from swarm.model.source import ModelInfo
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling
+from swarm.wire import Round
+
+MODEL = ModelInfo(
+    num_layers=4, hidden_size=8, vocab_size=50, max_positions=32, family="llama", config_hash="0" * 64
+)
+ID = b"s" * 16
+FEEDER = "the peer before"
+
+
+def new_session() -> Session:
+    span = Span(1, 3)
+    return Session(
+        id=ID,
+        client="the client",
+        span=span,
+        source=FEEDER,
+        downstream=None,
+        sampling=Sampling(),
+        cache=KVCache(span),
+    )
+
+
+def round_at(position: int, tokens: tuple[int, ...], number: int = 0, num_drafts: int = 0) -> Round:
+    return Round(ID, number, position, tokens, num_drafts, judged=True)
+
+
+def session_with(*tokens: int, number: int = 3) -> Session:
+    session = new_session()
+    session.admit(round_at(0, tokens, number))
+    return session
+
+
+def state(session: Session) -> dict[str, Any]:
+    content = {field.name: getattr(session, field.name) for field in fields(session)}
+    return content | {"tokens": list(session.tokens), "cached": session.cache.length}
+
+
+@pytest.mark.parametrize(
+    ("round", "sender", "reason"),
+    [
+        (round_at(3, (4,), 4), "the client", "another peer"),
+        (round_at(3, (4,), 4), "a stranger", "another peer"),
+        (round_at(3, (4,), 2), FEEDER, "round 2 comes after round 3"),
+        (round_at(4, (4,), 4), FEEDER, "gap after 3 tokens"),
+        (round_at(31, (4,), 4), FEEDER, "gap after 3 tokens"),
+        (round_at(3, (4,) * 30, 4), FEEDER, "context ends at 32"),
+        (round_at(0, (4,) * 33, 4), FEEDER, "context ends at 32"),
+        (round_at(3, (4, 50, 4), 4), FEEDER, "token 50 is not in the vocabulary"),
+    ],
+    ids=[
+        "client instead of feeder",
+        "stranger",
+        "older round",
+        "gap",
+        "gap at the end",
+        "beyond the context",
+        "longer than the context",
+        "unknown token",
+    ],
+)
+def test_refused_round_leaves_session_unchanged(round: Round, sender: str, reason: str) -> None:
+    session = session_with(1, 2, 3)
+    before = state(session)
+    with pytest.raises(Refusal, match=reason):
+        session.check(round, sender, MODEL)
+    assert state(session) == before
+
+
+@pytest.mark.parametrize(
+    ("round", "tokens"),
+    [
+        (round_at(3, (4, 5), 4), [1, 2, 3, 4, 5]),
+        (round_at(2, (9,), 4), [1, 2, 9]),
+        (round_at(1, (8,), 4), [1, 8]),
+        (round_at(0, (7, 7, 7, 7), 4), [7, 7, 7, 7]),
+        (round_at(3, (4,), 3), [1, 2, 3, 4]),
+        (round_at(3, (49,) * 29, 1000), [1, 2, 3, *[49] * 29]),
+    ],
+    ids=["continues", "overwrites", "cuts back", "begins anew", "same number again", "fills the context"],
+)
+def test_admitted_round_becomes_the_text_from_its_position_on(round: Round, tokens: list[int]) -> None:
+    session = session_with(1, 2, 3)
+    session.check(round, FEEDER, MODEL)
+    session.admit(round)
+    assert session.tokens == tokens
+    assert session.last_number == round.number
+
+
+def test_repeated_round_is_taken_again_and_changes_nothing() -> None:
+    session = session_with(1, 2, 3)
+    again = round_at(3, (4, 5), 4)
+    for _ in range(3):
+        session.check(again, FEEDER, MODEL)
+        session.admit(again)
+        assert session.tokens == [1, 2, 3, 4, 5]
+
+
+def test_check_alone_changes_nothing() -> None:
+    session = session_with(1, 2, 3)
+    before = state(session)
+    session.check(round_at(3, (4, 5), 4), FEEDER, MODEL)
+    assert state(session) == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 8),
+            st.integers(0, 40),
+            st.lists(st.integers(0, 55), min_size=1, max_size=12),
+            st.sampled_from([FEEDER, FEEDER, FEEDER, "a stranger"]),
+        ),
+        max_size=12,
+    )
+)
+def test_any_history_follows_the_law(history: list[tuple[int, int, list[int], str]]) -> None:
+    session = new_session()
+    text: list[int] = []
+    last = -1
+    for number, position, tokens, sender in history:
+        round = round_at(position, tuple(tokens), number)
+        is_lawful = (
+            sender == FEEDER
+            and number >= last
+            and position <= len(text)
+            and position + len(tokens) <= MODEL.max_positions
+            and max(tokens) < MODEL.vocab_size
+        )
+        if is_lawful:
+            session.check(round, sender, MODEL)
+            session.admit(round)
+            text, last = text[:position] + tokens, number
+        else:
+            with pytest.raises(Refusal):
+                session.check(round, sender, MODEL)
+        assert session.tokens == text

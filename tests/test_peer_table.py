@@ -1,0 +1,296 @@
+"""The table of sessions, with a real stage: who gets in, what memory is counted, and when it is free again."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from peer.compute import Engine, Job
+from peer.session import Refusal, Session
+from peer.table import SessionTable
+from swarm.model.cache import PIECE
+from swarm.model.loading import load_stage
+from swarm.model.source import ModelSource
+from swarm.model.stage import Stage
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling
+from swarm.wire import Contact, Open, Round
+from tests.models import VOCAB, save_llama
+
+FINGERPRINT = "a" * 64
+CLIENT = "the client"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    return ModelSource.resolve(str(save_llama(tmp_path_factory.mktemp("target"), hidden=16)))
+
+
+@pytest.fixture(scope="module")
+def first(source: ModelSource) -> Stage:
+    """Layers 0:2 of 4."""
+    return load_stage(source, Span(0, 2))
+
+
+@pytest.fixture(scope="module")
+def last(source: ModelSource) -> Stage:
+    """Layers 2:4 of 4."""
+    return load_stage(source, Span(2, 4))
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def table_of(stage: Stage, tokens: int = 10_000, sessions: int = 4, clock: Clock | None = None) -> SessionTable:
+    return SessionTable(
+        stage,
+        FINGERPRINT,
+        max_cache_bytes=tokens * stage.cache_bytes_per_token,
+        max_sessions=sessions,
+        clock=clock or Clock(),
+    )
+
+
+def request(i: int = 0, **changes: Any) -> Open:
+    """A good request to a first peer that serves 0:2."""
+    fields_: dict[str, Any] = {
+        "session": i.to_bytes(16, "big"),
+        "fingerprint": FINGERPRINT,
+        "start": 0,
+        "end": 2,
+        "upstream": None,
+        "downstream": Contact("next"),
+        "sampling": Sampling(),
+    }
+    return Open(**fields_ | changes)
+
+
+def to_last(i: int = 0, **changes: Any) -> Open:
+    """A good request to a last peer that serves 2:4."""
+    return request(i, **{"start": 2, "end": 4, "upstream": "before", "downstream": None} | changes)
+
+
+def round_of(session: Session, tokens: int, position: int = 0, number: int = 0) -> Round:
+    return Round(session.id, number, position, (1,) * tokens, 0, True)
+
+
+def state(table: SessionTable) -> Any:
+    """All that the table and its sessions know."""
+    return table.free_tokens, [
+        {field.name: getattr(session, field.name) for field in fields(session)} | {"tokens": list(session.tokens)}
+        for session in table
+    ]
+
+
+def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> None:
+    for stage, wanted in ((first, request()), (first, request(1, end=1)), (last, to_last())):
+        table = table_of(stage)
+        session = table.open(wanted, CLIENT)
+        assert table.find(wanted.session) is session
+        assert list(table) == [session]
+        assert len(table) == 1
+        assert session.client == CLIENT
+        assert session.span == Span(wanted.start, wanted.end)
+        assert session.source == (wanted.upstream or CLIENT)
+        assert session.downstream == wanted.downstream
+        assert session.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"fingerprint": "b" * 64}, "serves model"),
+        ({"start": 0, "end": 3}, "serves layers 0:2"),
+        ({"start": 2, "end": 4, "upstream": "before", "downstream": None}, "serves layers 0:2"),
+        ({"upstream": "before"}, "fed by the client"),
+        ({"start": 1}, "fed by the client"),
+        ({"downstream": None}, "ends the chain"),
+        ({"session": (7).to_bytes(16, "big")}, "open already"),
+    ],
+    ids=[
+        "another model",
+        "a layer too many",
+        "other layers",
+        "first with a peer before it",
+        "later without",
+        "no next peer",
+        "twice",
+    ],
+)
+def test_refused_open_changes_nothing(changes: dict[str, Any], reason: str, first: Stage) -> None:
+    table = table_of(first)
+    session = table.open(request(7), CLIENT)
+    table.admit(session, round_of(session, 5), CLIENT)
+    before = state(table)
+    with pytest.raises(Refusal, match=reason) as refusal:
+        table.open(request(**changes) if "session" in changes else request(1, **changes), CLIENT)
+    assert state(table) == before
+    assert "\n" not in str(refusal.value)
+
+
+def test_last_hop_with_a_next_peer_is_refused(last: Stage) -> None:
+    table = table_of(last)
+    with pytest.raises(Refusal, match="ends the chain"):
+        table.open(to_last(downstream=Contact("next")), CLIENT)
+    assert len(table) == 0
+
+
+def test_full_table_refuses_until_a_session_closes(first: Stage) -> None:
+    table = table_of(first, sessions=2)
+    for i in range(2):
+        table.open(request(i), CLIENT)
+    before = state(table)
+    with pytest.raises(Refusal, match="full: 2 sessions"):
+        table.open(request(2), CLIENT)
+    assert state(table) == before
+    table.close(request(0).session)
+    assert table.open(request(2), CLIENT).id == request(2).session
+
+
+def test_session_that_is_not_open_is_refused_and_closing_it_is_no_error(first: Stage) -> None:
+    table = table_of(first)
+    for _ in range(2):
+        with pytest.raises(Refusal, match="no such session"):
+            table.find(bytes(16))
+        table.close(bytes(16))
+
+
+def test_memory_is_counted_as_the_text_grows_and_freed_on_close(first: Stage) -> None:
+    table = table_of(first, tokens=10 * PIECE)
+    one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
+    assert table.free_tokens == 10 * PIECE
+    table.admit(one, round_of(one, 1), CLIENT)
+    assert table.free_tokens == 9 * PIECE
+    table.admit(one, round_of(one, PIECE - 1, 1), CLIENT)
+    assert table.free_tokens == 9 * PIECE
+    table.admit(two, round_of(two, 2 * PIECE), CLIENT)
+    assert table.free_tokens == 7 * PIECE
+    table.close(one.id)
+    assert table.free_tokens == 8 * PIECE
+    table.close(two.id)
+    assert table.free_tokens == 10 * PIECE
+
+
+def test_rolled_back_text_keeps_its_memory(first: Stage) -> None:
+    table = table_of(first, tokens=10 * PIECE)
+    session = table.open(request(), CLIENT)
+    table.admit(session, round_of(session, 3 * PIECE), CLIENT)
+    table.admit(session, round_of(session, 1, 1), CLIENT)
+    assert session.tokens == [1, 1]
+    assert table.free_tokens == 7 * PIECE
+
+
+def test_session_of_part_of_the_span_takes_its_part_of_the_memory(first: Stage) -> None:
+    table = table_of(first, tokens=10 * PIECE)
+    session = table.open(request(end=1), CLIENT)
+    table.admit(session, round_of(session, 4 * PIECE), CLIENT)
+    assert table.free_tokens == 8 * PIECE
+
+
+def test_round_without_memory_is_refused_and_changes_nothing(first: Stage) -> None:
+    table = table_of(first, tokens=2 * PIECE)
+    one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
+    table.admit(one, round_of(one, PIECE), CLIENT)
+    before = state(table)
+    for session, round in ((two, round_of(two, PIECE + 1)), (one, round_of(one, PIECE + 1, PIECE, 1))):
+        with pytest.raises(Refusal, match="no cache memory"):
+            table.admit(session, round, CLIENT)
+        assert state(table) == before
+    table.admit(two, round_of(two, PIECE), CLIENT)
+    assert table.free_tokens == 0
+    table.close(one.id)
+    assert table.free_tokens == PIECE
+
+
+def test_unlawful_round_is_refused_and_changes_nothing(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, clock=clock)
+    session = table.open(request(), CLIENT)
+    table.admit(session, round_of(session, 5, number=2), CLIENT)
+    clock.now += 5
+    before = state(table)
+    wrong = [
+        (round_of(session, 200, 0, 2), "a stranger"),
+        (round_of(session, 200, 0, 1), CLIENT),
+        (round_of(session, 200, 6, 2), CLIENT),
+        (round_of(session, 2048, 5, 2), CLIENT),
+        (Round(session.id, 2, 5, (VOCAB,), 0, True), CLIENT),
+    ]
+    for round, sender in wrong:
+        with pytest.raises(Refusal):
+            table.admit(session, round, sender)
+        assert state(table) == before
+
+
+def test_idle_sessions_are_those_unused_for_that_long(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, clock=clock)
+    one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
+    assert table.idle(10) == []
+    clock.now += 8
+    table.admit(one, round_of(one, 1), CLIENT)
+    clock.now += 8
+    assert table.idle(10) == [two]
+    clock.now += 8
+    assert table.idle(10) == [one, two]
+    assert len(table) == 2  # found, not closed
+
+
+def run(stage: Stage, session: Session, rounds: list[Round]) -> None:
+    """What the worker does with admitted rounds, one after the other."""
+    engine = Engine(stage)
+    for round in rounds:
+        engine.run([Job(session, round, None, ())])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(1, 600), min_size=1, max_size=3), min_size=1, max_size=2), st.integers(1, 2))
+@example([[600, 50]], 2)
+def test_caches_never_hold_more_than_was_counted(first: Stage, bursts: list[list[int]], end: int) -> None:
+    """The rounds of a burst, as the chunks of a long prefill, are all admitted before the first one runs."""
+    table = table_of(first)
+    session = table.open(request(end=end), CLIENT)
+    whole = table.free_tokens
+    for burst in bursts:
+        rounds = []
+        for size in burst:
+            rounds.append(round_of(session, size, len(session.tokens), session.last_number + 1))
+            table.admit(session, rounds[-1], CLIENT)
+        run(first, session, rounds)
+        counted = (whole - table.free_tokens) * first.cache_bytes_per_token
+        assert session.cache.num_bytes <= counted
+
+
+def test_count_is_what_the_caches_really_take(first: Stage) -> None:
+    table = table_of(first)
+    session = table.open(request(), CLIENT)
+    whole = table.free_tokens
+    for size in (1, 70, 300, 1):
+        round = round_of(session, size, len(session.tokens), session.last_number + 1)
+        table.admit(session, round, CLIENT)
+        run(first, session, [round])
+        assert session.cache.num_bytes == (whole - table.free_tokens) * first.cache_bytes_per_token
+        assert session.cache.length == len(session.tokens)
+
+
+def test_count_of_a_later_peer_is_measured_too(last: Stage) -> None:
+    table = table_of(last)
+    session = table.open(to_last(), CLIENT)
+    round = round_of(session, 100)
+    table.admit(session, round, "before")
+    states = torch.zeros(100, last.info.hidden_size).numpy().tobytes()
+    (outcome,) = Engine(last).run([Job(session, round, states, (), (1,) * 100)])
+    assert len(outcome.tokens) == 1
+    assert session.cache.num_bytes == (10_000 - table.free_tokens) * last.cache_bytes_per_token
