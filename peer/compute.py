@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from swarm.span import Span
 from swarm.speculation.acceptance import match
 from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
+
+log = logging.getLogger("specswarm")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +43,14 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A job that came to nothing. `culprit` is the peer id of whoever is at fault; None: this peer itself."""
+
+    reason: str
+    culprit: str | None = None
+
+
 class Engine:
     """Runs jobs on a stage, or on the parts of it that sessions use."""
 
@@ -47,8 +58,22 @@ class Engine:
         self._parts = {stage.span: stage}
         self._whole = stage
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """One outcome per job, in order; jobs of the same layers share a forward pass."""
+    def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
+        """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
+        try:
+            return list(self._run(jobs))
+        except Exception:
+            if len(jobs) > 1:
+                return [result for job in jobs for result in self.run([job])]
+            if not _is_finite(jobs[0], self._whole.dtype):
+                return [Failure("its hidden states are not finite", culprit=jobs[0].session.source)]
+            log.exception(
+                "a round failed"
+            )  # a bug of ours, or no memory; nobody else is blamed, and the peer lives
+            return [Failure("it failed inside; its log has the cause")]
+
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Jobs of the same layers share a forward pass."""
         outcomes: dict[int, Outcome] = {}
         for span in dict.fromkeys(job.session.span for job in jobs):
             chosen = [i for i, job in enumerate(jobs) if job.session.span == span]
@@ -87,9 +112,15 @@ def _slice(stage: Stage, job: Job) -> Slice:
     )
 
 
+def _is_finite(job: Job, dtype: torch.dtype) -> bool:
+    return job.states is None or bool(from_bytes(job.states, dtype, (-1,)).isfinite().all())
+
+
 def _judge(job: Job, logits: Tensor) -> tuple[int, ...]:
     """The verdict's tokens; logits: [num_drafts + 1, vocab], or [0, vocab] for a chunk of a prefill."""
     if not job.round.judged:
         return ()
+    if logits.isnan().any():
+        raise ValueError("logits are not numbers")
     drafts = job.round.tokens[len(job.round.tokens) - job.round.num_drafts :]
     return tuple(match(logits, job.context, drafts, job.session.sampling))

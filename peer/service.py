@@ -11,7 +11,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from peer.compute import Engine, Job, Outcome
+from peer.compute import Engine, Failure, Job, Outcome
 from peer.links import Links, Outbox
 from peer.session import Refusal, Session
 from peer.table import SessionTable
@@ -165,19 +165,20 @@ class PeerService:
         context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if judged_here else ()
         self._worker.submit(Job(session, round, states, compute, context))
 
-    def _deliver(self, job: Job, outcome: Outcome | None) -> None:
+    def _deliver(self, job: Job, result: Outcome | Failure) -> None:
         """Bring a result on its way; the session may have ended meanwhile."""
         session, round = job.session, job.round
         reply = self._replies.get(session.id)
         if reply is None:
             return
-        if outcome is None:
-            reply.post(Broken(session.id, self._transport.peer_id, "it failed inside; its log has the cause"))
-        elif session.downstream is not None and outcome.states is not None:
-            compute = (*job.compute, outcome.seconds)
-            self._links.push(session.downstream, Hidden(round, self._dtype, outcome.states, compute))
-        elif outcome.tokens:
-            reply.post(Verdict(session.id, round.number, outcome.tokens, (*job.compute, outcome.seconds)))
+        if isinstance(result, Failure):
+            reply.post(Broken(session.id, result.culprit or self._transport.peer_id, result.reason))
+            return
+        compute = (*job.compute, result.seconds)
+        if session.downstream is not None and result.states is not None:
+            self._links.push(session.downstream, Hidden(round, self._dtype, result.states, compute))
+        elif result.tokens:
+            reply.post(Verdict(session.id, round.number, result.tokens, compute))
 
     def _on_link_lost(self, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""

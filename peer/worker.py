@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from peer.batching import next_batch
-from peer.compute import Engine, Job, Outcome
-
-log = logging.getLogger("specswarm")
+from peer.compute import Engine, Failure, Job, Outcome
 
 
 class Worker:
-    """Owns the queue. `deliver(job, outcome)` is called in the event loop; an outcome of None means our own fault."""
+    """Owns the queue; `deliver(job, result)` is called in the event loop."""
 
     def __init__(
         self,
         engine: Engine,
         thread: ThreadPoolExecutor,
-        deliver: Callable[[Job, Outcome | None], None],
+        deliver: Callable[[Job, Outcome | Failure], None],
         max_batch_tokens: int,
     ) -> None:
         self._engine = engine
@@ -44,19 +41,10 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            batch = next_batch(self._waiting, self._max_batch_tokens) if self._waiting else []
+            batch = next_batch(self._waiting, self._max_batch_tokens)
             self._waiting = [job for job in self._waiting if job not in batch]
             if not self._waiting:
                 self._arrived.clear()
-            if not batch:
-                continue
-            outcomes = await loop.run_in_executor(self._thread, self._compute, batch)
-            for job, outcome in zip(batch, outcomes, strict=True):
-                self._deliver(job, outcome)
-
-    def _compute(self, batch: list[Job]) -> list[Outcome | None]:
-        try:
-            return list(self._engine.run(batch))
-        except Exception:  # a bug of ours, or no memory: these rounds fail, the peer lives, nobody else is blamed
-            log.exception("a batch of %d rounds failed", len(batch))
-            return [None] * len(batch)
+            results = await loop.run_in_executor(self._thread, self._engine.run, batch)
+            for job, result in zip(batch, results, strict=True):
+                self._deliver(job, result)
