@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,11 +38,11 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file wit
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
 
-def main() -> None:
-    """Entry point of the command."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the command; `arguments` are those of the process unless given. Ends by SystemExit."""
     console.quiet_libraries()
     try:
-        app()
+        app(args=arguments, prog_name="specswarm")
     except SpecswarmError as error:
         console.fail(error)
 

@@ -56,7 +56,7 @@ def quiet_libraries() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("specswarm")
-    log.addHandler(handler)
+    log.handlers[:] = [handler]
     log.setLevel(os.environ.get("SPECSWARM_LOGLEVEL", "INFO"))
     log.propagate = False
 

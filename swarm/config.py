@@ -44,7 +44,8 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or section
         where = f"{file}: " if file else ""
-        raise UsageError(f"{where}{key}: {first['msg']}{_HINTS.get(key, '')}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}{key}: {message}{_HINTS.get(key, '')}") from None
 
 
 def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:

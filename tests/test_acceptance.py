@@ -115,10 +115,8 @@ def test_first_wrong_draft_is_replaced_by_the_targets_own_token(
 def test_distribution_of_two_tokens_is_exact_with_speculation(is_good: bool, options: dict[str, float]) -> None:
     vocab, samples, prompt = 4, 20_000, (0,)
     model = table_model(42, vocab)
-    rank = -1 if is_good else 0
-    first = int(model(prompt).argsort()[rank])
-    drafts = [first, int(model((*prompt, first)).argsort()[rank])]
-    rows = torch.stack([model((*prompt, *drafts[:i])) for i in range(3)])
+    drafts = [int(model(prompt).argsort()[-1 if is_good else 0])]
+    rows = torch.stack([model(prompt), model((*prompt, *drafts))])
     counts: Counter[tuple[int, ...]] = Counter()
     accepted = 0
     for seed in range(samples):
@@ -129,7 +127,7 @@ def test_distribution_of_two_tokens_is_exact_with_speculation(is_good: bool, opt
             tokens += verify(model, (*prompt, *tokens), [], sampling)
         counts[tuple(tokens[:2])] += 1
     expected = two_token_probabilities(model, prompt, Sampling(**options), vocab)
-    assert (accepted > 0.5 * samples) == is_good
+    assert (accepted > 0.4 * samples) == is_good
     assert counts.keys() <= expected.keys()
     observed = [counts[pair] for pair in expected]
     assert chisquare(observed, [samples * share for share in expected.values()]).pvalue > 1e-3

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from specswarm.cli import app
+from specswarm.cli import main
 from specswarm.processes import LOOPBACK, local_swarm
 from tests.models import save_llama
 
@@ -37,16 +40,33 @@ def initial_peer(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield initial_peers[0]
 
 
+@dataclass
+class Result:
+    """How a command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    """Run the command as a shell would, in this process."""
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Result(code, stdout.getvalue(), stderr.getvalue())
 
 
 def complaint(result: Result, code: int) -> str:
-    """The one line on standard error."""
-    assert result.exit_code == code, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("specswarm: ")]
+    """The one line on standard error, beside the peer's log."""
+    assert result.exit_code == code, result
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d |$", line)]
     assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.output
+    assert lines[0].startswith("specswarm: ")
     return lines[0]
 
 

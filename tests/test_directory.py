@@ -131,6 +131,17 @@ def test_withdrawn_announcement_vanishes_alone(place: Place, identities: list[Id
     assert place.peers_of() == place.all_peers() == [stayer]
 
 
+def test_joining_peer_is_found_only_by_who_asks_for_it(place: Place, identities: list[Identity]) -> None:
+    serving, joining = announcement(identities[0]), announcement(identities[1], state="joining")
+    place.publish(serving, identities[0])
+    place.publish(joining, identities[1])
+    assert place.peers_of() == place.all_peers() == [serving]
+    both = asyncio.run(place.directory.peers_of(MODEL, joining=True))
+    assert {found.peer_id for found in both} == {serving.peer_id, joining.peer_id}
+    place.withdraw(joining, identities[1])
+    assert asyncio.run(place.directory.peers_of(MODEL, joining=True)) == [serving]
+
+
 def test_old_announcement_put_back_after_leaving_stays_away(place: Place, identities: list[Identity]) -> None:
     leaver = announcement(identities[0])
     place.publish(leaver, identities[0])

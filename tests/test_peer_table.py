@@ -255,8 +255,8 @@ def run(stage: Stage, session: Session, rounds: list[Round]) -> None:
         engine.run([Job(session, round, None, ())])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.integers(1, 600), min_size=1, max_size=3), min_size=1, max_size=2), st.integers(1, 2))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(1, 340), min_size=1, max_size=3), min_size=1, max_size=2), st.integers(1, 2))
 @example([[600, 50]], 2)
 def test_caches_never_hold_more_than_was_counted(first: Stage, bursts: list[list[int]], end: int) -> None:
     """The rounds of a burst, as the chunks of a long prefill, are all admitted before the first one runs."""

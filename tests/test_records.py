@@ -69,7 +69,13 @@ def fields(identity: Identity) -> dict[str, Any]:
 
 
 def test_signed_record_is_read_back(identity: Identity) -> None:
-    for changes in ({}, {"quantize": "nf4"}, {"leaving": True}, {"maddrs": (), "links": {}, "start": 0, "end": 8}):
+    for changes in (
+        {},
+        {"quantize": "nf4"},
+        {"state": "left"},
+        {"state": "joining"},
+        {"maddrs": (), "links": {}, "start": 0, "end": 8},
+    ):
         original = announcement(identity.peer_id, **changes)
         assert records.read(records.sign(original, identity)) == original
 
@@ -146,7 +152,7 @@ def test_oversized_record_is_refused_though_signed(identity: Identity) -> None:
         {"maddrs": ["/" * 257]},
         {"maddrs": [1]},
         {"version": "v" * 33},
-        {"leaving": "perhaps"},
+        {"state": "perhaps"},
         {"expires": -1},
         {"expires": "later"},
     ],
@@ -161,7 +167,7 @@ def test_announcement_beyond_the_schema_is_refused_though_signed(
 
 
 def test_announcement_without_a_field_is_refused(identity: Identity) -> None:
-    for name in fields(identity).keys() - {"leaving"}:
+    for name in fields(identity).keys() - {"state"}:
         rest = {key: value for key, value in fields(identity).items() if key != name}
         with pytest.raises(BadMessage, match="malformed"):
             records.read(signed(json.dumps(rest).encode(), identity))

@@ -35,7 +35,7 @@ peer_ids = st.text(min_size=1, max_size=128)
 counts = st.integers(0, 1 << 31)
 reasons = st.text(max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
-seconds = st.lists(st.floats(0, 1e9), max_size=8).map(tuple)
+seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
 contacts = st.builds(Contact, peer_ids, st.lists(st.text(max_size=256), max_size=4).map(tuple))
 samplings = st.builds(
     Sampling,

@@ -1,0 +1,247 @@
+"""The choice of a chain: of least trip time, counted out by hand over all chains there are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from client.routing import UNKNOWN_LINK, Hop, plan, stage_seconds
+from swarm.errors import ChainLost
+from swarm.records import Announcement
+from swarm.span import Span
+from swarm.wire import Contact
+
+
+def peer(name: str, start: int, end: int, **changes: Any) -> Announcement:
+    return Announcement.model_validate(
+        {
+            "peer_id": name,
+            "maddrs": (f"/dns/{name}",),
+            "model": "m",
+            "fingerprint": "a" * 64,
+            "config_hash": "b" * 64,
+            "num_layers": 100,
+            "start": start,
+            "end": end,
+            "dtype": "float32",
+            "quantize": None,
+            "step_seconds": 0.01,
+            "token_seconds": 0.001,
+            "free_tokens": 100,
+            "max_round": 512,
+            "links": {},
+            "version": "0",
+            "expires": 0,
+            **changes,
+        }
+    )
+
+
+Chain = list[tuple[str, int, int]]
+"""Who serves which layers, in order."""
+
+
+def chain_of(hops: Sequence[Hop]) -> Chain:
+    return [(hop.contact.peer_id, hop.span.start, hop.span.end) for hop in hops]
+
+
+def trip_time(
+    chain: Chain, peers: Mapping[str, Announcement], round_trips: Mapping[str, float], tokens: int
+) -> float:
+    """From the definition: out, every stage, every link between, back."""
+    total = round_trips[chain[0][0]] / 2 + round_trips[chain[-1][0]] / 2
+    for name, start, end in chain:
+        one = peers[name]
+        total += (one.step_seconds + (tokens - 1) * one.token_seconds) * (end - start) / (one.end - one.start)
+    for (before, *_), (after, *_) in itertools.pairwise(chain):
+        measured = [peers[before].links.get(after), peers[after].links.get(before)]
+        total += min((link / 2 for link in measured if link is not None), default=UNKNOWN_LINK)
+    return total
+
+
+def all_chains(num_layers: int, peers: Sequence[Announcement]) -> Iterator[Chain]:
+    """Every chain over these peers, each at most once, cut at the ends of spans."""
+    boundaries = sorted({0, num_layers}.union(*({p.start, p.end} for p in peers)))
+
+    def extended(chain: Chain, done: int) -> Iterator[Chain]:
+        if done == num_layers:
+            yield chain
+        used = {name for name, *_ in chain}
+        for one in peers:
+            if one.peer_id not in used and one.start <= done:
+                for end in boundaries:
+                    if done < end <= one.end:
+                        yield from extended([*chain, (one.peer_id, done, end)], end)
+
+    return extended([], 0)
+
+
+@st.composite
+def swarms(draw: st.DrawFn) -> tuple[int, list[Announcement], dict[str, float], int]:
+    """Layers, peers, round trips to them, tokens of a round; some links are measured, by either side or by both."""
+    num_layers = draw(st.integers(1, 5))
+    names = "ABCD"[: draw(st.integers(1, 4))]
+    seconds = st.sampled_from([0.0, 0.001, 0.01, 0.03, 0.1, 0.3]) | st.floats(0, 0.5)
+    peers = []
+    for name in names:
+        start, end = draw(st.lists(st.integers(0, num_layers), min_size=2, max_size=2, unique=True).map(sorted))
+        others = st.sampled_from(sorted({*names, "Z"} - {name}))
+        links = draw(st.dictionaries(others, seconds, max_size=4))
+        speed = {"step_seconds": draw(seconds), "token_seconds": draw(seconds) / 10}
+        peers.append(peer(name, start, end, links=links, **speed))
+    round_trips = draw(st.fixed_dictionaries(dict.fromkeys(names, seconds)))
+    return num_layers, peers, round_trips, draw(st.integers(1, 9))
+
+
+FAST_IN_THE_MIDDLE = (
+    4,
+    [
+        peer("slow", 0, 4, step_seconds=0.4, links={"fast": 0.002, "end": 0.02}),
+        peer("fast", 1, 3, step_seconds=0.002, links={"end": 0.02}),
+        peer("end", 3, 4, step_seconds=0.15),
+    ],
+    {"slow": 0.01, "fast": 0.01, "end": 0.01},
+    1,
+)
+"""The best walk goes slow, fast, slow; no chain may. The best chain is slow, fast, end."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(swarms())
+@example(FAST_IN_THE_MIDDLE)
+def test_no_chain_has_a_shorter_trip(swarm: tuple[int, list[Announcement], dict[str, float], int]) -> None:
+    num_layers, peers, round_trips, tokens = swarm
+    known = {one.peer_id: one for one in peers}
+    times = [trip_time(chain, known, round_trips, tokens) for chain in all_chains(num_layers, peers)]
+    if not times:
+        with pytest.raises(ChainLost):
+            plan(num_layers, peers, round_trips, tokens=tokens)
+        return
+    chosen = chain_of(plan(num_layers, peers, round_trips, tokens=tokens))
+    assert trip_time(chosen, known, round_trips, tokens) == pytest.approx(min(times), abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(swarms(), st.sets(st.sampled_from("ABCD"), max_size=2), st.sets(st.sampled_from("ABCD"), max_size=2))
+def test_chain_is_whole_and_uses_only_peers_it_may(
+    swarm: tuple[int, list[Announcement], dict[str, float], int], excluded: set[str], unreachable: set[str]
+) -> None:
+    num_layers, peers, round_trips, tokens = swarm
+    allowed = {one.peer_id: one for one in peers if one.peer_id not in excluded | unreachable}
+    reached = {name: seconds for name, seconds in round_trips.items() if name not in unreachable}
+    missing = set(range(num_layers)).difference(*(range(one.start, one.end) for one in allowed.values()))
+    try:
+        hops = plan(num_layers, peers, reached, tokens=tokens, excluded=excluded)
+    except ChainLost:
+        assert missing
+        return
+    assert [hop.span.start for hop in hops] == [0, *(hop.span.end for hop in hops[:-1])]
+    assert hops[-1].span.end == num_layers
+    assert len({hop.contact.peer_id for hop in hops}) == len(hops)
+    for hop in hops:
+        assert hop.span in allowed[hop.contact.peer_id].span
+        assert hop.contact == allowed[hop.contact.peer_id].contact
+        assert hop.max_round == allowed[hop.contact.peer_id].max_round
+
+
+def test_way_back_counts() -> None:
+    peers = [peer("first", 0, 2), peer("near", 2, 4), peer("far", 2, 4, step_seconds=0.0)]
+    for one in peers[1:]:
+        one.links["first"] = 0.02
+    round_trips = {"first": 0.02, "near": 0.02, "far": 0.2}
+    assert chain_of(plan(4, peers, round_trips, tokens=1))[-1][0] == "near"
+    round_trips["far"] = 0.02
+    assert chain_of(plan(4, peers, round_trips, tokens=1))[-1][0] == "far"
+
+
+@pytest.mark.parametrize("measured_by", ["the one before", "the one after", "both"])
+def test_measured_link_of_either_side_is_used(measured_by: str) -> None:
+    peers = [peer("first", 0, 2), peer("x", 2, 4), peer("y", 2, 4)]
+    if measured_by != "the one after":
+        peers[0].links["y"] = 0.01
+    if measured_by != "the one before":
+        peers[2].links["first"] = 0.01
+    if measured_by == "both":
+        peers[0].links["y"] = 1.0  # one of the two was unlucky
+    assert chain_of(plan(4, peers, {"first": 0.1, "x": 0.1, "y": 0.1}, tokens=1))[-1][0] == "y"
+
+
+def test_unmeasured_link_is_better_than_a_long_one() -> None:
+    peers = [peer("first", 0, 2, links={"x": 2 * UNKNOWN_LINK + 0.02}), peer("x", 2, 4), peer("y", 2, 4)]
+    assert chain_of(plan(4, peers, {"first": 0.1, "x": 0.1, "y": 0.1}, tokens=1))[-1][0] == "y"
+
+
+def test_peer_serves_the_part_that_is_best() -> None:
+    slow, fast = peer("slow", 0, 4, step_seconds=0.4), peer("fast", 1, 6, step_seconds=0.05)
+    slow.links["fast"] = 0.001
+    assert chain_of(plan(6, [slow, fast], {"slow": 0.01, "fast": 0.01}, tokens=1)) == [
+        ("slow", 0, 1),
+        ("fast", 1, 6),
+    ]
+    quick = peer("slow", 0, 4, step_seconds=0.001, links={"fast": 0.001})
+    assert chain_of(plan(6, [quick, fast], {"slow": 0.01, "fast": 0.01}, tokens=1)) == [
+        ("slow", 0, 4),
+        ("fast", 4, 6),
+    ]
+
+
+def test_size_of_the_round_decides_between_peers() -> None:
+    quick_step = peer("quick step", 0, 4, step_seconds=0.01, token_seconds=0.01)
+    quick_token = peer("quick token", 0, 4, step_seconds=0.05, token_seconds=0.0)
+    round_trips = {"quick step": 0.01, "quick token": 0.01}
+    for tokens, best in ((1, "quick step"), (4, "quick step"), (6, "quick token"), (100, "quick token")):
+        assert chain_of(plan(4, [quick_step, quick_token], round_trips, tokens=tokens)) == [(best, 0, 4)]
+
+
+def test_stage_seconds_are_the_share_of_the_span() -> None:
+    one = peer("one", 2, 6, step_seconds=0.04, token_seconds=0.004)
+    assert math.isclose(stage_seconds(one, 4, 1), 0.04)
+    assert math.isclose(stage_seconds(one, 1, 1), 0.01)
+    assert math.isclose(stage_seconds(one, 2, 6), 0.03)
+
+
+def test_excluded_and_unreachable_peers_are_not_used() -> None:
+    peers = [peer("a", 0, 4), peer("b", 0, 4, step_seconds=0.5), peer("c", 0, 4, step_seconds=1.0)]
+    round_trips = {"a": 0.01, "b": 0.01, "c": 0.01}
+    assert chain_of(plan(4, peers, round_trips, tokens=1)) == [("a", 0, 4)]
+    assert chain_of(plan(4, peers, round_trips, tokens=1, excluded={"a"})) == [("b", 0, 4)]
+    del round_trips["b"]
+    assert chain_of(plan(4, peers, round_trips, tokens=1, excluded={"a"})) == [("c", 0, 4)]
+
+
+def test_peer_met_twice_becomes_one_hop() -> None:
+    around = peer("around", 0, 4, step_seconds=0.4, links={"middle": 0.0})
+    middle = peer("middle", 1, 3, step_seconds=0.0)
+    hops = plan(4, [around, middle], {"around": 0.01, "middle": 0.01}, tokens=1)
+    assert hops == [Hop(Contact("around", ("/dns/around",)), Span(0, 4), 512)]
+
+
+@pytest.mark.parametrize(
+    ("spans", "gaps"),
+    [
+        ([], "0:8"),
+        ([(0, 3)], "3:8"),
+        ([(2, 4), (6, 8)], "0:2, 4:6"),
+        ([(1, 2), (3, 4), (5, 6)], "0:1, 2:3, 4:5, 6:8"),
+        ([(0, 7)], "7:8"),
+    ],
+    ids=str,
+)
+def test_lost_chain_names_the_gaps(spans: list[tuple[int, int]], gaps: str) -> None:
+    peers = [peer(f"p{start}", start, end) for start, end in spans]
+    round_trips = {one.peer_id: 0.01 for one in peers}
+    with pytest.raises(ChainLost, match=f"layers {gaps} of 8") as lost:
+        plan(8, peers, round_trips, tokens=1)
+    assert "\n" not in str(lost.value)
+
+
+def test_lost_chain_names_the_layers_of_excluded_and_unreachable_peers() -> None:
+    peers = [peer("a", 0, 4), peer("b", 4, 6), peer("c", 6, 8)]
+    with pytest.raises(ChainLost, match="layers 4:8 of 8"):
+        plan(8, peers, {"a": 0.01, "c": 0.01}, tokens=1, excluded={"c"})
