@@ -2,7 +2,8 @@
 
 trip time = link to the first peer + every stage's compute + every link between them + link back from the last one.
 A shortest path over (layer boundary, peer) pairs; a peer may serve any stretch of its span that begins and ends at a
-boundary of some peer's span.
+boundary of some peer's span. Where the shortest path comes back to a peer, which a chain cannot, that peer serves all
+that lies between as well: a heuristic, good wherever links cost more than compute.
 """
 
 from __future__ import annotations

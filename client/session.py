@@ -21,7 +21,6 @@ from swarm.wire import (
     SESSION_PROTOCOL,
     Broken,
     Open,
-    Opened,
     Ping,
     Pong,
     Refused,
@@ -29,7 +28,7 @@ from swarm.wire import (
     Verdict,
 )
 
-T = TypeVar("T", Opened, Pong, Verdict)
+T = TypeVar("T", Pong, Verdict)
 
 _PONG_SECONDS = 2.0  # for a peer to show that it is alive, once a verdict is overdue
 
@@ -44,7 +43,7 @@ class ChainSession:
         self._timeout = timeout
         self._id = secrets.token_bytes(16)
         self._number = 0
-        self._inbox: asyncio.Queue[tuple[Hop, Opened | Pong | Verdict | PeerError]] = asyncio.Queue()
+        self._inbox: asyncio.Queue[tuple[Hop, Pong | Verdict | PeerError]] = asyncio.Queue()
         self._listeners = [
             asyncio.create_task(self._listen(hop, stream)) for hop, stream in zip(hops, streams, strict=True)
         ]
@@ -53,12 +52,18 @@ class ChainSession:
     async def open(
         cls, transport: Transport, hops: Sequence[Hop], fingerprint: str, sampling: Sampling, timeout: float
     ) -> ChainSession:
-        """Take a place at all hops at once; each wait is at most `timeout` seconds. Raises PeerLost or PeerRefused."""
-        streams = await _open_streams(transport, hops)
-        session = cls(hops, streams, timeout)
+        """Ask all hops at once to take part; a wait for a verdict will be at most `timeout` seconds.
+
+        No answer is awaited: a hop that refuses says so before its first verdict is due. Raises PeerLost.
+        """
+        session = cls(hops, await _open_streams(transport, hops), timeout)
+        upstreams = [None, *(hop.contact.peer_id for hop in hops[:-1])]
+        downstreams = [*(hop.contact for hop in hops[1:]), None]
         try:
-            await session._open_everywhere(fingerprint, sampling)
-        except BaseException:
+            for hop, stream, before, after in zip(hops, session._streams, upstreams, downstreams, strict=True):
+                span = hop.span
+                await stream.send(Open(session._id, fingerprint, span.start, span.end, before, after, sampling))
+        except PeerLost:
             await session.close()
             raise
         return session
@@ -94,23 +99,6 @@ class ChainSession:
         for listener in self._listeners:
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
-
-    async def _open_everywhere(self, fingerprint: str, sampling: Sampling) -> None:
-        upstreams = [None, *(hop.contact.peer_id for hop in self.hops)]
-        downstreams = [*(hop.contact for hop in self.hops[1:]), None]
-        for hop, stream, upstream, downstream in zip(
-            self.hops, self._streams, upstreams, downstreams, strict=False
-        ):
-            span = hop.span
-            await stream.send(Open(self._id, fingerprint, span.start, span.end, upstream, downstream, sampling))
-        waiting = {hop.contact.peer_id for hop in self.hops}
-        try:
-            async with asyncio.timeout(self._timeout):
-                while waiting:
-                    hop, _ = await self._next(Opened)
-                    waiting.discard(hop.contact.peer_id)
-        except TimeoutError:
-            raise PeerLost(min(waiting), f"it did not open a session in {self._timeout:.0f} s") from None
 
     async def _verdict(self, number: int) -> Verdict:
         try:
@@ -157,7 +145,7 @@ class ChainSession:
                 self._inbox.put_nowait((hop, PeerLost(peer_id, f"it sends nonsense: {error}")))
                 return
             match message:
-                case Opened() | Verdict() | Pong():
+                case Verdict() | Pong():
                     self._inbox.put_nowait((hop, message))
                 case Refused(reason=reason):
                     self._inbox.put_nowait((hop, PeerRefused(peer_id, reason)))

@@ -23,21 +23,28 @@ T = TypeVar("T", bound=Waiting)
 
 
 def next_batch(waiting: Sequence[T], max_tokens: int) -> list[T]:
-    """The rounds to run together, at least one, of at most `max_tokens` tokens in all if more than one.
+    """The rounds to run together: decode, then prefill, each of at most `max_tokens` tokens if more than one.
 
-    `waiting` is in order of arrival. Rounds of one session keep their order, so only its first can be chosen.
+    `waiting` is in order of arrival. Rounds of one session keep their order, so only its first can be chosen. Prefill
+    has a share of its own: however many sessions decode, it goes on.
     """
     heads: dict[bytes, T] = {}
     for item in waiting:
         heads.setdefault(item.round.session, item)
+    decode = [item for item in heads.values() if not _is_prefill(item)]
+    prefill = [item for item in heads.values() if _is_prefill(item)]
+    return _fill(decode, max_tokens) + _fill(prefill, max_tokens)
+
+
+def _fill(items: Sequence[T], max_tokens: int) -> list[T]:
+    """The first item, and of the others those that fit, first come first."""
     chosen: list[T] = []
     tokens = 0
-    for item in sorted(heads.values(), key=_is_prefill):  # stable: arrival order within each kind
+    for item in items:
         size = len(item.round.tokens)
-        if chosen and tokens + size > max_tokens:
-            continue
-        chosen.append(item)
-        tokens += size
+        if not chosen or tokens + size <= max_tokens:
+            chosen.append(item)
+            tokens += size
     return chosen
 
 

@@ -12,6 +12,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from peer.compute import Engine, Failure, Job, Outcome
+from peer.early import EarlyResults
 from peer.links import Links, Outbox
 from peer.session import Refusal, Session
 from peer.table import SessionTable
@@ -28,7 +29,6 @@ from swarm.wire import (
     Broken,
     Hidden,
     Open,
-    Opened,
     Ping,
     Pong,
     Refused,
@@ -56,6 +56,7 @@ class PeerService:
         self._dtype = dtype_name(stage.dtype)
         self._worker = Worker(Engine(stage), thread, self._deliver, max_batch_tokens)
         self._links = Links(transport, self._on_link_lost)
+        self._early = EarlyResults()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
 
     async def start(self) -> None:
@@ -117,7 +118,7 @@ class PeerService:
                 case Ping(nonce):
                     return Pong(nonce)
                 case Open():
-                    return self._open(message, client, replies)
+                    self._open(message, client, replies)
                 case Round():
                     self._take_round(message, client)
                 case _:
@@ -126,12 +127,14 @@ class PeerService:
             return Refused(getattr(message, "session", NO_SESSION), str(refusal))
         return None
 
-    def _open(self, message: Open, client: str, replies: Outbox) -> Opened:
+    def _open(self, message: Open, client: str, replies: Outbox) -> None:
+        """Open a session, and take what came too early for it. Raises Refusal."""
         session = self._table.open(message, client)
         self._replies[session.id] = replies
         if session.downstream is not None:
             self._links.prepare(session.downstream)
-        return Opened(session.id)
+        for hidden, sender in self._early.claim(session.id):
+            self._take_hidden(hidden, sender)
 
     def _close(self, session_id: bytes) -> None:
         self._table.close(session_id)
@@ -147,6 +150,9 @@ class PeerService:
 
     def _take_hidden(self, message: Hidden, sender: str) -> None:
         """Hidden states from the peer before. Raises Refusal."""
+        if message.round.session not in self._table:
+            self._early.hold(message, sender)
+            return
         session = self._table.find(message.round.session)
         expected = len(message.round.tokens) * self._stage.info.hidden_size * self._stage.dtype.itemsize
         if session.span.start == 0:

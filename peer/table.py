@@ -35,6 +35,9 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, session_id: bytes) -> bool:
+        return session_id in self._sessions
+
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
@@ -89,6 +92,7 @@ class SessionTable:
         if sum(self._reserved.values()) - self._reserved[session.id] + wanted > self._max_cache_bytes:
             raise Refusal("full: no cache memory is left for these tokens")
         self._reserved[session.id] = wanted
+        session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round)
 

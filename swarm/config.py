@@ -41,9 +41,11 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+        )  # a misspelt key explains more
         key = ".".join(map(str, first["loc"])) or section
-        where = f"{file}: " if file else ""
+        where = f"{file}: " if file and options.get(key) is None else ""
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where}{key}: {message}{_HINTS.get(key, '')}") from None
 
@@ -59,6 +61,7 @@ def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:
     unknown = content.keys() - {*SECTIONS, *SHARED}
     if unknown:
         raise UsageError(f"configuration file {file}: unknown key or section {min(unknown)!r}")
-    if not all(isinstance(content.get(name, {}), dict) for name in SECTIONS):
-        raise UsageError(f"configuration file {file}: [{section}] must be a section")
+    for name in SECTIONS:
+        if not isinstance(content.get(name, {}), dict):
+            raise UsageError(f"configuration file {file}: [{name}] must be a section")
     return {key: content[key] for key in SHARED if key in content}, content.get(section, {})

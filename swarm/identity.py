@@ -45,14 +45,10 @@ class Identity:
         except OSError as error:
             raise UsageError(f"identity file {path}: {error.strerror}; choose another with --identity") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, path)
             if os.fstat(descriptor).st_size == 0:
                 os.write(descriptor, _to_file(Ed25519PrivateKey.generate()))
             yield cls(path, _from_file(path))
-        except BlockingIOError:
-            raise UsageError(
-                f"identity file {path} is in use by another node: give each its own --identity"
-            ) from None
         finally:
             os.close(descriptor)
 
@@ -77,6 +73,14 @@ def verify(peer_id: str, payload: bytes, signature: bytes) -> bool:
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep other processes off the file until it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"identity file {path} is in use by another node: give each its own --identity") from None
 
 
 def _to_file(key: Ed25519PrivateKey) -> bytes:

@@ -57,8 +57,8 @@ class Libp2pStream:
         """The next message."""
         try:
             size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
-            if size > MAX_MESSAGE:
-                raise BadMessage(f"a message of {size} bytes from {self.peer_id}; at most {MAX_MESSAGE} are taken")
+            if size > MAX_MESSAGE:  # nothing after it can be made sense of
+                raise PeerLost(self.peer_id, f"it sends a message of {size} bytes; at most {MAX_MESSAGE} are taken")
             data = await self._reader.readexactly(size)
         except _BROKEN:
             raise PeerLost(self.peer_id, "its stream has ended") from None

@@ -4,7 +4,7 @@ A message is a msgpack array whose first element names its type; `decode` checks
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
     client -> peer   Open, Round, Ping
-    peer -> client   Opened, Refused, Verdict, Broken, Pong
+    peer -> client   Refused, Verdict, Broken, Pong
     peer -> peer     Hidden
 """
 
@@ -20,7 +20,7 @@ from swarm.errors import BadMessage
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 
-MAX_MESSAGE = 64 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
+MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
 MAX_ROUND_TOKENS = 2048
 
 SESSION_PROTOCOL = "/specswarm/session/1"  # a client opens it to every peer of its chain
@@ -34,7 +34,7 @@ Maddr = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
 
 
@@ -54,7 +54,8 @@ class Open(Message, frozen=True, tag=1):
     """Take part in a chain: serve layers start..end of the model, fed by `upstream`, feeding `downstream`.
 
     Without `upstream` token ids come from the client; without `downstream` this is the last hop, which judges by
-    `sampling` and answers the client. The session ends with the stream it was opened on.
+    `sampling` and answers the client. Silence is consent: the first round may follow at once. The session ends with the
+    stream it was opened on.
     """
 
     session: SessionId
@@ -66,20 +67,14 @@ class Open(Message, frozen=True, tag=1):
     sampling: Sampling
 
 
-class Opened(Message, frozen=True, tag=2):
-    """The peer holds a place for the session."""
-
-    session: SessionId
-
-
-class Refused(Message, frozen=True, tag=3):
+class Refused(Message, frozen=True, tag=2):
     """The peer will not do what was asked; the reason is one line."""
 
     session: SessionId
     reason: Text
 
 
-class Round(Message, frozen=True, tag=4):
+class Round(Message, frozen=True, tag=3):
     """Tokens from `position` on: text the caches lack, the newest committed token, then `num_drafts` drafts.
 
     A cache keeps every position it ever wrote, and a round overwrites from its own position on: that alone rolls a
@@ -94,7 +89,7 @@ class Round(Message, frozen=True, tag=4):
     judged: bool
 
 
-class Hidden(Message, frozen=True, tag=5):
+class Hidden(Message, frozen=True, tag=4):
     """A round on its way: hidden states [len(tokens), hidden size] after a peer's layers, as raw `dtype` values.
 
     The ids travel along, for the last peer compares and counts them; `compute` has the seconds each stage took.
@@ -106,7 +101,7 @@ class Hidden(Message, frozen=True, tag=5):
     compute: tuple[Seconds, ...]
 
 
-class Verdict(Message, frozen=True, tag=6):
+class Verdict(Message, frozen=True, tag=5):
     """The last peer's judgement of a round: the drafts that stand, then the target's own next token."""
 
     session: SessionId
@@ -115,7 +110,7 @@ class Verdict(Message, frozen=True, tag=6):
     compute: tuple[Seconds, ...]
 
 
-class Broken(Message, frozen=True, tag=7):
+class Broken(Message, frozen=True, tag=6):
     """A hop of the session failed while this peer served it: `peer_id` says which one."""
 
     session: SessionId
@@ -123,19 +118,19 @@ class Broken(Message, frozen=True, tag=7):
     reason: Text
 
 
-class Ping(Message, frozen=True, tag=8):
+class Ping(Message, frozen=True, tag=7):
     """Answer at once: what the round trip takes is the links' latency."""
 
     nonce: Count
 
 
-class Pong(Message, frozen=True, tag=9):
+class Pong(Message, frozen=True, tag=8):
     """The answer to a Ping."""
 
     nonce: Count
 
 
-AnyMessage = Open | Opened | Refused | Round | Hidden | Verdict | Broken | Ping | Pong
+AnyMessage = Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
@@ -152,7 +147,7 @@ def decode(data: bytes) -> AnyMessage:
         raise BadMessage(f"message of {len(data)} bytes; at most {MAX_MESSAGE} are taken")
     try:
         message = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(f"not a message: {error}") from None
     _check(message)
     return message

@@ -79,15 +79,24 @@ def test_decode_behind_a_prefill_of_its_own_session_waits() -> None:
 
 
 def test_budget_is_kept_and_later_rounds_that_fit_are_taken() -> None:
-    waiting = [decode(1), chunk(2, 90), chunk(3, 20), chunk(4, 80)]
-    assert next_batch(waiting, 100) == [waiting[0], waiting[1]]
-    assert next_batch(waiting, 94) == [waiting[0], waiting[2]]
+    waiting = [chunk(2, 90), chunk(3, 20), chunk(4, 10)]
+    assert next_batch(waiting, 100) == [waiting[0], waiting[2]]
+    assert next_batch(waiting, 120) == waiting
+
+
+def test_prefill_goes_on_however_much_is_decoded() -> None:
+    waiting = [*(decode(session) for session in range(10)), chunk(10, 50)]
+    assert next_batch(waiting, 50)[-1] is waiting[-1]
 
 
 def test_round_larger_than_the_budget_runs_alone() -> None:
     waiting = [chunk(1, 200), chunk(2, 1)]
     assert next_batch(waiting, 100) == [waiting[0]]
     assert next_batch([chunk(1, 200)], 100)
+
+
+def is_decode(item: Item) -> bool:
+    return item.round.judged and len(item.round.tokens) == item.round.num_drafts + 1
 
 
 items = st.one_of(
@@ -102,15 +111,16 @@ items = st.one_of(
 def test_every_batch_keeps_the_rules(waiting: list[Item], max_tokens: int) -> None:
     batch = next_batch(waiting, max_tokens)
     heads = {item.round.session: item for item in reversed(waiting)}
-    kinds = [item.round.judged and len(item.round.tokens) == item.round.num_drafts + 1 for item in batch]
+    kinds = [is_decode(item) for item in batch]
     assert batch
     assert all(item is heads[item.round.session] for item in batch)
     assert len({item.round.session for item in batch}) == len(batch)
-    total = sum(len(item.round.tokens) for item in batch)
-    assert len(batch) == 1 or total <= max_tokens
     assert kinds == sorted(kinds, reverse=True)
     left = [item for item in heads.values() if item not in batch]
-    assert all(total + len(item.round.tokens) > max_tokens for item in left)
+    for kind in (True, False):
+        sizes = [len(item.round.tokens) for item, its in zip(batch, kinds, strict=True) if its is kind]
+        assert len(sizes) <= 1 or sum(sizes) <= max_tokens
+        assert all(sum(sizes) + len(item.round.tokens) > max_tokens for item in left if is_decode(item) is kind)
 
 
 @settings(max_examples=100, deadline=None)

@@ -20,7 +20,7 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
     """Standard Gumbel noise for the tokens `ids` (int64, any shape) at one position; float64 of the same shape."""
     stream = _mix_int(_mix_int(seed & _MASK) ^ (position * _GOLDEN & _MASK))
     bits = _mix_tensor((ids + 1) * _signed(_GOLDEN) + _signed(stream))
-    uniform = (_shift(bits, 11).double() + 0.5) * 2.0**-53  # strictly between 0 and 1
+    uniform = (_shift(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1
     return -torch.log(-torch.log(uniform))
 
 

@@ -40,7 +40,7 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
     """Gumbel-max: argmax(logits / T + noise) is a sample of softmax(logits / T). logits: [vocab]."""
-    scores, ids = narrow(logits.double() / sampling.temperature, sampling)
+    scores, ids = narrow((logits.double() - logits.max()) / sampling.temperature, sampling)
     return int(ids[(scores + gumbel(sampling.seed, position, ids)).argmax()])
 
 
