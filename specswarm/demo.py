@@ -19,7 +19,8 @@ WINDOW = 4
 TOKENS = 96
 PROMPTS = {
     "code": "def read_lines(path):\n",
-    "arithmetic": "Q: Mia has 23 apples. She buys 45 more and gives away 12. How many apples does Mia have?\nA:",
+    "arithmetic": "Q: Mia has 23 apples. She buys 45 more apples. She gives away 12 of them. "
+    "How many apples does Mia have now?\nA:",
 }
 
 

@@ -34,18 +34,18 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
     Raises UsageError naming the key that is unknown, missing or wrong.
     """
     shared, values = _read(file, section) if file else ({}, {})
-    values |= {key: value for key, value in options.items() if value not in (None, [], ())}
+    given = {key: value for key, value in options.items() if value not in (None, [], ())}
+    values |= given
     if "initial_peers" in kind.model_fields and "initial_peers" not in values:
         environment = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
         values["initial_peers"] = shared.get("initial_peers", environment)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = min(
-            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
-        )  # a misspelt key explains more
+        # A misspelt key explains more than the one that is missing for it.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"])) or section
-        where = f"{file}: " if file and options.get(key) is None else ""
+        where = f"{file}: " if file and key not in given else ""
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where}{key}: {message}{_HINTS.get(key, '')}") from None
 
