@@ -83,9 +83,13 @@ class ChainSession:
         chunk = min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
         rounds = split(self._id, self._number, tokens, self.cached, drafts, chunk)
         self._number += len(rounds)
-        for round in rounds:
-            await self._streams[0].send(round)
-        verdict = await self._verdict(rounds[-1].number)
+        try:
+            async with asyncio.timeout(self._timeout):
+                for round in rounds:
+                    await self._streams[0].send(round)
+                verdict = await self._verdict(rounds[-1].number)
+        except TimeoutError:
+            raise await self._overdue() from None
         accepted = len(verdict.tokens) - 1
         if list(verdict.tokens[:-1]) != list(drafts[:accepted]):
             raise PeerLost(self.hops[-1].contact.peer_id, "its verdict does not fit the round")
@@ -101,22 +105,19 @@ class ChainSession:
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
     async def _verdict(self, number: int) -> Verdict:
-        try:
-            async with asyncio.timeout(self._timeout):
-                while True:
-                    hop, verdict = await self._next(Verdict)
-                    if hop is self.hops[-1] and verdict.number == number:
-                        return verdict
-        except TimeoutError:
-            raise await self._overdue() from None
+        """The last hop's verdict on a round; verdicts on older ones are passed over."""
+        while True:
+            hop, verdict = await self._next(Verdict)
+            if hop is self.hops[-1] and verdict.number == number:
+                return verdict
 
     async def _overdue(self) -> PeerLost:
         """Who is to blame for a missing verdict: the first hop that does not answer a ping, or else the last hop."""
         silent = {hop.contact.peer_id: hop for hop in self.hops}
         with contextlib.suppress(TimeoutError, PeerError):
-            for stream in self._streams:
-                await stream.send(Ping(self._number))
             async with asyncio.timeout(_PONG_SECONDS):
+                for stream in self._streams:
+                    await stream.send(Ping(self._number))
                 while silent:
                     hop, _ = await self._next(Pong)
                     silent.pop(hop.contact.peer_id, None)

@@ -1,9 +1,15 @@
-"""One thread suits tiny models: several only wait for each other where cores are shared."""
+"""For all tests: one torch thread, since several only wait for each other on tiny models, and in CI the same examples."""
 
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+if "CI" in os.environ:
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
