@@ -1,4 +1,4 @@
-"""For all tests: one torch thread, since several only wait for each other on tiny models, and in CI the same examples."""
+"""For all tests: one torch thread, since several only wait for each other here, and in CI always the same examples."""
 
 import os
 from collections.abc import Iterator
