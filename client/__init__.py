@@ -5,11 +5,12 @@
     with SwarmModel.connect("MODEL", initial_peers=["/ip4/..."], draft="DRAFT") as model:
         print(model.generate("def fibonacci(n):", max_new_tokens=64).text)
 
-`api` is what a script sees, `generation` the loop, `drafting` the three drafters, `routing` the choice of a chain,
-`session` one chain opened, `chain` the chain that mends itself, `model` what is known of the target.
+`api` and `blocking` are what a script sees, `generation` is the loop, `drafting` has the three drafters, `routing` the
+choice of a chain, `session` one chain opened, `chain` the chain that mends itself, `target` what is known of the swarm.
 """
 
-from client.api import AsyncSwarmModel, SwarmModel
+from client.api import AsyncSwarmModel
+from client.blocking import SwarmModel
 from client.generation import Result
 
 __all__ = ["AsyncSwarmModel", "Result", "SwarmModel"]

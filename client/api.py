@@ -1,15 +1,13 @@
-"""What a script uses: connect to a swarm, then generate; asynchronous, and the same without `await`."""
+"""What a script with an event loop uses: connect to a swarm, then generate."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -187,81 +185,6 @@ class AsyncSwarmModel:
         if self._draft is not None:
             return self._draft.drafter(self.target.info.vocab_size, sampling)
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
-
-
-class BlockingGeneration:
-    """A Generation for a plain `for` loop."""
-
-    def __init__(self, generation: Generation, call: Callable[[Awaitable[Any]], Any]) -> None:
-        self._generation = generation
-        self._call = call
-
-    def __iter__(self) -> Iterator[str]:
-        pieces = aiter(self._generation)
-        try:
-            while (piece := self._call(anext(pieces, None))) is not None:
-                yield piece
-        finally:
-            self._call(pieces.aclose())
-
-    @property
-    def result(self) -> Result:
-        """Text and figures of the finished generation."""
-        return self._generation.result
-
-
-class SwarmModel:
-    """AsyncSwarmModel for scripts without an event loop of their own: one runs in a background thread."""
-
-    def __init__(self, settings: ClientConfig) -> None:
-        self._settings = settings
-
-    @classmethod
-    def connect(cls, model: str, *, initial_peers: Sequence[str] = (), **options: Any) -> SwarmModel:
-        """A context manager that joins the swarm as a client; see AsyncSwarmModel.connect."""
-        return cls(
-            config.load(ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options})
-        )
-
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> BlockingGeneration:
-        """The new text, piece by piece."""
-        return BlockingGeneration(self._model.stream(prompt, **options), self._call)
-
-    def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
-        """The whole new text, with its figures."""
-        return self._call(self._model.generate(prompt, **options))
-
-    def __enter__(self) -> SwarmModel:
-        self._loop = asyncio.new_event_loop()
-        self._loop_thread = threading.Thread(target=self._loop.run_forever, name="specswarm", daemon=True)
-        self._loop_thread.start()
-        self._connection = AsyncSwarmModel.connect_with(self._settings)
-        try:
-            self._model = self._call(self._connection.__aenter__())
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._call(self._connection.__aexit__(kind, error, trace))
-        finally:
-            self._stop()
-
-    def _call(self, work: Awaitable[T]) -> T:
-        return asyncio.run_coroutine_threadsafe(_as_coroutine(work), self._loop).result()
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._loop_thread.join()
-        self._loop.close()
-
-
-async def _as_coroutine(work: Awaitable[T]) -> T:
-    return await work
 
 
 def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:

@@ -1,0 +1,118 @@
+"""The same for a script without an event loop of its own: one runs in a background thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, TypeVar
+
+import uvloop
+
+from client.api import AsyncSwarmModel, Generation
+from client.config import ClientConfig
+from client.generation import Result
+from swarm import config
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a thread; what is still running when it stops is cancelled."""
+
+    def __init__(self) -> None:
+        self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=uvloop.run, args=(self._serve(),), name="specswarm", daemon=True)
+        self._thread.start()
+        self._loop, self._stop = self._started.result()
+
+    def call(self, work: Awaitable[T]) -> T:
+        """Run to the end in the loop, and wait for it; Ctrl-C cancels it, and waits until it has cleaned up."""
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_run(work, ended), self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            ended.wait()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        stop = asyncio.Event()
+        self._started.set_result((asyncio.get_running_loop(), stop))
+        await stop.wait()
+
+
+class BlockingGeneration:
+    """A Generation for a plain `for` loop."""
+
+    def __init__(self, generation: Generation, call: Callable[[Awaitable[Any]], Any]) -> None:
+        self._generation = generation
+        self._call = call
+
+    def __iter__(self) -> Iterator[str]:
+        pieces = aiter(self._generation)
+        try:
+            while (piece := self._call(anext(pieces, None))) is not None:
+                yield piece
+        finally:
+            self._call(pieces.aclose())
+
+    @property
+    def result(self) -> Result:
+        """Text and figures of the finished generation."""
+        return self._generation.result
+
+
+class SwarmModel:
+    """AsyncSwarmModel without `await`; a context manager."""
+
+    def __init__(self, settings: ClientConfig) -> None:
+        self._settings = settings
+
+    @classmethod
+    def connect(cls, model: str, *, initial_peers: Sequence[str] = (), **options: Any) -> SwarmModel:
+        """Joins the swarm as a client when entered; options and errors are those of AsyncSwarmModel.connect."""
+        return cls(
+            config.load(ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options})
+        )
+
+    def stream(self, prompt: str | Sequence[int], **options: Any) -> BlockingGeneration:
+        """The new text, piece by piece."""
+        return BlockingGeneration(self._model.stream(prompt, **options), self._thread.call)
+
+    def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
+        """The whole new text, with its figures."""
+        return self._thread.call(self._model.generate(prompt, **options))
+
+    def __enter__(self) -> SwarmModel:
+        self._thread = LoopThread()
+        self._connection = AsyncSwarmModel.connect_with(self._settings)
+        try:
+            self._model = self._thread.call(self._connection.__aenter__())
+        except BaseException:
+            self._thread.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._thread.call(self._connection.__aexit__(kind, error, trace))
+        finally:
+            self._thread.stop()
+
+
+async def _run(work: Awaitable[T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()
