@@ -24,7 +24,7 @@ from benchmarks import petals, prompts, report
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Cell, cell
 from benchmarks.lab import Lab, LabUnavailable
-from specswarm.processes import local_swarm
+from specswarm.processes import running_swarm
 from swarm import VERSION
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
@@ -101,7 +101,7 @@ def _loopback(options: argparse.Namespace, folder: Path) -> Cell:
     """Plain decoding over the loopback interface, without the lab's router."""
     folder.mkdir()
     texts = prompts.code(options.num_prompts, options.prompts)
-    with local_swarm("embedded", SPANS, folder, options=["--threads", "1"]) as (initial_peers, _):
+    with running_swarm("embedded", SPANS, folder, options=["--threads", "1"]) as (initial_peers, _):
         client = start_client()
         try:
             client.connect(model="embedded", initial_peers=initial_peers, draft="none", threads=1)

@@ -1,4 +1,4 @@
-"""A swarm on the lab: bootstrap node, peers and client, each on a host of its own."""
+"""A swarm on the lab: bootstrap node on host 0, then the peers, then the client, each on a host of its own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab import Lab
-from specswarm.processes import Program
-
-READY_SECONDS = 180.0
-BOOTSTRAP = 0  # the host; peers follow, then the client
+from specswarm.processes import Place, running_swarm
 
 
 class Client:
@@ -61,28 +58,13 @@ def start_client(popen: Any = subprocess.Popen) -> Client:
 def deployed(lab: Lab, model: str, spans: Sequence[str], folder: Path) -> Iterator[tuple[list[str], Client]]:
     """Bring up a bootstrap node, a peer for each span and a client; yields initial peers and the client."""
 
-    def program(host: int, *arguments: str) -> Program:
+    def place(host: int) -> Place:
         address = lab.address(host)
-        listen = ["--host-maddr", f"/ip4/{address}/udp/31330/quic-v1", "--host-maddr", f"/ip4/{address}/tcp/31330"]
-        identity = ["--identity", str(folder / f"{host}.key")]
-        return Program([*arguments, *identity, *listen], folder / f"{host}.log", partial(lab.popen, host))
+        return (f"/ip4/{address}/udp/31330/quic-v1", f"/ip4/{address}/tcp/31330"), partial(lab.popen, host)
 
-    programs: list[Program] = []
-    client: Client | None = None
-    try:
-        programs.append(program(BOOTSTRAP, "bootstrap"))
-        initial_peers = list(programs[0].next(READY_SECONDS)["maddrs"])
-        reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
-        for host, span in enumerate(spans, start=1):
-            programs.append(program(host, "join", model, "--layers", span, "--threads", "1", *reach))
-        for peer in programs[1:]:
-            peer.next(READY_SECONDS)
+    with running_swarm(model, spans, folder, options=["--threads", "1"], place=place) as (initial_peers, _):
         client = start_client(partial(lab.popen, len(spans) + 1))
-        yield initial_peers, client
-    finally:
-        if client is not None:
+        try:
+            yield initial_peers, client
+        finally:
             client.close()
-        for peer in programs:
-            peer.process.terminate()
-        for peer in programs:
-            peer.stop()

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -16,6 +16,7 @@ from client.chain import Chain
 from client.config import ClientConfig, GenerationConfig
 from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
 from client.generation import Context, Draft, Result, Statistics, generate
+from client.routing import Hop
 from client.target import Target, find_fingerprint
 from client.text import TextStream
 from swarm import config
@@ -26,15 +27,12 @@ from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Network
 
-T = TypeVar("T")
-
 
 class Generation:
     """One text being generated: iterate over its pieces, then read `result`."""
 
     def __init__(self, model: AsyncSwarmModel, prompt: str | Sequence[int], options: GenerationConfig) -> None:
         tokens = model.encode(prompt)
-        self._options = options
         self._context = Context(
             tokens, len(tokens), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
         )
@@ -47,19 +45,22 @@ class Generation:
         self._chain = Chain(
             model.target, self._sampling, round_tokens=self._window + 1, timeout=model.config.timeout
         )
+        self._hops: tuple[Hop, ...] = ()
         self._seconds = self._first_token_seconds = 0.0
 
     async def __aiter__(self) -> AsyncGenerator[str, None]:
         """The new text as it comes. Raises ChainLost or PeerError when nobody can go on."""
         started = time.perf_counter()
+        rounds = generate(self._context, self._draft, self._chain, self._window, self._statistics)
         try:
-            async for tokens in generate(self._context, self._draft, self._chain, self._window, self._statistics):
-                self._seconds = time.perf_counter() - started
-                self._first_token_seconds = self._first_token_seconds or self._seconds
-                yield self._keep(self._text.push(tokens))
+            async with contextlib.aclosing(rounds):
+                async for tokens in rounds:
+                    self._hops = self._chain.hops
+                    self._seconds = time.perf_counter() - started
+                    self._first_token_seconds = self._first_token_seconds or self._seconds
+                    yield self._keep(self._text.push(tokens))
             yield self._keep(self._text.flush())
         finally:
-            self._hops = self._chain.hops
             await self._chain.close()
 
     @property

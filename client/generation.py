@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -130,7 +130,7 @@ class Result:
 
 async def generate(
     context: Context, draft: Draft, chain: Chain, window: int, statistics: Statistics
-) -> AsyncIterator[list[int]]:
+) -> AsyncGenerator[list[int], None]:
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
         started = time.perf_counter()

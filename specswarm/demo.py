@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client import Result, SwarmModel
-from specswarm.processes import local_swarm
+from specswarm.processes import running_swarm
 from swarm.errors import SpecswarmError
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
@@ -39,7 +39,7 @@ def run_demo() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="specswarm-demo-") as folder:
             console.print(f"starting a bootstrap node and {len(SPANS)} peers, each with 2 of the target's 8 layers")
-            with local_swarm("embedded", SPANS, Path(folder), options=["--threads", "1"]) as (initial_peers, _):
+            with running_swarm("embedded", SPANS, Path(folder), options=["--threads", "1"]) as (initial_peers, _):
                 lines = _generate(console, initial_peers)
         console.print(_table(lines))
     except SpecswarmError as error:

@@ -18,6 +18,8 @@ LOOPBACK = ("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
 STOP_SECONDS = 15.0
 
 Popen = Callable[..., "subprocess.Popen[str]"]
+Place = tuple[Sequence[str], Popen]
+"""Addresses a node listens on, and what starts its process there."""
 
 
 class ProgramFailed(SpecswarmError):
@@ -90,28 +92,42 @@ class Program:
         self._lines.put(None)
 
 
-@contextlib.contextmanager
-def local_swarm(
-    model: str, spans: Sequence[str], folder: Path, *, options: Sequence[str] = (), ready_seconds: float = 120.0
-) -> Iterator[tuple[list[str], list[Program]]]:
-    """A bootstrap node and a peer for each span `A:B`, on loopback; yields initial peers and the programs.
+def on_loopback(_: int) -> Place:
+    """Every node on this machine's loopback interface, at ports of the system's choice."""
+    return LOOPBACK, subprocess.Popen
 
-    Identities and logs go to `folder`. All processes are gone at the end, whatever happens.
+
+@contextlib.contextmanager
+def running_swarm(
+    model: str,
+    spans: Sequence[str],
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    place: Callable[[int], Place] = on_loopback,
+    ready_seconds: float = 180.0,
+) -> Iterator[tuple[list[str], list[Program]]]:
+    """A bootstrap node (number 0) and a peer for each span `A:B` (from 1 on); yields initial peers and programs.
+
+    Peers get the further `options`; identities and logs go to `folder`. All processes are gone at the end, whatever
+    happens.
     """
     programs: list[Program] = []
-    listen = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
+
+    def start(*arguments: str) -> None:
+        number = len(programs)
+        maddrs, popen = place(number)
+        listen = [part for maddr in maddrs for part in ("--host-maddr", maddr)]
+        identity = ["--identity", str(folder / f"{number}.key")]
+        programs.append(Program([*arguments, *identity, *listen], folder / f"{number}.log", popen))
+
     try:
-        node = Program(
-            ["bootstrap", "--identity", str(folder / "bootstrap.key"), *listen], folder / "bootstrap.log"
-        )
-        programs.append(node)
-        node.ready = node.next(ready_seconds)
-        initial_peers = list(node.ready["maddrs"])
+        start("bootstrap")
+        programs[0].ready = programs[0].next(ready_seconds)
+        initial_peers = list(programs[0].ready["maddrs"])
         reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
-        for i, span in enumerate(spans):
-            identity = ["--identity", str(folder / f"peer{i}.key")]
-            arguments = ["join", model, "--layers", span, *reach, *identity, *listen, *options]
-            programs.append(Program(arguments, folder / f"peer{i}.log"))
+        for span in spans:
+            start("join", model, "--layers", span, *reach, *options)
         for program in programs[1:]:
             program.ready = program.next(ready_seconds)
         yield initial_peers, programs
@@ -119,4 +135,4 @@ def local_swarm(
         for program in reversed(programs):
             program.process.terminate()
         for program in reversed(programs):
-            program.stop()
+            program.finish(STOP_SECONDS)

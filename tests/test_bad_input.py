@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from specswarm.cli import main
-from specswarm.processes import LOOPBACK, local_swarm
+from specswarm.processes import LOOPBACK, running_swarm
 from tests.models import save_llama
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
@@ -36,7 +36,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def initial_peer(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A swarm in which the target's last layer is served by nobody."""
     folder = tmp_path_factory.mktemp("swarm")
-    with local_swarm(str(target), ["0:3"], folder, ready_seconds=90) as (initial_peers, _):
+    with running_swarm(str(target), ["0:3"], folder, ready_seconds=90) as (initial_peers, _):
         yield initial_peers[0]
 
 

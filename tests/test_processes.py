@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from client import AsyncSwarmModel, SwarmModel
-from specswarm.processes import LOOPBACK, Program, local_swarm
+from specswarm.processes import LOOPBACK, Program, running_swarm
 from swarm.libp2p import Libp2pNetwork
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
 from tests.models import VOCAB, greedy, load_whole, save_llama
@@ -39,7 +39,7 @@ def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     """Four peers of a layer each."""
     folder = tmp_path_factory.mktemp("swarm")
     spans = ["0:1", "1:2", "2:3", "3:4"]
-    with local_swarm(
+    with running_swarm(
         str(target), spans, folder, options=["--threads", "1"], ready_seconds=READY_SECONDS
     ) as running:
         yield running
@@ -138,7 +138,7 @@ def test_strangers_nonsense_does_not_disturb_a_peer(target: Path, swarm: tuple[l
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_peer_told_to_stop_withdraws_and_leaves_no_process(number: int, target: Path, tmp_path: Path) -> None:
-    with local_swarm(str(target), ["0:2", "2:4"], tmp_path, ready_seconds=READY_SECONDS) as (
+    with running_swarm(str(target), ["0:2", "2:4"], tmp_path, ready_seconds=READY_SECONDS) as (
         initial_peers,
         programs,
     ):
@@ -170,7 +170,7 @@ def test_a_bootstrap_node_keeps_its_address(tmp_path: Path) -> None:
 
 
 def test_a_peer_without_layers_takes_the_least_served(target: Path, tmp_path: Path) -> None:
-    with local_swarm(str(target), ["0:2"], tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, _):
+    with running_swarm(str(target), ["0:2"], tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, _):
         arguments = ["join", str(target), "--num-layers", "2", *reach(initial_peers), *LISTEN]
         peer = Program([*arguments, "--identity", str(tmp_path / "new.key")], tmp_path / "new.log")
         try:
@@ -183,7 +183,7 @@ def test_a_generation_survives_the_loss_of_a_peer(target: Path, tmp_path: Path) 
     """A killed peer's layers are taken over by another; the tokens are the same."""
     expected = greedy(load_whole(target), [1, 2, 3], 60)
     spans = ["0:2", "2:4", "2:4"]
-    with local_swarm(str(target), spans, tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, programs):
+    with running_swarm(str(target), spans, tmp_path, ready_seconds=READY_SECONDS) as (initial_peers, programs):
         by_id = {program.ready["peer_id"]: program for program in programs}
         with SwarmModel.connect(str(target), initial_peers=initial_peers, draft="none", timeout=3) as model:
             used = model.generate([1, 2, 3], max_new_tokens=1).chain[-1][0]
