@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+
+from tests.models import save_llama
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if "CI" in os.environ:
@@ -18,3 +21,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 4 layers."""
+    return save_llama(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="session")
+def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The target with blurred weights: it often agrees, and often not."""
+    return save_llama(tmp_path_factory.mktemp("draft"), noise=0.05)

@@ -22,11 +22,6 @@ LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The target's fine-tune: same configuration, other weights."""
     return save_llama(tmp_path_factory.mktemp("other"), seed=1)

@@ -12,21 +12,11 @@ import torch
 from scipy.stats import chisquare
 
 from tests import memory_swarm
-from tests.models import VOCAB, greedy, load_whole, save_llama
+from tests.models import VOCAB, greedy, load_whole
 
 CHAINS = {1: ["0:4"], 2: ["0:1", "1:4"], 4: ["0:1", "1:2", "2:3", "3:4"]}
 WINDOWS = (0, 1, 4, 8)
 NEW_TOKENS = 20
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("draft"), noise=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,10 @@ from client import AsyncSwarmModel, SwarmModel
 from specswarm.processes import LOOPBACK, Program, running_swarm
 from swarm.libp2p import Libp2pNetwork
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
-from tests.models import VOCAB, greedy, load_whole, save_llama
+from tests.models import VOCAB, greedy, load_whole
 
 READY_SECONDS = 90.0
 LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("draft"), noise=0.05)
 
 
 @pytest.fixture(scope="module")
