@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from hivemind.p2p import PeerID
 from hivemind.proto import crypto_pb2
 
@@ -97,6 +98,6 @@ def _from_file(path: Path) -> Ed25519PrivateKey:
         message.ParseFromString(path.read_bytes())
         if message.key_type != crypto_pb2.KeyType.Ed25519 or len(message.data) != 64:
             raise ValueError
-    except Exception as error:  # protobuf's DecodeError has no stable home; whatever it is, the file is the fault
+    except (DecodeError, ValueError) as error:
         raise UsageError(f"{path} is no Ed25519 identity file: move it away, and a new one is made") from error
     return Ed25519PrivateKey.from_private_bytes(message.data[:32])

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swarm.errors import BadMessage
+from swarm.errors import BadMessage, UsageError
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 
@@ -164,5 +164,5 @@ def _check(message: AnyMessage) -> None:
         case Open():
             try:
                 Span(message.start, message.end)
-            except Exception as error:
+            except UsageError as error:
                 raise BadMessage(str(error)) from None
