@@ -6,7 +6,8 @@ When a peer of the open chain fails, another chain is planned without it and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -48,6 +49,12 @@ class Chain:
             return sent + self._session.bytes_sent, received + self._session.bytes_received
         return sent, received
 
+    async def prefill(self, tokens: Sequence[int]) -> None:
+        """Send all of the text but its newest token ahead of the round that needs it. Raises ChainLost."""
+        with contextlib.suppress(PeerError):  # the round itself will plan another chain
+            async with self._session_at_hand() as session:
+                await session.prefill(tokens)
+
     async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
         """The verdict on `drafts` after the text `tokens`. Raises ChainLost, or PeerError when all attempts failed."""
         retrying = AsyncRetrying(
@@ -67,10 +74,16 @@ class Chain:
             self._session = None
 
     async def _verify_once(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
+        async with self._session_at_hand() as session:
+            return await session.verify(tokens, drafts)
+
+    @contextlib.asynccontextmanager
+    async def _session_at_hand(self) -> AsyncIterator[ChainSession]:
+        """The open session, or a new one; a failure in its use ends it and rules the culprit out."""
         try:
             if self._session is None:
                 self._session = await self._open()
-            return await self._session.verify(tokens, drafts)
+            yield self._session
         except PeerError as error:
             self._failed.add(error.peer_id)
             self.reroutes += self._session is not None

@@ -24,8 +24,6 @@ class Draft:
 
     async def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """At most `count` tokens that may follow `tokens`."""
-        if count <= 0:
-            return []
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._drafter.propose, tokens, count)
 
     @contextlib.asynccontextmanager
@@ -134,9 +132,17 @@ async def generate(
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
         started = time.perf_counter()
-        drafts = await draft.propose(context.tokens, min(window, context.room - 1))
+        drafts = await _draft(context, draft, chain, min(window, context.room - 1))
         drafted = time.perf_counter()
         async with draft.thinking_ahead([*context.tokens, *drafts], window + 1):
             verdict = await chain.verify(context.tokens, drafts)
         statistics.count(drafts, verdict, drafted - started, time.perf_counter() - drafted)
         yield context.commit(verdict.tokens)
+
+
+async def _draft(context: Context, draft: Draft, chain: Chain, count: int) -> list[int]:
+    """Drafts of the next round, while the chain prefills whatever it lacks of the text."""
+    if count <= 0:
+        return []
+    drafts, _ = await asyncio.gather(draft.propose(context.tokens, count), chain.prefill(context.tokens))
+    return drafts

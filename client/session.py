@@ -41,6 +41,7 @@ class ChainSession:
         self.cached = 0
         self._streams = tuple(streams)
         self._timeout = timeout
+        self._chunk = min(MAX_ROUND_TOKENS, *(hop.max_round for hop in hops))
         self._id = secrets.token_bytes(16)
         self._number = 0
         self._inbox: asyncio.Queue[tuple[Hop, Pong | Verdict | PeerError]] = asyncio.Queue()
@@ -78,15 +79,18 @@ class ChainSession:
         """By this client, from all hops."""
         return sum(stream.bytes_received for stream in self._streams)
 
+    async def prefill(self, tokens: Sequence[int]) -> None:
+        """Bring the caches up to the text `tokens` without its newest one; nothing is awaited. Raises PeerLost."""
+        rounds = prefill_rounds(self._id, self._number, tokens, self.cached, self._chunk)
+        await self._send(rounds)
+        self.cached = max(self.cached, len(tokens) - 1)
+
     async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
         """Bring the caches up to the text `tokens` and have `drafts` judged. Raises PeerLost or PeerRefused."""
-        chunk = min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
-        rounds = split(self._id, self._number, tokens, self.cached, drafts, chunk)
-        self._number += len(rounds)
+        rounds = split(self._id, self._number, tokens, self.cached, drafts, self._chunk)
         try:
             async with asyncio.timeout(self._timeout):
-                for round in rounds:
-                    await self._streams[0].send(round)
+                await self._send(rounds)
                 verdict = await self._verdict(rounds[-1].number)
         except TimeoutError:
             raise await self._overdue() from None
@@ -95,6 +99,11 @@ class ChainSession:
             raise PeerLost(self.hops[-1].contact.peer_id, "its verdict does not fit the round")
         self.cached = len(tokens) + accepted
         return verdict
+
+    async def _send(self, rounds: Sequence[Round]) -> None:
+        self._number += len(rounds)
+        for round in rounds:
+            await self._streams[0].send(round)
 
     async def close(self) -> None:
         """End the session at all hops."""
@@ -176,6 +185,16 @@ def split(
             judged=end == len(fresh),
         )
         for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int) -> list[Round]:
+    """The rounds, none of them judged, that bring the caches up to the text `tokens` without its newest token."""
+    return [
+        Round(
+            session, number + i, start, tuple(tokens[start : min(start + chunk, len(tokens) - 1)]), 0, judged=False
+        )
+        for i, start in enumerate(range(cached, len(tokens) - 1, chunk))
     ]
 
 

@@ -65,11 +65,9 @@ class PeerService:
         await self._transport.serve(PUSH_PROTOCOL, self._serve_upstream)
 
     async def run(self, idle_seconds: float) -> None:
-        """Compute and answer until cancelled. Sessions unused for `idle_seconds` end."""
+        """Serve until cancelled. Sessions unused for `idle_seconds` end."""
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._worker.run())
-                group.create_task(self._expire(idle_seconds))
+            await self._expire(idle_seconds)
         finally:
             await self._links.close()
 

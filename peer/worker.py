@@ -25,26 +25,33 @@ class Worker:
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Job] = []
-        self._arrived = asyncio.Event()
+        self._is_busy = False
 
     def submit(self, job: Job) -> None:
-        """Queue an admitted round."""
+        """Queue an admitted round; it starts at once if the torch thread is free."""
         self._waiting.append(job)
-        self._arrived.set()
+        self._start()
 
     def drop(self, session_id: bytes) -> None:
         """Forget the waiting rounds of a session that ended."""
         self._waiting = [job for job in self._waiting if job.session.id != session_id]
 
-    async def run(self) -> None:
-        """Serve the queue until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            batch = next_batch(self._waiting, self._max_batch_tokens)
-            self._waiting = [job for job in self._waiting if job not in batch]
-            if not self._waiting:
-                self._arrived.clear()
-            results = await loop.run_in_executor(self._thread, self._engine.run, batch)
-            for job, result in zip(batch, results, strict=True):
-                self._deliver(job, result)
+    def _start(self) -> None:
+        """Hand the next batch to the torch thread, unless it has one or none waits."""
+        if self._is_busy or not self._waiting:
+            return
+        batch = next_batch(self._waiting, self._max_batch_tokens)
+        self._waiting = [job for job in self._waiting if job not in batch]
+        self._is_busy = True
+        self._thread.submit(self._run, batch, asyncio.get_running_loop())
+
+    def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+        """On the torch thread: compute, and wake the event loop with what came of it."""
+        results = self._engine.run(batch)
+        loop.call_soon_threadsafe(self._finish, batch, results)
+
+    def _finish(self, batch: list[Job], results: list[Outcome | Failure]) -> None:
+        self._is_busy = False
+        for job, result in zip(batch, results, strict=True):
+            self._deliver(job, result)
+        self._start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,7 @@ def join(
     )
 
     def ready(peer: node.Ready) -> None:
+        gc.freeze()  # a full collection over all that the libraries hold would stop a round for 0.2 s
         if json:
             span = [peer.span.start, peer.span.end]
             console.print_json(event="ready", peer_id=peer.peer_id, maddrs=peer.maddrs, span=span, model=peer.model)

@@ -147,23 +147,26 @@ def open_session(stage: Stage, i: int) -> Session:
 
 
 def work(stage: Stage, jobs: list[Job], *, drop: bytes | None = None) -> list[tuple[Job, Outcome | Failure]]:
-    """What a worker delivers for jobs that all wait when it starts, until it delivers no more."""
+    """What a worker delivers for jobs that come at once, until all are done; the waiting ones of `drop` are dropped."""
 
     async def deliver_all() -> list[tuple[Job, Outcome | Failure]]:
         delivered: list[tuple[Job, Outcome | Failure]] = []
+        done = asyncio.Event()
+
+        def deliver(job: Job, outcome: Outcome | Failure) -> None:
+            delivered.append((job, outcome))
+            if job is last:
+                done.set()
+
         with ThreadPoolExecutor(1) as thread:
-            worker = Worker(Engine(stage), thread, lambda job, outcome: delivered.append((job, outcome)), 64)
+            worker = Worker(Engine(stage), thread, deliver, 64)
+            last = jobs[-1]
             for job in jobs:
                 worker.submit(job)
             if drop is not None:
                 worker.drop(drop)
-            running = asyncio.create_task(worker.run())
-            for _ in range(200):
-                await asyncio.sleep(0.005)
-                if len(delivered) >= len(jobs):
-                    break
-            running.cancel()
-            await asyncio.wait([running])
+            async with asyncio.timeout(10):
+                await done.wait()
         return delivered
 
     return asyncio.run(deliver_all())
@@ -194,9 +197,10 @@ def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:
 
 def test_failing_round_fails_alone_and_the_worker_goes_on(stage: Stage) -> None:
     """A gap that no peer would admit stands for any fault on the torch thread."""
-    good, bad = open_session(stage, 1), open_session(stage, 2)
-    for i in range(2):
-        delivered = work(stage, [job_of(bad, 0, 100, (3,)), job_of(good, i, i, (4,))])
+    good, bad, before = open_session(stage, 1), open_session(stage, 2), open_session(stage, 3)
+    for i in range(2):  # the first round runs alone, the other two wait for it and run together
+        rounds = [job_of(before, i, i, (2,)), job_of(bad, 0, 100, (3,)), job_of(good, i, i, (4,))]
+        delivered = work(stage, rounds)
         outcomes = {job.session.id: outcome for job, outcome in delivered}
         failure = outcomes[bad.id]
         assert isinstance(failure, Failure)
@@ -206,5 +210,6 @@ def test_failing_round_fails_alone_and_the_worker_goes_on(stage: Stage) -> None:
 
 def test_worker_forgets_the_rounds_of_a_dropped_session(stage: Stage) -> None:
     kept, dropped = open_session(stage, 1), open_session(stage, 2)
-    delivered = work(stage, [job_of(dropped, 0, 0, (3,)), job_of(kept, 0, 0, (4,))], drop=dropped.id)
-    assert [job.session.id for job, _ in delivered] == [kept.id]
+    rounds = [job_of(kept, 0, 0, (3,)), job_of(dropped, 0, 0, (3,)), job_of(kept, 1, 1, (4,))]
+    delivered = work(stage, rounds, drop=dropped.id)
+    assert [job.session.id for job, _ in delivered] == [kept.id] * 2

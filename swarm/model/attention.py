@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from transformers import AttentionInterface
 
 from swarm.errors import ModelUnsupported
@@ -127,6 +128,9 @@ def attend(
 
     query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim] -> [1, tokens, heads, value_dim].
     """
+    if has_torch_function_unary(query):  # somebody records torch's calls: this is one of them
+        given = (module, query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux)
+        return handle_torch_function(attend, (query,), *given, **kwargs)
     packed: Packed | None = kwargs.get(NAME)
     if packed is None:
         raise ModelUnsupported(f"{type(module).__name__} is not given the keyword arguments of the model")

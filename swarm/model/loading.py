@@ -52,6 +52,7 @@ def load_stage(
     model.eval().requires_grad_(False)
     stage = Stage(model, source.info, span, dtype)
     check_stage(stage, exact=quantize is None)
+    stage.flatten()
     return stage
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,13 @@ from transformers import PreTrainedModel
 from swarm.errors import UsageError
 from swarm.model.attention import NAME, Packed, Segment
 from swarm.model.cache import KVCache
+from swarm.model.flat import Forward, Given, flat_form
 from swarm.model.layers import carve, find_decoder
 from swarm.model.source import ModelInfo
 from swarm.span import Span
+
+_TRIAL = (((5,), 2), ((7,), 3), ((1,), 1), ((6, 3), 1), ((2, 17), 2), ((4,), 0))
+"""Rounds on which the flat form is made and tried: tokens of each session, and logits wanted of each."""
 
 
 @dataclass(slots=True)
@@ -51,6 +55,7 @@ class Stage:
         self.device: torch.device = model.device
         self.model = model
         self._decoder: nn.Module = find_decoder(model)[1]
+        self._forward: Forward = self.run_model
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -79,7 +84,17 @@ class Stage:
             raise UsageError(f"layers {span} are not within the loaded layers {self.span}")
         part = Stage(carve(self.model, span), self.info, span, self.dtype)
         part._cache_bytes = self._cache_bytes[span.start - self.span.start : span.end - self.span.start]
+        part.flatten()
         return part
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether rounds run through the flat form."""
+        return self._forward != self.run_model
+
+    def flatten(self) -> None:
+        """From now on run the flat form of the model's forward pass, where it has one that gives the same numbers."""
+        self._forward = flat_form(self.model, self.run_model, self._trial_rounds) or self.run_model
 
     @torch.inference_mode()
     def forward(self, slices: Sequence[Slice]) -> list[Tensor]:
@@ -87,37 +102,50 @@ class Stage:
 
         Per slice: hidden states [n, hidden], or, from the last stage, logits float32 [num_logits, vocab].
         """
+        packed, *tensors = self.pack(slices)
+        output = self._forward(packed, *tensors)[0]
+        for segment in packed.segments:
+            segment.cache.length = segment.end
+        if self.is_last:
+            return list(torch.split(output.float(), [piece.num_logits for piece in slices]))
+        return list(torch.split(output, [segment.num_tokens for segment in packed.segments]))
+
+    def pack(self, slices: Sequence[Slice]) -> Given:
+        """What the model is given for a round; makes room in the caches. Raises UsageError."""
         segments = [self._open(piece) for piece in slices]
         places = [s.position + depth for s in segments for depth in s.depths]
-        positions = torch.tensor([places], device=self.device)
-        inputs = slices[0].inputs if len(slices) == 1 else torch.cat([piece.inputs for piece in slices])
-        inputs = inputs.to(self.device).unsqueeze(0)
-        outputs = self._run(Packed(segments), inputs, positions, slices)
-        for segment in segments:
-            segment.cache.length = segment.end
-        return outputs
-
-    def _run(self, packed: Packed, inputs: Tensor, positions: Tensor, slices: Sequence[Slice]) -> list[Tensor]:
-        """The packed forward: inputs [1, tokens] or [1, tokens, hidden], positions [1, tokens]."""
-        arguments = {"position_ids": positions, "use_cache": False, NAME: packed}
-        if self.is_first:
-            arguments["input_ids"] = inputs
-        else:
-            packed.hidden = inputs = inputs.to(self.dtype)
-            arguments["inputs_embeds"] = inputs
-        num_logits = [piece.num_logits for piece in slices]
-        if not (self.is_last and any(num_logits)):
-            self._decoder(**arguments)
-            if self.is_last:
-                return [torch.empty(0, self.info.vocab_size, device=self.device) for _ in slices]
-            return list(packed.hidden[0].split([s.num_tokens for s in packed.segments]))  # type: ignore[index]
         rows = [
             row
-            for end, piece in zip(_ends(packed.segments), slices, strict=True)
+            for end, piece in zip(_ends(segments), slices, strict=True)
             for row in range(end - piece.num_logits, end)
         ]
-        logits = self.model(**arguments, logits_to_keep=torch.tensor(rows, device=self.device)).logits
-        return list(logits[0].float().split(num_logits))
+        inputs = slices[0].inputs if len(slices) == 1 else torch.cat([piece.inputs for piece in slices])
+        inputs = inputs.to(self.device, None if self.is_first else self.dtype).unsqueeze(0)
+        numbers = [torch.tensor(row, dtype=torch.int64, device=self.device) for row in (places, rows)]
+        return Packed(segments, None if self.is_first else inputs), inputs, numbers[0].unsqueeze(0), numbers[1]
+
+    def run_model(self, packed: Packed, inputs: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+        """transformers' own forward pass: hidden states [1, tokens, hidden], or logits [1, rows, vocab] at the end."""
+        arguments = {"position_ids": positions, "use_cache": False, NAME: packed}
+        arguments["input_ids" if self.is_first else "inputs_embeds"] = inputs
+        if self.is_last:
+            logits: Tensor = self.model(**arguments, logits_to_keep=rows).logits
+            return logits
+        self._decoder(**arguments)
+        return packed.hidden  # type: ignore[return-value]  # the gate behind the span has set it
+
+    def _trial_rounds(self) -> Iterator[Given]:
+        """A few rounds of different sizes, of one session and of two, always the same."""
+        caches, generator = (self.new_cache(), self.new_cache()), torch.Generator().manual_seed(0)
+        for sizes, num_logits in _TRIAL:
+            slices = []
+            for cache, size in zip(caches, sizes, strict=False):
+                ids = torch.randint(self.info.vocab_size, (size,), generator=generator)
+                states = torch.randn(size, self.info.hidden_size, generator=generator)
+                slices.append(Slice(cache, cache.length, ids if self.is_first else states, num_logits=num_logits))
+            yield self.pack(slices)
+            for piece in slices:
+                piece.cache.length = piece.position + len(piece.inputs)
 
     def _open(self, piece: Slice) -> Segment:
         """Make room for a slice. Raises UsageError where it would leave a gap or pass the model's last position."""

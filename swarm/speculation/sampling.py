@@ -34,7 +34,7 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
     if sampling.repetition_penalty != 1.0:
         logits = _penalised(logits, context, following, sampling.repetition_penalty)
     if sampling.temperature == 0.0:
-        return [int(token) for token in logits.argmax(-1)]
+        return list[int](logits.argmax(-1).tolist())
     return [_draw(row, len(context) + i, sampling) for i, row in enumerate(logits)]
 
 
