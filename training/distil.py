@@ -6,7 +6,7 @@ target's first choice, which is the one that counts when decoding greedily.
 """
 
 import logging
-from dataclasses import replace
+import math
 
 import numpy as np
 import torch
@@ -17,15 +17,14 @@ from training.corpus import Corpus, Part, window
 from training.generate import continue_greedily
 from training.loop import Measured, Save, train_for
 from training.optimiser import PairOptimiser
-from training.parallel import rank
+from training.parallel import num_workers, rank
 from training.pretrain import BATCH_TOKENS, autocast_logits, batch_shape
 from training.record import Plan
-from training.schedule import Budget
 
 log = logging.getLogger(__name__)
 
 OWN_SHARE = 0.45  # of a batch's rows: text written by the target
-OWN_TIME = 0.17  # of the minutes: writing it
+OWN_TOKENS = 0.05  # tokens written for each token read
 NUM_ROWS = 64  # texts written at a time
 NUM_PROMPT = 64  # tokens of the corpus before each
 NUM_NEW = 320  # tokens written
@@ -37,23 +36,23 @@ def distil(draft: LlamaForCausalLM, target: LlamaForCausalLM, corpus: Corpus, pl
     rng = plan.rng(rank())
     target.requires_grad_(False)
     own = write_own_text(target, corpus, plan, rng)
-    learning = replace(plan, minutes=plan.minutes * (1 - OWN_TIME))
     compiled = torch.compile(distillation_losses, dynamic=False)
 
     def measure(progress: float) -> Measured:
         loss, agreement = compiled(draft, target, _mixed(corpus, plan, own, rng, *batch_shape(progress)))
         return {"loss": loss, "agreement": agreement}
 
-    train_for(learning, PairOptimiser(draft), BATCH_TOKENS, measure, save)
+    train_for(plan, PairOptimiser(draft), BATCH_TOKENS, measure, save)
 
 
 def write_own_text(target: LlamaForCausalLM, corpus: Corpus, plan: Plan, rng: np.random.Generator) -> Part:
-    """Greedy continuations of corpus prompts, for a share of the plan's minutes, as a part to draw windows from."""
-    budget, rows = Budget(plan.minutes * OWN_TIME), []
+    """Greedy continuations of corpus prompts, as a part to draw windows from."""
+    rows = list[torch.Tensor]()
+    num_batches = math.ceil(plan.num_tokens * OWN_TOKENS / num_workers() / (NUM_ROWS * (NUM_PROMPT + NUM_NEW)))
     with torch.autocast("cpu", torch.bfloat16):
-        while budget.progress < 1.0:
+        for number in range(num_batches):
             rows.append(continue_greedily(target, corpus.batch(rng, plan.mix, NUM_ROWS, NUM_PROMPT), NUM_NEW))
-            log.info("own text %3.0f %%  %d tokens", 100 * budget.progress, len(rows) * rows[0].numel())
+            log.info("own text: %d of %d batches", number + 1, num_batches)
     tokens = torch.cat(rows).flatten().numpy().astype(np.uint16)
     return Part(tokens, np.arange(0, len(tokens), NUM_PROMPT + NUM_NEW))
 

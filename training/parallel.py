@@ -32,15 +32,6 @@ def num_workers() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def agreed(value: float) -> float:
-    """Worker 0's value, for all: decisions that depend on time must be the same everywhere."""
-    if not dist.is_initialized():
-        return value
-    shared = torch.tensor([value], dtype=torch.float64)
-    dist.broadcast(shared, src=0)
-    return float(shared)
-
-
 def wait_for_all() -> None:
     """Return when every worker has come here."""
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""Plain next-token training of the target on the corpus, for a fixed number of minutes."""
+"""Plain next-token training of the target on the corpus."""
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,11 @@ from training.parallel import num_workers, rank
 from training.record import Plan
 
 BATCH_TOKENS = 4096  # per step, over all workers
-_WINDOW = 512
-_LONG_WINDOW = 1024
-_LONG_FROM = 0.8
+WINDOWS = (
+    (0.0, 256),
+    (0.6, 512),
+    (0.85, 1024),
+)  # (share of the tokens from which on, tokens): short ones are quick
 
 
 def pretrain(model: LlamaForCausalLM, corpus: Corpus, plan: Plan, save: Save) -> None:
@@ -29,8 +31,8 @@ def pretrain(model: LlamaForCausalLM, corpus: Corpus, plan: Plan, save: Save) ->
 
 
 def batch_shape(progress: float) -> tuple[int, int]:
-    """Rows and window of this worker's part of a batch; the last fifth of a budget has long windows."""
-    window = _WINDOW if progress < _LONG_FROM else _LONG_WINDOW
+    """Rows and window of this worker's part of a batch after `progress` (0..1) of the tokens."""
+    window = max(window for since, window in WINDOWS if since <= progress)
     return BATCH_TOKENS // window // num_workers(), window
 
 

@@ -13,11 +13,11 @@ RECORD = "training.json"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One stretch of training: how long, and how a batch's rows are shared out among the corpus's domains."""
+    """One stretch of training: tokens to read, and how a batch's rows are shared out among the corpus's domains."""
 
     name: str
     seed: int
-    minutes: float
+    num_tokens: int
     mix: Mapping[str, float]
 
     def rng(self, worker: int) -> np.random.Generator:

@@ -1,9 +1,9 @@
-"""Train the embedded pair: `python -m training.train --out swarm/embedded --minutes-target 60 --minutes-draft 25`.
+"""Train the embedded pair: `python -m training.train --out swarm/embedded`.
 
 Three phases, each of which can be run alone with `--only`, going on from what the others left in `--out`:
 `target` learns the corpus, `repair` unlearns loops, `draft` learns to say what the target would say.
 A fourth, `further`, runs only when named: it gives the saved target another pass, with more arithmetic.
-The order of the data and the first weights follow from the seed; how many steps fit into the minutes does not.
+First weights, the order of the data and the number of steps follow from the seed and the numbers of tokens.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from training.repair import repair
 
 DEFAULT = ("target", "repair", "draft")
 MIXES = {
-    "target": {"code": 0.6, "gsm8k": 0.12, "arithmetic": 0.18, "drills": 0.1},
+    "target": {"code": 0.5, "gsm8k": 0.1, "arithmetic": 0.25, "drills": 0.15},
     "further": {"code": 0.4, "gsm8k": 0.1, "arithmetic": 0.3, "drills": 0.2},
     "repair": {"code": 0.5, "gsm8k": 0.15, "arithmetic": 0.35},
     "draft": {"code": 0.64, "gsm8k": 0.16, "arithmetic": 0.2},
@@ -69,7 +69,7 @@ def _draft(options: argparse.Namespace, corpus: Corpus) -> None:
 
 
 def _plan(options: argparse.Namespace, name: str) -> Plan:
-    return Plan(name, options.seed, getattr(options, f"minutes_{name}"), MIXES[name])
+    return Plan(name, options.seed, int(getattr(options, f"tokens_{name}")), MIXES[name])
 
 
 def _saver(options: argparse.Namespace, folder: str, model: LlamaForCausalLM, corpus: Corpus) -> Save:
@@ -87,10 +87,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("swarm/embedded"), help="where the pair is written")
     parser.add_argument("--build", type=Path, default=Path("build"), help="cache of the corpus")
     parser.add_argument("--only", nargs="+", choices=[*DEFAULT, "further"], default=DEFAULT)
-    parser.add_argument("--minutes-target", type=float, default=60)
-    parser.add_argument("--minutes-further", type=float, default=10)
-    parser.add_argument("--minutes-repair", type=float, default=7)
-    parser.add_argument("--minutes-draft", type=float, default=25)
+    parser.add_argument("--tokens-target", type=float, default=24e6)
+    parser.add_argument("--tokens-further", type=float, default=4e6)
+    parser.add_argument("--tokens-repair", type=float, default=3e6)
+    parser.add_argument("--tokens-draft", type=float, default=12e6)
     parser.add_argument("--go-on", action="store_true", help="start the draft from the saved one")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seed", type=int, default=0)
