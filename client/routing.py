@@ -1,17 +1,16 @@
 """Which peers, with which of their layers, make up the chain: the one of least trip time. Pure.
 
 trip time = link to the first peer + every stage's compute + every link between them + link back from the last one.
-A shortest path over (layer boundary, peer) pairs; a peer may serve any stretch of its span that begins and ends at a
-boundary of some peer's span. Where the shortest path comes back to a peer, which a chain cannot, that peer serves all
-that lies between as well: a heuristic, good wherever links cost more than compute.
+A shortest path over layer boundaries that visits no peer twice; a peer may serve any stretch of its span that begins
+and ends at a boundary of some peer's span.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -19,6 +18,8 @@ from swarm.span import Span
 from swarm.wire import Contact
 
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
+MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: announcements may be made to mislead
+CLIENT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +46,14 @@ def plan(
     Raises ChainLost, naming the layers, if the peers left cannot cover them all.
     """
     usable = [peer for peer in peers if peer.peer_id in round_trips and peer.peer_id not in excluded]
-    boundaries = sorted({0, num_layers} | {peer.start for peer in usable} | {peer.end for peer in usable})
-    # State: layers up to `boundary` are done, the last of them by usable[index]; -1 stands for the client.
-    frontier: list[tuple[float, int, int]] = [(0.0, 0, -1)]
-    came_from: dict[tuple[int, int], tuple[int, int]] = {}
-    best: dict[tuple[int, int], float] = {(0, -1): 0.0}
-    while frontier:
-        cost, boundary, index = heapq.heappop(frontier)
-        if cost > best[boundary, index]:
-            continue
-        if (boundary, index) == (num_layers, -1):
-            return _hops(usable, came_from, num_layers)
-        for step, state in _next_states(usable, boundaries, boundary, index, num_layers, round_trips, tokens):
-            if cost + step < best.get(state, math.inf):
-                best[state] = cost + step
-                came_from[state] = (boundary, index)
-                heapq.heappush(frontier, (cost + step, *state))
-    raise ChainLost(_missing(num_layers, usable))
+    chain = _shortest(_Map(num_layers, usable, round_trips, tokens))
+    if chain is None:
+        raise ChainLost(_missing(num_layers, usable))
+    starts = [0, *(end for _, end in chain)]
+    return [
+        Hop(usable[i].contact, Span(start, end), usable[i].max_round)
+        for (i, end), start in zip(chain, starts, strict=False)
+    ]
 
 
 def stage_seconds(peer: Announcement, layers: int, tokens: int) -> float:
@@ -70,61 +62,84 @@ def stage_seconds(peer: Announcement, layers: int, tokens: int) -> float:
     return whole * layers / len(peer.span)
 
 
-def _next_states(
-    usable: Sequence[Announcement],
-    boundaries: Sequence[int],
-    boundary: int,
-    index: int,
-    num_layers: int,
-    round_trips: Mapping[str, float],
-    tokens: int,
-) -> list[tuple[float, tuple[int, int]]]:
-    """(cost, state) of every step from a state: on through another peer, or, when all is done, back to the client."""
-    before = usable[index] if index >= 0 else None
-    if boundary == num_layers and before is not None:
-        return [(round_trips[before.peer_id] / 2, (num_layers, -1))]
-    states: list[tuple[float, tuple[int, int]]] = []
-    for i, peer in enumerate(usable):
-        if i == index or not peer.start <= boundary < peer.end:
-            continue
-        link = _link(before, peer, round_trips)
-        ends = [end for end in boundaries if boundary < end <= peer.end]
-        states += [(link + stage_seconds(peer, end - boundary, tokens), (end, i)) for end in ends]
-    return states
+class _Map:
+    """What every step costs, and at least how much is still to come. Peers by index; the client is CLIENT."""
+
+    def __init__(
+        self, num_layers: int, peers: Sequence[Announcement], round_trips: Mapping[str, float], tokens: int
+    ) -> None:
+        self.num_layers = num_layers
+        self._peers = peers
+        self._round_trips = round_trips
+        self._tokens = tokens
+        self._boundaries = sorted({0, num_layers} | {end for peer in peers for end in (peer.start, peer.end)})
+        self._to_go = self._least_to_go()
+
+    def steps(self, done: int, last: int) -> Iterator[tuple[float, int, int]]:
+        """(seconds, peer, layers done then) of every way on from `last`, which has done the layers up to `done`."""
+        for i in self._serving(done):
+            if i != last:
+                link = self._link(last, i)
+                yield from ((link + seconds, i, end) for seconds, end in self._stages(i, done))
+
+    def to_go(self, done: int, last: int) -> float:
+        """At least the seconds from there back to the client; exactly those, if no peer has to be visited twice."""
+        return self._to_go.get((done, last), math.inf)
+
+    def _least_to_go(self) -> dict[tuple[int, int], float]:
+        """By (layers done, peer that did the last of them), from the end backwards; peers may be visited twice."""
+        ends = [i for i, peer in enumerate(self._peers) if peer.end == self.num_layers]
+        to_go = {(self.num_layers, i): self._link(i, CLIENT) for i in ends}
+        for done in reversed(self._boundaries[:-1]):
+            entering = {
+                i: min(seconds + to_go.get((end, i), math.inf) for seconds, end in self._stages(i, done))
+                for i in self._serving(done)
+            }
+            before = (
+                [i for i, peer in enumerate(self._peers) if peer.start < done <= peer.end] if done else [CLIENT]
+            )
+            for last in before:
+                ways = (self._link(last, i) + seconds for i, seconds in entering.items() if i != last)
+                to_go[done, last] = min(ways, default=math.inf)
+        return to_go
+
+    def _serving(self, layer: int) -> list[int]:
+        return [i for i, peer in enumerate(self._peers) if peer.start <= layer < peer.end]
+
+    def _stages(self, i: int, start: int) -> list[tuple[float, int]]:
+        """(seconds, end) of every stretch of a peer's layers that begins at `start`."""
+        peer = self._peers[i]
+        ends = [end for end in self._boundaries if start < end <= peer.end]
+        return [(stage_seconds(peer, end - start, self._tokens), end) for end in ends]
+
+    def _link(self, one: int, other: int) -> float:
+        """One-way seconds between two, of which at most one is the client."""
+        if CLIENT in (one, other):
+            return self._round_trips[self._peers[max(one, other)].peer_id] / 2
+        before, after = self._peers[one], self._peers[other]
+        measured = (before.links.get(after.peer_id), after.links.get(before.peer_id))
+        return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
 
 
-def _link(before: Announcement | None, peer: Announcement, round_trips: Mapping[str, float]) -> float:
-    """One-way seconds to `peer`, from the client or from the peer before, whichever of the two has measured it."""
-    if before is None:
-        return round_trips[peer.peer_id] / 2
-    measured = [
-        seconds
-        for seconds in (before.links.get(peer.peer_id), peer.links.get(before.peer_id))
-        if seconds is not None
-    ]
-    return min(measured) / 2 if measured else UNKNOWN_LINK
+def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
+    """The shortest chain as (peer, end of its layers) of each hop, no peer twice; None if there is none.
 
-
-def _hops(
-    usable: Sequence[Announcement], came_from: Mapping[tuple[int, int], tuple[int, int]], num_layers: int
-) -> list[Hop]:
-    """Walk back from the end. A peer met twice takes what lies between, too: its span has it, and that saves links."""
-    hops: list[Hop] = []
-    state = came_from[num_layers, -1]
-    while state[1] >= 0:
-        end, index = state
-        state = came_from[state]
-        peer = usable[index]
-        hops.append(Hop(peer.contact, Span(state[0], end), peer.max_round))
-    hops.reverse()
-    merged: list[Hop] = []
-    for hop in hops:
-        earlier = next((i for i, h in enumerate(merged) if h.contact.peer_id == hop.contact.peer_id), None)
-        if earlier is None:
-            merged.append(hop)
-        else:
-            merged[earlier:] = [replace(hop, span=Span(merged[earlier].span.start, hop.span.end))]
-    return merged
+    A* over chains: the map's least time to go never says too much, so the first whole chain taken is the shortest.
+    """
+    frontier: list[tuple[float, int, float, tuple[tuple[int, int], ...]]] = [(map_.to_go(0, CLIENT), 0, 0.0, ())]
+    for _ in range(MAX_CHAINS):
+        if not frontier:
+            return None
+        _, minus_done, cost, chain = heapq.heappop(frontier)
+        if -minus_done == map_.num_layers:
+            return chain
+        visited = {i for i, _ in chain}
+        for seconds, i, end in map_.steps(-minus_done, chain[-1][0] if chain else CLIENT):
+            total = cost + seconds + map_.to_go(end, i)
+            if i not in visited and total < math.inf:
+                heapq.heappush(frontier, (total, -end, cost + seconds, (*chain, (i, end))))
+    whole = [entry for entry in frontier if -entry[1] == map_.num_layers]
+    return min(whole)[3] if whole else None
 
 
 def _missing(num_layers: int, usable: Sequence[Announcement]) -> str:
