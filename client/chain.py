@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from client.routing import Hop
 from client.session import ChainSession
 from client.target import Target
-from swarm.errors import PeerError
+from swarm.errors import ChainLost, PeerError, PeerLost
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Verdict
 
@@ -75,7 +75,10 @@ class Chain:
 
     async def _verify_once(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
         async with self._session_at_hand() as session:
-            return await session.verify(tokens, drafts)
+            verdict = await session.verify(tokens, drafts)
+            if verdict.tokens[-1] >= self._target.info.vocab_size:
+                raise PeerLost(session.hops[-1].contact.peer_id, "its verdict names a token that does not exist")
+            return verdict
 
     @contextlib.asynccontextmanager
     async def _session_at_hand(self) -> AsyncIterator[ChainSession]:
@@ -91,9 +94,14 @@ class Chain:
             raise
 
     async def _open(self) -> ChainSession:
-        if self._failed:
-            await self._target.refresh()
-        hops = await self._target.plan(tokens=self._round_tokens, excluded=self._failed)
+        try:
+            hops = await self._plan()
+        except ChainLost:
+            await self._target.refresh()  # somebody may have come
+            hops = await self._plan()
         return await ChainSession.open(
             self._target.transport, hops, self._target.fingerprint, self._sampling, self._timeout
         )
+
+    async def _plan(self) -> list[Hop]:
+        return await self._target.plan(tokens=self._round_tokens, excluded=self._failed)

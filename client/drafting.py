@@ -73,8 +73,10 @@ class ModelDrafter:
         self._expected: list[int] = []
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
-        """`count` tokens, fewer where the draft's context ends."""
+        """`count` tokens, fewer where the draft's context ends, none where it does not know a token of the text."""
         known = _common_prefix(self._expected, tokens)
+        if any(token >= self._stage.info.vocab_size for token in tokens[known:]):
+            return []
         if known < len(tokens):
             self._expected = list(tokens)
             self._num_cached = min(self._num_cached, known)

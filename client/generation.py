@@ -86,8 +86,9 @@ class Statistics:
     drafted: int = 0
     accepted: int = 0
     draft_seconds: float = 0.0
+    """Before rounds were sent; of the first one, opening the chain as well, if that took longer."""
     trip_seconds: list[float] = field(default_factory=list)
-    """Of each round, from sending it to its verdict; the first one holds opening the chain and the prefill."""
+    """Of each round, from sending it to its verdict; opening the chain may be hidden behind the first drafts."""
     compute_seconds: list[float] = field(default_factory=list)
     """Of each round, what its stages computed, added up."""
 
@@ -144,5 +145,11 @@ async def _draft(context: Context, draft: Draft, chain: Chain, count: int) -> li
     """Drafts of the next round, while the chain prefills whatever it lacks of the text."""
     if count <= 0:
         return []
-    drafts, _ = await asyncio.gather(draft.propose(context.tokens, count), chain.prefill(context.tokens))
+    prefill = asyncio.create_task(chain.prefill(context.tokens))
+    try:
+        drafts = await draft.propose(context.tokens, count)
+        await prefill
+    finally:
+        prefill.cancel()
+        await asyncio.wait([prefill])
     return drafts

@@ -45,7 +45,11 @@ def plan(
     `round_trips`: measured seconds from the client to a peer and back; a peer that is not in it is out of reach.
     Raises ChainLost, naming the layers, if the peers left cannot cover them all.
     """
-    usable = [peer for peer in peers if peer.peer_id in round_trips and peer.peer_id not in excluded]
+    usable = [
+        peer
+        for peer in peers
+        if peer.num_layers == num_layers and peer.peer_id in round_trips and peer.peer_id not in excluded
+    ]
     chain = _shortest(_Map(num_layers, usable, round_trips, tokens))
     if chain is None:
         raise ChainLost(_missing(num_layers, usable))

@@ -7,7 +7,6 @@ of them when the streams close.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import TypeVar
@@ -64,7 +63,7 @@ class ChainSession:
             for hop, stream, before, after in zip(hops, session._streams, upstreams, downstreams, strict=True):
                 span = hop.span
                 await stream.send(Open(session._id, fingerprint, span.start, span.end, before, after, sampling))
-        except PeerLost:
+        except BaseException:
             await session.close()
             raise
         return session
@@ -81,17 +80,23 @@ class ChainSession:
 
     async def prefill(self, tokens: Sequence[int]) -> None:
         """Bring the caches up to the text `tokens` without its newest one; nothing is awaited. Raises PeerLost."""
-        rounds = prefill_rounds(self._id, self._number, tokens, self.cached, self._chunk)
-        await self._send(rounds)
+        try:
+            async with asyncio.timeout(self._timeout):
+                for round in prefill_rounds(self._id, self._number, tokens, self.cached, self._chunk):
+                    await self._send(round)
+        except TimeoutError:
+            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
         self.cached = max(self.cached, len(tokens) - 1)
 
     async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        """Bring the caches up to the text `tokens` and have `drafts` judged. Raises PeerLost or PeerRefused."""
-        rounds = split(self._id, self._number, tokens, self.cached, drafts, self._chunk)
+        """Have `drafts`, as many as fit a round, judged after the text `tokens`. Raises PeerLost or PeerRefused."""
+        await self.prefill(tokens)
+        drafts = drafts[: self._chunk - 1]
+        round = Round(self._id, self._number, len(tokens) - 1, (tokens[-1], *drafts), len(drafts), judged=True)
         try:
             async with asyncio.timeout(self._timeout):
-                await self._send(rounds)
-                verdict = await self._verdict(rounds[-1].number)
+                await self._send(round)
+                verdict = await self._verdict(round.number)
         except TimeoutError:
             raise await self._overdue() from None
         accepted = len(verdict.tokens) - 1
@@ -100,10 +105,9 @@ class ChainSession:
         self.cached = len(tokens) + accepted
         return verdict
 
-    async def _send(self, rounds: Sequence[Round]) -> None:
-        self._number += len(rounds)
-        for round in rounds:
-            await self._streams[0].send(round)
+    async def _send(self, round: Round) -> None:
+        self._number = round.number + 1
+        await self._streams[0].send(round)
 
     async def close(self) -> None:
         """End the session at all hops."""
@@ -120,18 +124,22 @@ class ChainSession:
             if hop is self.hops[-1] and verdict.number == number:
                 return verdict
 
-    async def _overdue(self) -> PeerLost:
+    async def _overdue(self) -> PeerError:
         """Who is to blame for a missing verdict: the first hop that does not answer a ping, or else the last hop."""
         silent = {hop.contact.peer_id: hop for hop in self.hops}
-        with contextlib.suppress(TimeoutError, PeerError):
+        try:
             async with asyncio.timeout(_PONG_SECONDS):
                 for stream in self._streams:
                     await stream.send(Ping(self._number))
                 while silent:
                     hop, _ = await self._next(Pong)
                     silent.pop(hop.contact.peer_id, None)
-        culprit = next(iter(silent.values()), self.hops[-1])
-        return PeerLost(culprit.contact.peer_id, f"no verdict in {self._timeout:.0f} s")
+        except PeerError as error:
+            return error
+        except TimeoutError:
+            return PeerLost(next(iter(silent)), f"it is silent, and no verdict came in {self._timeout:.0f} s")
+        reason = f"no verdict in {self._timeout:.0f} s, though all hops answer: if they are slow, raise --timeout"
+        return PeerLost(self.hops[-1].contact.peer_id, reason)
 
     async def _next(self, kind: type[T]) -> tuple[Hop, T]:
         """The next message of a kind, and who sent it; others are passed over. Raises what a hop reports."""
@@ -163,33 +171,11 @@ class ChainSession:
                     self._inbox.put_nowait((hop, PeerLost(culprit, reason)))
 
 
-def split(
-    session: bytes, number: int, tokens: Sequence[int], cached: int, drafts: Sequence[int], chunk: int
-) -> list[Round]:
-    """The rounds that bring caches of `cached` positions up to the text `tokens` and have `drafts` judged.
-
-    They are numbered from `number` on. The last one holds the newest token and all drafts, and up to `chunk` tokens
-    in all; the text before it goes ahead in chunks of that size.
-    """
-    fresh = [*tokens[cached:], *drafts]
-    cut = max(len(fresh) - max(chunk, len(drafts) + 1), 0)
-    starts = [*range(0, cut, chunk), cut]
-    ends = [*starts[1:], len(fresh)]
-    return [
-        Round(
-            session,
-            number + i,
-            cached + start,
-            tuple(fresh[start:end]),
-            len(drafts) if end == len(fresh) else 0,
-            judged=end == len(fresh),
-        )
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
-
-
 def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int) -> list[Round]:
-    """The rounds, none of them judged, that bring the caches up to the text `tokens` without its newest token."""
+    """The rounds, none of them judged, that bring caches of `cached` positions up to `tokens` without its newest one.
+
+    They are numbered from `number` on and hold at most `chunk` tokens each.
+    """
     return [
         Round(
             session, number + i, start, tuple(tokens[start : min(start + chunk, len(tokens) - 1)]), 0, judged=False
@@ -200,13 +186,13 @@ def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: i
 
 async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:
     """A stream to every hop, opened at once. Raises PeerLost, with none left open."""
-    results = await asyncio.gather(
-        *(transport.open(hop.contact, SESSION_PROTOCOL) for hop in hops), return_exceptions=True
-    )
-    failures = [result for result in results if isinstance(result, BaseException)]
-    streams = [result for result in results if not isinstance(result, BaseException)]
-    if failures:
-        for stream in streams:
-            stream.close()
-        raise failures[0]
-    return streams
+    tasks = [asyncio.create_task(transport.open(hop.contact, SESSION_PROTOCOL)) for hop in hops]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(result, BaseException):
+                result.close()
+        raise

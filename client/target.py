@@ -39,7 +39,8 @@ class Target:
         present = {peer.peer_id for peer in self._peers}
         self._round_trips = {peer: seconds for peer, seconds in self._round_trips.items() if peer in present}
         unknown = [peer.contact for peer in self._peers if peer.peer_id not in self._round_trips]
-        self._round_trips |= await round_trips(self.transport, unknown)
+        measured = await round_trips(self.transport, unknown)
+        self._round_trips |= measured
 
     async def keep_fresh(self) -> None:
         """Refresh again and again until cancelled, so that planning a chain never waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,18 @@ from swarm.speculation.acceptance import match
 from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
 
+_FLATTEN_AFTER = 32  # rounds through a part of the stage: making its flat form takes as long as a few of them
+_MAX_PARTS = 64
+
 log = logging.getLogger("specswarm")
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden states as they came: raw values [tokens, hidden] of the sender's dtype."""
+
+    data: bytes
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,8 +38,8 @@ class Job:
 
     session: Session
     round: Round
-    states: bytes | None
-    """Hidden states from the peer before, in the stage's dtype; None where token ids go in."""
+    states: States | None
+    """What the peer before sent; None where token ids go in."""
     compute: tuple[float, ...]
     """Seconds each earlier stage took."""
     context: tuple[int, ...] = ()
@@ -55,8 +67,9 @@ class Engine:
     """Runs jobs on a stage, or on the parts of it that sessions use."""
 
     def __init__(self, stage: Stage) -> None:
-        self._parts = {stage.span: stage}
         self._whole = stage
+        self._parts = {stage.span: stage}
+        self._uses = Counter[Span]()
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
@@ -65,7 +78,7 @@ class Engine:
         except Exception:
             if len(jobs) > 1:
                 return [result for job in jobs for result in self.run([job])]
-            if not _is_finite(jobs[0], self._whole.dtype):
+            if not _is_finite(jobs[0]):
                 return [Failure("its hidden states are not finite", culprit=jobs[0].session.source)]
             log.exception(
                 "a round failed"
@@ -93,8 +106,15 @@ class Engine:
         return [Outcome(data, (), seconds) for data in states]
 
     def _part(self, span: Span) -> Stage:
+        """The stage for a session's layers; one that is used again and again is worth flattening."""
         if span not in self._parts:
+            if len(self._parts) > _MAX_PARTS:
+                self._parts = {self._whole.span: self._whole}
+                self._uses.clear()
             self._parts[span] = self._whole.part(span)
+        self._uses[span] += 1
+        if self._uses[span] == _FLATTEN_AFTER and span != self._whole.span:
+            self._parts[span].flatten()
         return self._parts[span]
 
 
@@ -103,7 +123,9 @@ def _slice(stage: Stage, job: Job) -> Slice:
     if job.states is None:
         inputs = torch.tensor(round.tokens)
     else:
-        inputs = from_bytes(job.states, stage.dtype, (len(round.tokens), stage.info.hidden_size))
+        inputs = from_bytes(job.states.data, job.states.dtype, (len(round.tokens), stage.info.hidden_size))
+        if not inputs.isfinite().all():
+            raise ValueError("hidden states are not finite")
     return Slice(
         cache=job.session.cache,
         position=round.position,
@@ -112,8 +134,8 @@ def _slice(stage: Stage, job: Job) -> Slice:
     )
 
 
-def _is_finite(job: Job, dtype: torch.dtype) -> bool:
-    return job.states is None or bool(from_bytes(job.states, dtype, (-1,)).isfinite().all())
+def _is_finite(job: Job) -> bool:
+    return job.states is None or bool(from_bytes(job.states.data, job.states.dtype, (-1,)).isfinite().all())
 
 
 def _judge(job: Job, logits: Tensor) -> tuple[int, ...]:

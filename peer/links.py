@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 
-from swarm.errors import PeerLost
+from swarm.errors import BadMessage, PeerLost
 from swarm.transport import Stream, Transport
 from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact
 
@@ -65,9 +65,14 @@ class Links:
     async def _serve(self, contact: Contact, outbox: Outbox) -> None:
         try:
             with closing(await self._transport.open(contact, PUSH_PROTOCOL)) as stream:
-                await outbox.run(stream)
-        except PeerLost as error:
-            self._drop(error)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(outbox.run(stream))
+                    await stream.receive()  # nothing comes back: this returns when the stream ends
+                    raise PeerLost(contact.peer_id, "it answers what needs no answer")
+        except* (PeerLost, BadMessage) as errors:
+            if self._outboxes.get(contact.peer_id) is outbox:
+                reason = str(next(iter(errors.exceptions)))
+                self._drop(PeerLost(contact.peer_id, reason.removeprefix(f"peer {contact.peer_id}: ")))
 
     def _drop(self, error: PeerLost) -> None:
         self._outboxes.pop(error.peer_id, None)

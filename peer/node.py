@@ -78,9 +78,18 @@ async def serve_on(
             offer = await _choose_layers(announcer, offer, _num_layers(config, source))
         span = offer.span
         log.info("loading layers %s of %s", span, source.name)
-        stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
+        joining = asyncio.create_task(announcer.run(lambda: 0))  # the choice must stand however long loading takes
+        try:
+            stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
+        finally:
+            joining.cancel()
+            await asyncio.wait([joining])
         table = SessionTable(
-            stage, fingerprint, max_cache_bytes=config.cache_mib << 20, max_sessions=config.max_sessions
+            stage,
+            fingerprint,
+            max_cache_bytes=config.cache_mib << 20,
+            max_sessions=config.max_sessions,
+            max_round=config.max_batch_tokens,
         )
         service = PeerService(network, stage, table, thread, config.max_batch_tokens)
         await service.start()
@@ -155,7 +164,7 @@ def _offer(
     return Announcement(
         peer_id=peer_id,
         maddrs=maddrs,
-        model=source.name,
+        model=source.label,
         fingerprint=fingerprint,
         config_hash=source.info.config_hash,
         num_layers=source.info.num_layers,

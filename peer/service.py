@@ -11,7 +11,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
-from peer.compute import Engine, Failure, Job, Outcome
+from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
 from peer.links import Links, Outbox
 from peer.session import Refusal, Session
@@ -19,7 +19,7 @@ from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.tensors import dtype_name
+from swarm.tensors import DTYPES, dtype_name
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     NO_SESSION,
@@ -69,6 +69,7 @@ class PeerService:
         try:
             await self._expire(idle_seconds)
         finally:
+            self._worker.stop()
             await self._links.close()
 
     async def _serve_client(self, stream: Stream) -> None:
@@ -152,17 +153,18 @@ class PeerService:
             self._early.hold(message, sender)
             return
         session = self._table.find(message.round.session)
-        expected = len(message.round.tokens) * self._stage.info.hidden_size * self._stage.dtype.itemsize
         if session.span.start == 0:
             raise Refusal("the first hop takes token ids")
-        if message.dtype != self._dtype:
-            raise Refusal(f"hidden states are {message.dtype}; this peer computes in {self._dtype}")
+        if message.dtype not in DTYPES:
+            raise Refusal(f"hidden states are {message.dtype}; this peer reads {', '.join(DTYPES)}")
+        dtype = DTYPES[message.dtype]
+        expected = len(message.round.tokens) * self._stage.info.hidden_size * dtype.itemsize
         if len(message.states) != expected:
             raise Refusal(f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
-        self._submit(session, message.round, sender, message.states, message.compute)
+        self._submit(session, message.round, sender, States(message.states, dtype), message.compute)
 
     def _submit(
-        self, session: Session, round: Round, sender: str, states: bytes | None, compute: tuple[float, ...]
+        self, session: Session, round: Round, sender: str, states: States | None, compute: tuple[float, ...]
     ) -> None:
         self._table.admit(session, round, sender)
         judged_here = round.judged and session.downstream is None

@@ -9,7 +9,7 @@ from statistics import median
 import psutil
 import torch
 
-from swarm.model.loading import build_on_meta
+from swarm.model.loading import build_on_meta, check_device
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 
@@ -36,9 +36,10 @@ def measure(stage: Stage) -> Speed:
 def layers_that_fit(
     source: ModelSource, *, device: str, dtype: torch.dtype, quantize: str | None, cache_bytes: int
 ) -> int:
-    """How many layers of the model the device can hold beside the caches; at least one."""
+    """How many layers of the model the device can hold beside the caches; at least one. Raises UsageError."""
     parameters = sum(p.numel() for p in build_on_meta(source.config, dtype).parameters())
     per_layer = parameters / source.info.num_layers * _BYTES_PER_WEIGHT.get(quantize or "", dtype.itemsize)
+    check_device(device)
     on_gpu = device.startswith("cuda")
     available = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     return max(1, min(source.info.num_layers, int((available * _SHARE_OF_MEMORY - cache_bytes) / per_layer)))

@@ -9,7 +9,7 @@ from peer.session import Refusal, Session
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
 from swarm.span import Span
-from swarm.wire import Open, Round
+from swarm.wire import MAX_ROUND_TOKENS, Open, Round
 
 
 class SessionTable:
@@ -22,12 +22,14 @@ class SessionTable:
         *,
         max_cache_bytes: int,
         max_sessions: int,
+        max_round: int = MAX_ROUND_TOKENS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
         self._fingerprint = fingerprint
         self._max_cache_bytes = max_cache_bytes
         self._max_sessions = max_sessions
+        self._max_round = max_round
         self._clock = clock
         self._sessions: dict[bytes, Session] = {}
         self._reserved: dict[bytes, int] = {}  # bytes, by session
@@ -85,6 +87,8 @@ class SessionTable:
 
     def admit(self, session: Session, round: Round, sender: str) -> None:
         """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
+        if len(round.tokens) > self._max_round:
+            raise Refusal(f"a round of {len(round.tokens)} tokens; this peer takes {self._max_round} at a time")
         session.check(round, sender, self._stage.info)
         capacity = session.cache.capacity_for(round.position + len(round.tokens))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)

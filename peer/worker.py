@@ -25,7 +25,7 @@ class Worker:
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Job] = []
-        self._is_busy = False
+        self._is_busy = self._is_stopped = False
 
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
@@ -36,9 +36,13 @@ class Worker:
         """Forget the waiting rounds of a session that ended."""
         self._waiting = [job for job in self._waiting if job.session.id != session_id]
 
+    def stop(self) -> None:
+        """Start nothing more."""
+        self._is_stopped = True
+
     def _start(self) -> None:
         """Hand the next batch to the torch thread, unless it has one or none waits."""
-        if self._is_busy or not self._waiting:
+        if self._is_busy or self._is_stopped or not self._waiting:
             return
         batch = next_batch(self._waiting, self._max_batch_tokens)
         self._waiting = [job for job in self._waiting if job not in batch]

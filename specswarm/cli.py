@@ -179,7 +179,6 @@ def generate(
             "model": model,
             "initial_peers": initial_peer,
             "draft": draft,
-            "window": window,
             "fingerprint": fingerprint,
             "revision": revision,
             "threads": threads,
@@ -197,6 +196,7 @@ def generate(
             "top_p": top_p,
             "repetition_penalty": repetition_penalty,
             "seed": seed,
+            "window": window,
         },
     )
     text = sys.stdin.read() if prompt is None else prompt

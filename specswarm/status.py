@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from swarm.config import Config
@@ -78,7 +79,7 @@ def show(models: list[ModelStatus]) -> None:
     if not models:
         console.print("the swarm is there, and nobody serves a model in it")
     for model in models:
-        table = Table(title=f"{model.model} ({model.fingerprint[:12]}), {model.num_layers} layers")
+        table = Table(title=f"{escape(model.model)} ({model.fingerprint[:12]}), {model.num_layers} layers")
         for heading in ("peer", "layers", "dtype", "ms per step", "free tokens"):
             table.add_column(heading)
         for peer in model.peers:

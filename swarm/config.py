@@ -38,7 +38,7 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
     values |= given
     if "initial_peers" in kind.model_fields and "initial_peers" not in values:
         environment = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
-        values["initial_peers"] = shared.get("initial_peers", environment)
+        values["initial_peers"] = shared.get("initial_peers") or environment
     try:
         return kind.model_validate(values)
     except ValidationError as error:

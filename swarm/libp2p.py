@@ -46,6 +46,8 @@ class Libp2pStream:
     async def send(self, message: AnyMessage) -> None:
         """Hand the message to the daemon; waits only while its buffer is full."""
         data = encode(message)
+        if self._writer.is_closing():  # the daemon has reset it; to write would be an error of another kind
+            raise PeerLost(self.peer_id, "its stream broke")
         self.bytes_sent += _HEADER + len(data)
         try:
             self._writer.write(len(data).to_bytes(_HEADER, "big") + data)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 
-from swarm.errors import PeerLost
+from swarm.errors import BadMessage, PeerLost
 from swarm.transport import Transport
 from swarm.wire import SESSION_PROTOCOL, Contact, Ping, Pong
 
@@ -17,7 +17,7 @@ _TIMEOUT = 10.0  # seconds for all pings to one peer
 
 
 async def round_trip(transport: Transport, contact: Contact) -> float:
-    """Seconds to a peer and back: the least of a few pings. Raises PeerLost."""
+    """Seconds to a peer and back: the least of a few pings. Raises PeerLost, or BadMessage for a senseless answer."""
     with closing(await transport.open(contact, SESSION_PROTOCOL)) as stream:
         best = float("inf")
         try:
@@ -41,7 +41,7 @@ async def round_trips(transport: Transport, contacts: Iterable[Contact]) -> dict
         async with gate:
             try:
                 return contact.peer_id, await round_trip(transport, contact)
-            except PeerLost:
+            except (PeerLost, BadMessage):
                 return None
 
     measured = await asyncio.gather(*map(measure, contacts))

@@ -36,6 +36,7 @@ TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
+Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Hidden(Message, frozen=True, tag=4):
     round: Round
     dtype: Annotated[str, Meta(max_length=16)]
     states: bytes
-    compute: tuple[Seconds, ...]
+    compute: Compute
 
 
 class Verdict(Message, frozen=True, tag=5):
@@ -107,7 +108,7 @@ class Verdict(Message, frozen=True, tag=5):
     session: SessionId
     number: Count
     tokens: Tokens
-    compute: tuple[Seconds, ...]
+    compute: Compute
 
 
 class Broken(Message, frozen=True, tag=6):

@@ -158,3 +158,9 @@ def test_initial_peers_come_from_environment_or_file(
     file = tmp_path / "swarm.toml"
     file.write_text(f'initial_peers = ["{initial_peer}"]\n')
     assert json.loads(run("status", "--json", "--config", file).stdout)["models"]
+
+
+@pytest.mark.parametrize("how", [("--layers", "0:1"), ("--num-layers", "1"), ()])
+def test_device_that_is_not_there(how: tuple[str, ...], target: Path, initial_peer: str, tmp_path: Path) -> None:
+    arguments = [*how, "--device", "abacus", "--initial-peer", initial_peer, "--identity", tmp_path / "key"]
+    assert "abacus" in complaint(run("join", target, *arguments, *LISTEN), 2)

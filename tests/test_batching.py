@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from peer.batching import next_batch
 from peer.compute import Engine, Failure, Job, Outcome
 from peer.session import Session
 from peer.worker import Worker
+from swarm.model.cache import KVCache
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
@@ -213,3 +215,16 @@ def test_worker_forgets_the_rounds_of_a_dropped_session(stage: Stage) -> None:
     rounds = [job_of(kept, 0, 0, (3,)), job_of(dropped, 0, 0, (3,)), job_of(kept, 1, 1, (4,))]
     delivered = work(stage, rounds, drop=dropped.id)
     assert [job.session.id for job, _ in delivered] == [kept.id] * 2
+
+
+def test_a_part_of_the_stage_that_is_used_often_becomes_flat_and_says_the_same(tmp_path: Path) -> None:
+    source = ModelSource.resolve(str(save_llama(tmp_path, layers=3, hidden=16)))
+    engine, span = Engine(load_stage(source, Span(0, 3))), Span(0, 2)
+    session = Session(session_id(1), "client", span, "client", None, Sampling(), KVCache(span))
+    states = []
+    for _ in range(40):
+        (outcome,) = engine.run([job_of(session, 0, 0, (3, 4, 5))])
+        assert isinstance(outcome, Outcome)
+        states.append(outcome.states)
+    assert engine._part(span).is_flat
+    assert states == states[:1] * 40

@@ -2,69 +2,41 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.generation import Context
-from client.session import split
+from client.session import prefill_rounds
 from swarm.wire import MAX_ROUND_TOKENS, decode, encode
 
 SESSION = b"s" * 16
 
 tokens = st.lists(st.integers(0, 1000), min_size=1, max_size=200)
-drafts = st.lists(st.integers(0, 1000), max_size=8)
 
 
 @settings(max_examples=400, deadline=None)
-@given(tokens, drafts, st.integers(1, 60), st.integers(0, 100), st.data())
-def test_rounds_of_a_text_are_the_text_in_order(
-    text: list[int], drafted: list[int], chunk: int, number: int, data: st.DataObject
+@given(tokens, st.integers(1, 60), st.integers(0, 100), st.data())
+def test_prefill_is_the_text_in_order_without_its_newest_token(
+    text: list[int], chunk: int, number: int, data: st.DataObject
 ) -> None:
-    cached = data.draw(st.integers(0, len(text) - 1))
-    rounds = split(SESSION, number, text, cached, drafted, chunk)
-    assert [token for round in rounds for token in round.tokens] == text[cached:] + drafted
+    cached = data.draw(st.integers(0, len(text)))
+    rounds = prefill_rounds(SESSION, number, text, cached, chunk)
+    assert [token for round in rounds for token in round.tokens] == text[cached:-1]
     assert [round.number for round in rounds] == list(range(number, number + len(rounds)))
-    assert rounds[0].position == cached
-    for round, following in pairwise(rounds):
-        assert following.position == round.position + len(round.tokens)
-        assert len(round.tokens) <= chunk
-        assert not round.judged
-        assert round.num_drafts == 0
-    last = rounds[-1]
-    assert last.judged
-    assert last.num_drafts == len(drafted)
-    assert list(last.tokens[len(last.tokens) - len(drafted) - 1 :]) == [text[-1], *drafted]
-    assert len(last.tokens) <= max(chunk, len(drafted) + 1)
-    assert all(round.session == SESSION for round in rounds)
+    assert len(rounds) == -(-len(text[cached:-1]) // chunk)
+    assert all(round.position == cached + i * chunk for i, round in enumerate(rounds))
+    assert all(round.session == SESSION and not round.judged and not round.num_drafts for round in rounds)
     assert [decode(encode(round)) for round in rounds] == rounds
 
 
-@settings(max_examples=200, deadline=None)
-@given(tokens, drafts, st.integers(1, 60))
-def test_no_more_rounds_are_sent_than_are_needed(text: list[int], drafted: list[int], chunk: int) -> None:
-    rounds = split(SESSION, 0, text, 0, drafted, chunk)
-    last = max(chunk, len(drafted) + 1)
-    ahead = max(len(text) + len(drafted) - last, 0)
-    assert len(rounds) == 1 + -(-ahead // chunk)
-
-
-def test_decoding_step_is_one_round() -> None:
-    (round,) = split(SESSION, 7, [1, 2, 3], 2, [4, 5], 512)
-    assert (round.number, round.position, round.tokens, round.num_drafts, round.judged) == (
-        7,
-        2,
-        (3, 4, 5),
-        2,
-        True,
-    )
+def test_decoding_needs_no_prefill() -> None:
+    assert prefill_rounds(SESSION, 7, [1, 2, 3], 2, 512) == []
 
 
 def test_longest_prompt_fits_the_largest_rounds() -> None:
-    rounds = split(SESSION, 0, [1] * (MAX_ROUND_TOKENS + 1), 0, [2] * 64, MAX_ROUND_TOKENS)
-    assert [len(round.tokens) for round in rounds] == [65, MAX_ROUND_TOKENS]
+    rounds = prefill_rounds(SESSION, 0, [1] * (MAX_ROUND_TOKENS + 3), 0, MAX_ROUND_TOKENS)
+    assert [len(round.tokens) for round in rounds] == [MAX_ROUND_TOKENS, 2]
 
 
 def context(prompt: int = 3, max_new: int = 10, max_positions: int = 100, eos: tuple[int, ...] = (0,)) -> Context:

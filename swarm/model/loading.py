@@ -41,6 +41,7 @@ def load_stage(
     if span.end > source.info.num_layers:
         raise UsageError(f"layers {span} do not exist: {source.name} has {source.info.num_layers} layers")
     check_config(source.config)
+    check_device(device)
     with _quiet():
         whole = build_on_meta(source.config, dtype)
         check_class(whole)
@@ -54,6 +55,17 @@ def load_stage(
     check_stage(stage, exact=quantize is None)
     stage.flatten()
     return stage
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError if torch cannot use a device of that name here."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(
+            f"device {device!r} cannot be used here ({reason}): give cpu, cuda or cuda:1, ..."
+        ) from None
 
 
 def build_on_meta(config: Any, dtype: torch.dtype) -> PreTrainedModel:

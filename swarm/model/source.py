@@ -59,6 +59,12 @@ class ModelSource:
     config: Any = field(default=None, repr=False, compare=False)
     """transformers' configuration."""
 
+    @property
+    def label(self) -> str:
+        """What to call it before strangers: a hub id, an alias, or the folder's own name; at most 256 characters."""
+        own = self.repo or (self.name if self.name in _ALIASES else self.folder.resolve().name)
+        return own[:256]
+
     @classmethod
     def resolve(cls, name: str, revision: str | None = None) -> ModelSource:
         """Find `name`: "embedded", "embedded-draft", a folder, or a hub id at an optional branch, tag or commit.

@@ -84,7 +84,6 @@ class Stage:
             raise UsageError(f"layers {span} are not within the loaded layers {self.span}")
         part = Stage(carve(self.model, span), self.info, span, self.dtype)
         part._cache_bytes = self._cache_bytes[span.start - self.span.start : span.end - self.span.start]
-        part.flatten()
         return part
 
     @property

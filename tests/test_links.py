@@ -1,0 +1,89 @@
+"""Streams between neighbours: a lost one is noticed when it ends, not when it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from peer.links import Links
+from swarm.errors import PeerLost
+from swarm.memory import MemoryNetwork, MemoryTransport
+from swarm.transport import Stream
+from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, Ping
+
+NEXT = Contact("next")
+
+
+class Neighbour:
+    """The next peer: keeps what it is sent, and can end the stream."""
+
+    def __init__(self) -> None:
+        self.received: asyncio.Queue[AnyMessage] = asyncio.Queue()
+        self.streams: list[Stream] = []
+
+    async def serve(self, stream: Stream) -> None:
+        self.streams.append(stream)
+        while True:
+            self.received.put_nowait(await stream.receive())
+
+
+async def start() -> tuple[Links, Neighbour, MemoryTransport, asyncio.Queue[PeerLost]]:
+    network, neighbour, lost = MemoryNetwork(), Neighbour(), asyncio.Queue[PeerLost]()
+    place = network.join(NEXT.peer_id)
+    await place.serve(PUSH_PROTOCOL, neighbour.serve)
+    return Links(network.join("own"), lost.put_nowait), neighbour, place, lost
+
+
+def test_what_is_pushed_arrives_in_order_on_one_stream() -> None:
+    async def run() -> None:
+        links, neighbour, _, lost = await start()
+        for nonce in range(3):
+            links.push(NEXT, Ping(nonce))
+        assert [await neighbour.received.get() for _ in range(3)] == [Ping(0), Ping(1), Ping(2)]
+        assert len(neighbour.streams) == 1
+        await links.close()
+        assert lost.empty()
+
+    asyncio.run(run())
+
+
+def test_the_end_of_a_stream_is_told_at_once_and_the_next_push_opens_another() -> None:
+    async def run() -> None:
+        links, neighbour, _, lost = await start()
+        links.push(NEXT, Ping(0))
+        await neighbour.received.get()
+        neighbour.streams[0].close()
+        error = await asyncio.wait_for(lost.get(), 5)
+        assert (error.peer_id, error.reason) == (NEXT.peer_id, "its stream has ended")
+        links.push(NEXT, Ping(1))
+        assert await asyncio.wait_for(neighbour.received.get(), 5) == Ping(1)
+        await links.close()
+        assert lost.empty()
+
+    asyncio.run(run())
+
+
+def test_a_neighbour_that_answers_is_dropped() -> None:
+    async def run() -> None:
+        links, _, place, lost = await start()
+
+        async def answer(stream: Stream) -> None:
+            await stream.send(await stream.receive())
+            await stream.receive()
+
+        await place.serve(PUSH_PROTOCOL, answer)
+        links.push(NEXT, Ping(0))
+        assert "answer" in (await asyncio.wait_for(lost.get(), 5)).reason
+        await links.close()
+
+    asyncio.run(run())
+
+
+def test_a_neighbour_that_cannot_be_reached_is_told_once() -> None:
+    async def run() -> None:
+        links, _, _, lost = await start()
+        links.push(Contact("nobody"), Ping(0))
+        assert (await asyncio.wait_for(lost.get(), 5)).peer_id == "nobody"
+        await links.close()
+        assert lost.empty()
+
+    asyncio.run(run())
