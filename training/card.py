@@ -14,9 +14,8 @@ GSM8K_LICENCE = "LICENSE.gsm8k"  # the notice, beside the weights
 
 _PURPOSES = {
     "target": "target: next-token training on the corpus",
-    "further": "target: more of it",
     "repair": "target: unlikelihood training against loops",
-    "draft": "draft: distillation (after a fifth of that time in which the target wrote text)",
+    "draft": "draft: distillation, on the corpus and on text that the target wrote for it",
 }
 
 

@@ -2,7 +2,6 @@
 
 Three phases, each of which can be run alone with `--only`, going on from what the others left in `--out`:
 `target` learns the corpus, `repair` unlearns loops, `draft` learns to say what the target would say.
-A fourth, `further`, runs only when named: it gives the saved target another pass, with more arithmetic.
 First weights, the order of the data and the number of steps follow from the seed and the numbers of tokens.
 """
 
@@ -22,10 +21,9 @@ from training.pretrain import pretrain
 from training.record import Phase, Plan, add_phase
 from training.repair import repair
 
-DEFAULT = ("target", "repair", "draft")
+PHASES = ("target", "repair", "draft")
 MIXES = {
     "target": {"code": 0.5, "gsm8k": 0.1, "arithmetic": 0.25, "drills": 0.15},
-    "further": {"code": 0.4, "gsm8k": 0.1, "arithmetic": 0.3, "drills": 0.2},
     "repair": {"code": 0.5, "gsm8k": 0.15, "arithmetic": 0.35},
     "draft": {"code": 0.64, "gsm8k": 0.16, "arithmetic": 0.2},
 }
@@ -41,8 +39,7 @@ def main() -> None:
 def _run_phases(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     corpus = load_corpus(options.build / "corpus", options.seed)
-    phases = {"target": _target, "further": _further, "repair": _repair, "draft": _draft}
-    for name, run in phases.items():
+    for name, run in zip(PHASES, (_target, _repair, _draft), strict=True):
         if name in options.only:
             run(options, corpus)
 
@@ -52,19 +49,13 @@ def _target(options: argparse.Namespace, corpus: Corpus) -> None:
     pretrain(target, corpus, _plan(options, "target"), _saver(options, "target", target, corpus))
 
 
-def _further(options: argparse.Namespace, corpus: Corpus) -> None:
-    target = load_model(options.out / "target")
-    pretrain(target, corpus, _plan(options, "further"), _saver(options, "target", target, corpus))
-
-
 def _repair(options: argparse.Namespace, corpus: Corpus) -> None:
     target = load_model(options.out / "target")
     repair(target, corpus, _plan(options, "repair"), _saver(options, "target", target, corpus))
 
 
 def _draft(options: argparse.Namespace, corpus: Corpus) -> None:
-    target, old = load_model(options.out / "target"), options.out / "draft"
-    draft = load_model(old) if options.go_on else new_model(draft_config(corpus.tokenizer), options.seed)
+    target, draft = load_model(options.out / "target"), new_model(draft_config(corpus.tokenizer), options.seed)
     distil(draft, target, corpus, _plan(options, "draft"), _saver(options, "draft", draft, corpus))
 
 
@@ -86,12 +77,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("swarm/embedded"), help="where the pair is written")
     parser.add_argument("--build", type=Path, default=Path("build"), help="cache of the corpus")
-    parser.add_argument("--only", nargs="+", choices=[*DEFAULT, "further"], default=DEFAULT)
+    parser.add_argument("--only", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument("--tokens-target", type=float, default=24e6)
-    parser.add_argument("--tokens-further", type=float, default=4e6)
     parser.add_argument("--tokens-repair", type=float, default=3e6)
     parser.add_argument("--tokens-draft", type=float, default=12e6)
-    parser.add_argument("--go-on", action="store_true", help="start the draft from the saved one")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
