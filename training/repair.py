@@ -18,10 +18,10 @@ from training.record import Plan
 
 NUM_ROLLOUTS = 32  # rows per step, over all workers
 NUM_PROMPT = 48  # tokens
-NUM_NEW = 96  # tokens
+NUM_NEW = 128  # tokens
 PROMPTS = {"code": 0.8, "gsm8k": 0.2}  # shares of the prompts
-RATE = 0.1  # of the peak learning rates
-WEIGHT = 0.5  # of the unlikelihood term
+RATE = 0.15  # of the peak learning rates
+WEIGHT = 1.0  # of the unlikelihood term
 TOLERATED = 0.05  # share of repeated n-grams that is left alone in a row: about that of real code
 ORDER = 6  # a little below the order at which repetition is measured
 
