@@ -111,11 +111,11 @@ class ChainSession:
 
     async def close(self) -> None:
         """End the session at all hops."""
-        for stream in self._streams:
-            stream.close()
         for listener in self._listeners:
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
+        for stream in self._streams:
+            stream.close()
 
     async def _verdict(self, number: int) -> Verdict:
         """The last hop's verdict on a round; verdicts on older ones are passed over."""

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
@@ -30,14 +31,25 @@ log = logging.getLogger("specswarm")
 
 CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by the daemon
 _HEADER = 4  # bytes of a frame's length
+_GOODBYE_SECONDS = 10.0  # for the other end to close a stream
+_CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
 _BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
 
 
 class Libp2pStream:
-    """Frames on a raw stream of the daemon: four bytes of length, then the message."""
+    """Frames on a raw stream of the daemon: four bytes of length, then the message; length 0 says goodbye.
 
-    def __init__(self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    The end that accepted a stream closes it first, and is asked to by a goodbye: a QUIC stream that is closed from the
+    end that opened it may stay counted as open, and when a few hundred are, the connection opens no more.
+    """
+
+    def __init__(
+        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_own: bool
+    ) -> None:
+        """`is_own`: this node opened it."""
         self.peer_id = peer_id
+        self._is_own = is_own
+        self._goodbye: asyncio.Task[None] | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
         self._reader = reader
@@ -46,7 +58,9 @@ class Libp2pStream:
     async def send(self, message: AnyMessage) -> None:
         """Hand the message to the daemon; waits only while its buffer is full."""
         data = encode(message)
-        if self._writer.is_closing():  # the daemon has reset it; to write would be an error of another kind
+        if (
+            self._goodbye or self._writer.is_closing()
+        ):  # the daemon has reset it; to write would be an error of another kind
             raise PeerLost(self.peer_id, "its stream broke")
         self.bytes_sent += _HEADER + len(data)
         try:
@@ -61,6 +75,8 @@ class Libp2pStream:
             size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
             if size > MAX_MESSAGE:  # nothing after it can be made sense of
                 raise PeerLost(self.peer_id, f"it sends a message of {size} bytes; at most {MAX_MESSAGE} are taken")
+            if size == 0:
+                raise EOFError
             data = await self._reader.readexactly(size)
         except _BROKEN:
             raise PeerLost(self.peer_id, "its stream has ended") from None
@@ -68,8 +84,18 @@ class Libp2pStream:
         return decode(data)
 
     def close(self) -> None:
-        """End the stream, both ways."""
-        self._writer.close()
+        """End the stream, both ways; calling it again does nothing."""
+        if not self._is_own or self._writer.is_closing():
+            self._writer.close()
+        elif self._goodbye is None:
+            self._goodbye = asyncio.get_running_loop().create_task(self._say_goodbye())
+
+    async def _say_goodbye(self) -> None:
+        with closing(self._writer), contextlib.suppress(*_BROKEN):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                self._writer.write(bytes(_HEADER))
+                while await self._reader.read(_CHUNK):
+                    pass
 
 
 class Libp2pNetwork:
@@ -136,13 +162,13 @@ class Libp2pNetwork:
         except (*_BROKEN, ValueError) as error:
             self._known.discard(contact.peer_id)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({_first_line(error)})") from None
-        return Libp2pStream(contact.peer_id, reader, writer)
+        return Libp2pStream(contact.peer_id, reader, writer, is_own=True)
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = Libp2pStream(info.peer_id.to_base58(), reader, writer)
+            stream = Libp2pStream(info.peer_id.to_base58(), reader, writer, is_own=False)
             try:
                 await handler(stream)
             except PeerLost:

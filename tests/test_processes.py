@@ -17,6 +17,7 @@ import pytest
 from client import AsyncSwarmModel, SwarmModel
 from specswarm.processes import LOOPBACK, Program, running_swarm
 from swarm.libp2p import Libp2pNetwork
+from swarm.ping import round_trip
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
 from tests.models import VOCAB, greedy, load_whole
 
@@ -124,6 +125,20 @@ def test_strangers_nonsense_does_not_disturb_a_peer(target: Path, swarm: tuple[l
     assert all(program.process.poll() is None for program in programs)
     with SwarmModel.connect(str(target), initial_peers=initial_peers) as model:
         assert model.generate([1, 2, 3], max_new_tokens=8).token_ids == greedy(load_whole(target), [1, 2, 3], 8)
+
+
+def test_streams_can_be_opened_and_closed_without_end(swarm: tuple[list[str], list[Program]]) -> None:
+    """A QUIC connection has room for a few hundred at a time; those that were closed must not count."""
+    initial_peers, programs = swarm
+
+    async def knock() -> None:
+        async with Libp2pNetwork.join(None, initial_peers=initial_peers) as network:
+            contact = Contact(programs[1].ready["peer_id"], tuple(programs[1].ready["maddrs"]))
+            assert "quic" in contact.maddrs[0]
+            for _ in range(800):
+                await round_trip(network, contact)
+
+    asyncio.run(knock())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
