@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.routing import UNKNOWN_LINK, Hop, plan, stage_seconds
+from client import routing
+from client.routing import UNKNOWN_LINK, Hop, stage_seconds
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
@@ -41,6 +42,17 @@ def peer(name: str, start: int, end: int, **changes: Any) -> Announcement:
             **changes,
         }
     )
+
+
+def plan(num_layers: int, peers: Sequence[Announcement], *arguments: Any, **options: Any) -> list[Hop]:
+    """The plan for a model of so many layers, which all the peers serve."""
+    own = [one.model_copy(update={"num_layers": num_layers}) for one in peers]
+    return routing.plan(num_layers, own, *arguments, **options)
+
+
+def test_a_peer_of_another_number_of_layers_is_passed_over() -> None:
+    peers = [peer("other", 0, 4, num_layers=8, step_seconds=0.0), peer("own", 0, 4, num_layers=4)]
+    assert chain_of(routing.plan(4, peers, {"other": 0.0, "own": 0.1}, tokens=1)) == [("own", 0, 4)]
 
 
 Chain = list[tuple[str, int, int]]
