@@ -120,7 +120,8 @@ class AsyncSwarmModel:
         """Join the swarm as a client; `options` are those of ClientConfig.
 
         Loads the tokenizer and the draft, no weights of the target. Raises UsageError for options, names and addresses
-        that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if nobody serves the model.
+        that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if the weights are not here and nobody
+        serves any for this configuration.
         """
         settings = config.load(
             ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options}

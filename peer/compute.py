@@ -63,6 +63,10 @@ class Failure:
     culprit: str | None = None
 
 
+class _NotFinite(Exception):
+    """The peer before sent hidden states that are not numbers."""
+
+
 class Engine:
     """Runs jobs on a stage, or on the parts of it that sessions use."""
 
@@ -75,14 +79,13 @@ class Engine:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
         try:
             return list(self._run(jobs))
-        except Exception:
+        except Exception as error:
             if len(jobs) > 1:
                 return [result for job in jobs for result in self.run([job])]
-            if not _is_finite(jobs[0]):
+            if isinstance(error, _NotFinite):
                 return [Failure("its hidden states are not finite", culprit=jobs[0].session.source)]
-            log.exception(
-                "a round failed"
-            )  # a bug of ours, or no memory; nobody else is blamed, and the peer lives
+            # A bug of ours, or no memory: nobody else is blamed, and the peer lives.
+            log.exception("a round failed")
             return [Failure("it failed inside; its log has the cause")]
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -125,17 +128,13 @@ def _slice(stage: Stage, job: Job) -> Slice:
     else:
         inputs = from_bytes(job.states.data, job.states.dtype, (len(round.tokens), stage.info.hidden_size))
         if not inputs.isfinite().all():
-            raise ValueError("hidden states are not finite")
+            raise _NotFinite
     return Slice(
         cache=job.session.cache,
         position=round.position,
         inputs=inputs,
         num_logits=round.num_drafts + 1 if round.judged and stage.is_last else 0,
     )
-
-
-def _is_finite(job: Job) -> bool:
-    return job.states is None or bool(from_bytes(job.states.data, job.states.dtype, (-1,)).isfinite().all())
 
 
 def _judge(job: Job, logits: Tensor) -> tuple[int, ...]:

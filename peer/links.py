@@ -71,8 +71,8 @@ class Links:
                     raise PeerLost(contact.peer_id, "it answers what needs no answer")
         except* (PeerLost, BadMessage) as errors:
             if self._outboxes.get(contact.peer_id) is outbox:
-                reason = str(next(iter(errors.exceptions)))
-                self._drop(PeerLost(contact.peer_id, reason.removeprefix(f"peer {contact.peer_id}: ")))
+                error = errors.exceptions[0]
+                self._drop(error if isinstance(error, PeerLost) else PeerLost(contact.peer_id, str(error)))
 
     def _drop(self, error: PeerLost) -> None:
         self._outboxes.pop(error.peer_id, None)

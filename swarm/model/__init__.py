@@ -10,6 +10,7 @@ The story of a span, file by file:
     selfcheck    runs a few tokens and refuses a family that cannot be served exactly
     cache        keeps the keys and values of one session, by slot
     attention    the attention function of every layer: each session attends to its own cache
+    flat         turns a forward pass into one flat function of torch calls, the same bits in less time
     stage        what the rest of the program holds: `Stage.forward` of packed `Slice`s
 
 A stage is one hop of the chain; a drafter is a stage that happens to hold all layers.
