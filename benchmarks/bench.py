@@ -39,7 +39,7 @@ def main() -> int:
     record: dict[str, Any] = {
         "version": VERSION,
         "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
-        "options": {key: str(value) for key, value in vars(options).items()},
+        "options": {key: getattr(value, "name", str(value)) for key, value in vars(options).items()},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     with tempfile.TemporaryDirectory(prefix="specswarm-bench-") as scratch:
