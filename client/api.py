@@ -16,6 +16,8 @@ from client.chain import Chain
 from client.config import ClientConfig, GenerationConfig
 from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
 from client.generation import Context, Draft, Result, Statistics, generate
+from client.journal import Journal
+from client.patience import TripTimer
 from client.routing import Hop
 from client.target import Target, find_fingerprint
 from client.text import TextStream
@@ -27,23 +29,34 @@ from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Network
 
+_TEXT_OPTIONS = {"temperature", "top_k", "top_p", "repetition_penalty", "seed"}  # on which the text depends
+
 
 class Generation:
     """One text being generated: iterate over its pieces, then read `result`."""
 
-    def __init__(self, model: AsyncSwarmModel, prompt: str | Sequence[int], options: GenerationConfig) -> None:
-        tokens = model.encode(prompt)
+    def __init__(
+        self, model: AsyncSwarmModel, prompt: Sequence[int], options: GenerationConfig, journal: Journal | None
+    ) -> None:
+        """`options` have a seed; `journal` may have the text's beginning."""
         self._context = Context(
-            tokens, len(tokens), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
+            list(prompt), len(prompt), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
         )
+        self._journal = journal
+        self._resumed = self._context.commit(journal.tokens if journal else [])
         self._sampling = _sampling(options)
         self._window = model.config.window if options.window is None else options.window
         self._draft = Draft(model.new_drafter(self._sampling), model.thread)
-        self._text = TextStream(model.tokenizer, tokens)
+        self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []
+        settings = model.config
         self._chain = Chain(
-            model.target, self._sampling, round_tokens=self._window + 1, timeout=model.config.timeout
+            model.target,
+            self._sampling,
+            round_tokens=self._window + 1,
+            timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
+            timeout=settings.timeout,
         )
         self._hops: tuple[Hop, ...] = ()
         self._seconds = self._first_token_seconds = 0.0
@@ -51,6 +64,8 @@ class Generation:
     async def __aiter__(self) -> AsyncGenerator[str, None]:
         """The new text as it comes. Raises ChainLost or PeerError when nobody can go on."""
         started = time.perf_counter()
+        if self._resumed:
+            yield self._keep(self._text.push(self._resumed))
         rounds = generate(self._context, self._draft, self._chain, self._window, self._statistics)
         try:
             async with contextlib.aclosing(rounds):
@@ -58,6 +73,8 @@ class Generation:
                     self._hops = self._chain.hops
                     self._seconds = time.perf_counter() - started
                     self._first_token_seconds = self._first_token_seconds or self._seconds
+                    if self._journal:
+                        self._journal.write(tokens)
                     yield self._keep(self._text.push(tokens))
             yield self._keep(self._text.flush())
         finally:
@@ -78,8 +95,9 @@ class Generation:
             accepted=statistics.accepted,
             seconds=self._seconds,
             first_token_seconds=self._first_token_seconds,
-            tokens_per_second=len(new) / self._seconds if self._seconds else 0.0,
+            tokens_per_second=(len(new) - len(self._resumed)) / self._seconds if self._seconds else 0.0,
             reroutes=self._chain.reroutes,
+            stall_seconds=self._chain.stall_seconds,
             chain=[(hop.contact.peer_id, hop.span) for hop in self._hops],
             bytes_sent=sent,
             bytes_received=received,
@@ -157,11 +175,23 @@ class AsyncSwarmModel:
                 freshness.cancel()
                 await asyncio.wait([freshness])
 
-    def stream(self, prompt: str | Sequence[int], **options: Any) -> Generation:
-        """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError."""
-        return Generation(self, prompt, config.load(GenerationConfig, "generate", None, options))
+    def stream(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Generation:
+        """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError.
 
-    async def generate(self, prompt: str | Sequence[int], **options: Any) -> Result:
+        With `resume` naming the file of an interrupted generation, that one goes on, and needs no prompt.
+        """
+        given = config.load(GenerationConfig, "generate", None, options)
+        if given.resume is not None and (journal := Journal.read(given.resume)):
+            return Generation(self, journal.prompt, self._continued(journal, prompt, given), journal)
+        tokens = self.encode(prompt or "")
+        settings = (
+            given if given.seed is not None else given.model_copy(update={"seed": secrets.randbelow(1 << 63)})
+        )
+        file = given.resume
+        new = Journal.begin(file, self.target.fingerprint, tokens, settings) if file else None
+        return Generation(self, tokens, settings, new)
+
+    async def generate(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Result:
         """The whole new text, with its figures."""
         generation = self.stream(prompt, **options)
         async for _ in generation:
@@ -182,6 +212,20 @@ class AsyncSwarmModel:
             )
         return list(tokens)
 
+    def _continued(
+        self, journal: Journal, prompt: str | Sequence[int] | None, given: GenerationConfig
+    ) -> GenerationConfig:
+        """The options under which a generation goes on. Raises UsageError if the text would be another one."""
+        if journal.fingerprint != self.target.fingerprint:
+            raise UsageError(f"{journal.path} was begun with another model ({journal.fingerprint[:12]})")
+        if prompt is not None and self.encode(prompt) != journal.prompt:
+            raise UsageError(f"{journal.path} was begun with another prompt: leave it out, or choose another file")
+        wanted = given.model_dump(exclude_unset=True)
+        for key in _TEXT_OPTIONS & wanted.keys():
+            if wanted[key] != journal.options.get(key):
+                raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
+        return config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
+
     def new_drafter(self, sampling: Sampling) -> Drafter:
         """A drafter for one generation."""
         if self._draft is not None:
@@ -201,5 +245,6 @@ def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:
 
 
 def _sampling(options: GenerationConfig) -> Sampling:
-    seed = secrets.randbelow(1 << 63) if options.seed is None else options.seed
-    return Sampling(options.temperature, options.top_k, options.top_p, options.repetition_penalty, seed)
+    return Sampling(
+        options.temperature, options.top_k, options.top_p, options.repetition_penalty, options.seed or 0
+    )

@@ -1,40 +1,81 @@
 """The chain that a generation sees: it verifies drafts, whatever happens to single peers.
 
-When a peer of the open chain fails, another chain is planned without it and the text is prefilled there. With the rule
-`match` the tokens come out the same.
+Whatever goes wrong, the remedy is the same: ask every hop how far it got, put others in the place of those that are
+lost, tell the hops who their neighbours are, and send the round again under the same number. What the new hops lack,
+they get from the hop before them. With the rule `match` the tokens come out as if nothing had happened.
+
+    a hop's stream ends, or it fails        it is lost
+    a hop refuses                           it is replaced; against the session's law: only if it goes on doing so
+    a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
+    the verdict is overdue: some are silent the silent ones are lost; if all are, and others too: we are cut off
+                            some compute    wait on, up to the ceiling
+                            nothing moves   send again; the next time, whoever has not passed it on is lost
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from client.mending import resume_points, stuck_at
+from client.patience import TripTimer
 from client.routing import Hop
 from client.session import ChainSession
 from client.target import Target
-from swarm.errors import ChainLost, PeerError, PeerLost
+from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Verdict
+from swarm.wire import Progress, Verdict
 
-_ATTEMPTS = 6
-_LONGEST_PAUSE = 2.0  # seconds between attempts
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
+_UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
+_EXTRA = 3.0  # times the announced compute that first trips and prefills are given
+
+log = logging.getLogger("specswarm")
+
+
+class _Astray(Exception):
+    """A round is nowhere, and nobody is to blame: a message was lost on a link that broke and is whole again."""
+
+
+class _Verdict:
+    """What has gone wrong so far with one verdict that is waited for."""
+
+    def __init__(self, number: int, now: float) -> None:
+        self.number = number
+        self.started = self.moved = now
+        """When it was first asked for, and when something last moved."""
+        self.reports: dict[str, Progress] = {}
+        """Of the last survey."""
+        self.unlawful = Counter[str]()
+        self.contradicted = Counter[str]()
+        self.is_astray = False
+        self.was_astray = False
+        self.is_disturbed = False
 
 
 class Chain:
-    """Opens a session when one is needed and replaces it when a hop fails."""
+    """Opens a session when one is needed and mends it when hops fail."""
 
-    def __init__(self, target: Target, sampling: Sampling, *, round_tokens: int, timeout: float) -> None:
-        """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds that a wait may take."""
+    def __init__(
+        self, target: Target, sampling: Sampling, *, round_tokens: int, timer: TripTimer, timeout: float
+    ) -> None:
+        """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
+        after which a verdict is given up."""
         self.reroutes = 0
+        self.stall_seconds = 0.0
+        """By how much disturbed trips were longer than the others."""
         self._target = target
         self._sampling = sampling
         self._round_tokens = round_tokens
+        self._timer = timer
         self._timeout = timeout
         self._session: ChainSession | None = None
-        self._failed: set[str] = set()
-        self._bytes = [0, 0]  # sent and received by sessions that ended
+        self._past = (0, 0)  # bytes sent and received by sessions that ended
+        self._pending = _Verdict(0, 0.0)
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -44,64 +85,219 @@ class Chain:
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes this client has sent and received for this generation."""
-        sent, received = self._bytes
-        if self._session:
-            return sent + self._session.bytes_sent, received + self._session.bytes_received
-        return sent, received
+        sent, received = self._session.traffic if self._session else (0, 0)
+        return self._past[0] + sent, self._past[1] + received
 
     async def prefill(self, tokens: Sequence[int]) -> None:
         """Send all of the text but its newest token ahead of the round that needs it. Raises ChainLost."""
-        with contextlib.suppress(PeerError):  # the round itself will plan another chain
-            async with self._session_at_hand() as session:
-                await session.prefill(tokens)
+        try:
+            if self._session is None:
+                self._session = await self._open()
+            if self._session.is_whole:
+                await self._session.prefill(self._pending.number + 1, tokens, self._timer.ceiling)
+        except PeerError as error:  # the round itself will mend the chain
+            self._blame(error)
 
     async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        """The verdict on `drafts` after the text `tokens`. Raises ChainLost, or PeerError when all attempts failed."""
+        """The verdict on `drafts` after the text `tokens`.
+
+        Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last.
+        """
+        pending = self._pending = _Verdict(self._pending.number + 1, _now())
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(PeerError),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.05, max=_LONGEST_PAUSE),
+            retry=retry_if_exception_type(_PASSING if pending.number > 1 else _PASSING[:-1]),
+            stop=self._is_hopeless,
+            wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
         )
-        return await retrying(self._verify_once, tokens, drafts)
+        verdict: Verdict = await retrying(self._attempt, tokens, drafts)
+        seconds = _now() - pending.started
+        if pending.is_disturbed:
+            self.stall_seconds += max(seconds - self._timer.mean, 0.0)
+        elif pending.number > 1:  # the first one brings the prompt
+            self._timer.note(seconds)
+        return verdict
 
     async def close(self) -> None:
         """End the open session, if any."""
         if self._session is not None:
-            sent, received = self.traffic
-            self._bytes = [sent, received]
-            await self._session.close()
-            self._session = None
+            self._past = self.traffic
+            session, self._session = self._session, None
+            await session.close()
 
-    async def _verify_once(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        async with self._session_at_hand() as session:
-            verdict = await session.verify(tokens, drafts)
-            if verdict.tokens[-1] >= self._target.info.vocab_size:
-                raise PeerLost(session.hops[-1].contact.peer_id, "its verdict names a token that does not exist")
-            return verdict
+    def _is_hopeless(self, _: RetryCallState) -> bool:
+        return _now() - self._pending.moved > self._timeout
 
-    @contextlib.asynccontextmanager
-    async def _session_at_hand(self) -> AsyncIterator[ChainSession]:
-        """The open session, or a new one; a failure in its use ends it and rules the culprit out."""
+    async def _attempt(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
         try:
-            if self._session is None:
-                self._session = await self._open()
-            yield self._session
+            return await self._try(tokens, drafts)
         except PeerError as error:
-            self._failed.add(error.peer_id)
-            self.reroutes += self._session is not None
-            await self.close()
+            self._blame(error)
+            raise
+        except _PASSING:
+            self._pending.is_disturbed = True
             raise
 
-    async def _open(self) -> ChainSession:
-        try:
-            hops = await self._plan()
-        except ChainLost:
-            await self._target.refresh()  # somebody may have come
-            hops = await self._plan()
-        return await ChainSession.open(
-            self._target.transport, hops, self._target.fingerprint, self._sampling, self._timeout
-        )
+    def _blame(self, error: PeerError) -> None:
+        """Have the session mended, or, where the peer is no hop of it, leave the peer alone for now."""
+        self._pending.is_disturbed = True
+        session = self._session
+        if session is None or error.peer_id not in session.peer_ids:
+            self._target.note(error)
+        elif error.peer_id not in session.accused:
+            session.faults.setdefault(error.peer_id, error)
 
-    async def _plan(self) -> list[Hop]:
-        return await self._target.plan(tokens=self._round_tokens, excluded=self._failed)
+    async def _try(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
+        pending = self._pending
+        if self._session is None:
+            self._session = await self._open()
+        elif pending.is_astray or not self._session.is_whole:
+            pending.is_disturbed = True
+            self._session = await self._mended(self._session, tokens)
+        pending.is_astray = False
+        session = self._session
+        wait = self._timer.wait(self._extra(session, tokens))
+        await session.send(pending.number, tokens, drafts, self._timer.ceiling)
+        while True:
+            verdict = await session.verdict(pending.number, wait)
+            if verdict is not None:
+                self._check(verdict, drafts, session)
+                session.cached = session.complete = len(tokens) + len(verdict.tokens) - 1
+                return verdict
+            pending.is_disturbed = True
+            await self._look_for_the_round(session)
+            wait = min(2 * wait, self._timer.ceiling)
+
+    def _check(self, verdict: Verdict, drafts: Sequence[int], session: ChainSession) -> None:
+        """Raise PeerLost, of the last hop, for a verdict that cannot be."""
+        last = session.hops[-1].contact.peer_id
+        accepted = len(verdict.tokens) - 1
+        if list(verdict.tokens[:-1]) != list(drafts[:accepted]):
+            raise PeerLost(last, "its verdict does not fit the round")
+        if verdict.tokens[-1] >= self._target.info.vocab_size:
+            raise PeerLost(last, "its verdict names a token that does not exist")
+
+    def _extra(self, session: ChainSession, tokens: Sequence[int]) -> float:
+        """Seconds to give on top of a usual trip, for what must be prefilled and for a chain that is not known yet."""
+        prefill = max(len(tokens) - session.complete, 0)
+        if prefill <= self._round_tokens and self._timer.mean:
+            return 0.0
+        links = sum(hop.round_trip for hop in session.hops)
+        return _EXTRA * (links + sum(hop.seconds(prefill + self._round_tokens) for hop in session.hops))
+
+    async def _open(self) -> ChainSession:
+        """A session over the best chain, none of whose hops has anything yet. Raises ChainLost or PeerLost."""
+        try:
+            hops = await self._target.plan(tokens=self._round_tokens)
+        except ChainLost:
+            await self._target.refresh(silent_too=True)  # somebody may have come, or come back
+            hops = await self._target.plan(tokens=self._round_tokens)
+        session = ChainSession(self._target.transport, self._target.fingerprint, self._sampling)
+        try:
+            await session.lead_over(hops, [0] * len(hops))
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def _mended(self, session: ChainSession, tokens: Sequence[int]) -> ChainSession:
+        """The session, or another one, with all its hops there. Raises ChainLost or PeerError."""
+        started = _now()
+        reports = await self._survey(session)
+        lost = self._lost(session, reports)
+        for error in lost.values():
+            self._target.note(error)
+            log.info("lost %s", error)
+        session.drop({*lost, *session.missing})
+        session.faults.clear()
+        session.accused.clear()
+        gone = session.missing
+        try:
+            hops = await self._fill(session.hops, gone)
+        except ChainLost:
+            await self.close()
+            session = await self._open()
+            self.reroutes += 1
+            log.info("moved to another chain of %d peers", len(session.hops))
+            return session
+        ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
+        await session.lead_over(hops, resume_points(ordered, len(tokens) - 1))
+        if gone:
+            self.reroutes += 1
+            new = ", ".join(
+                hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None
+            )
+            log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
+        return session
+
+    async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
+        """Other peers in the place of those that are gone. Raises ChainLost."""
+        try:
+            return self._target.fill(hops, gone, tokens=self._round_tokens)
+        except ChainLost:
+            await self._target.refresh(silent_too=True)  # somebody may have come, or come back
+            return self._target.fill(hops, gone, tokens=self._round_tokens)
+
+    def _lost(self, session: ChainSession, reports: dict[str, Progress]) -> dict[str, PeerError]:
+        """The hops that must be replaced, and why."""
+        lost: dict[str, PeerError] = {}
+        for peer_id, error in session.faults.items():
+            if isinstance(error, PeerRefused) and error.why == "unlawful":
+                self._pending.unlawful[peer_id] += 1
+                if self._pending.unlawful[peer_id] < _UNLAWFUL:
+                    continue
+            lost[peer_id] = error
+        for peer_id, (accuser, error) in session.accused.items():
+            if {accuser, peer_id} <= reports.keys():
+                self._pending.contradicted[accuser] += 1
+                if self._pending.contradicted[accuser] > 1:
+                    lost[accuser] = PeerLost(
+                        accuser, f"it says again that peer {peer_id} is lost, which answers us"
+                    )
+                    continue
+            lost.setdefault(peer_id, error)
+        return lost
+
+    async def _survey(self, session: ChainSession) -> dict[str, Progress]:
+        """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
+        reports = await session.survey(self._timer.wait())
+        if not reports and session.silent:
+            if not await self._target.is_reachable(apart_from=session.peer_ids):
+                raise SwarmUnreachable("no peer answers: is this machine's network up?")
+            reports = await session.survey(self._timer.wait())  # it may have come back just now
+        for peer_id in session.silent:
+            self._blame(PeerLost(peer_id, "it is silent"))
+        return reports
+
+    async def _look_for_the_round(self, session: ChainSession) -> None:
+        """Find out why a verdict is overdue; returns if it is worth waiting on. Raises what must be mended."""
+        pending, now = self._pending, _now()
+        before, pending.reports = pending.reports, await self._survey(session)
+        if not session.is_whole:
+            raise session.trouble
+        if any(_place(before.get(peer)) != _place(report) for peer, report in pending.reports.items()):
+            pending.moved = now
+            return
+        is_busy = any(report.waiting for report in pending.reports.values())
+        if is_busy and now - pending.moved < self._timer.ceiling:
+            return
+        if not is_busy and not pending.was_astray:
+            pending.is_astray = pending.was_astray = True
+            raise _Astray
+        ordered = [pending.reports[hop.contact.peer_id] for hop in session.hops]
+        stuck = session.hops[stuck_at(ordered, pending.number)].contact.peer_id
+        raise PeerLost(stuck, "it answers, but does not pass the round on")
+
+
+def _now() -> float:
+    """Seconds, by the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+_PASSING = (PeerError, SwarmUnreachable, _Astray, ChainLost)
+"""What may be over at the next attempt; that some layers are served by nobody, only once they were."""
+
+
+def _place(report: Progress | None) -> tuple[int, int, int] | None:
+    """Where a hop is; the same again means that nothing has moved."""
+    return (report.taken, report.held, report.waiting) if report else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -24,8 +25,12 @@ class ClientConfig(Config):
     """Processor threads for the draft; torch's own choice if not given."""
     window: Annotated[int, Field(ge=0, le=64)] = 4
     """Most tokens drafted for one round; 0 is plain decoding."""
-    timeout: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds that one wait for the swarm may take."""
+    wait_floor: Annotated[float, Field(gt=0)] = 1.0
+    """Seconds that are waited for a verdict, at least, before the peers are asked what became of it, ..."""
+    wait_ceiling: Annotated[float, Field(gt=0)] = 30.0
+    """... and at most: a peer that answers but computes on for so long counts as lost."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds without any progress after which a generation is given up."""
 
 
 class GenerationConfig(Config):
@@ -39,3 +44,5 @@ class GenerationConfig(Config):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     window: Annotated[int, Field(ge=0, le=64)] | None = None
     """Other than the client's own."""
+    resume: Path | None = None
+    """A file that keeps the tokens as they come, and from which an interrupted generation goes on."""

@@ -118,6 +118,9 @@ class Result:
     first_token_seconds: float
     tokens_per_second: float
     reroutes: int
+    """How often peers of the chain were replaced, ..."""
+    stall_seconds: float
+    """... and how much longer the trips in question took than the others."""
     chain: list[tuple[str, Span]]
     """Peer id and layers of each hop of the last chain."""
     bytes_sent: int

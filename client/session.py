@@ -1,15 +1,15 @@
-"""One chain, opened: rounds go to its first peer, verdicts come from its last.
+"""One session over a chain: rounds go to its first peer, verdicts come from its last, and hops can be exchanged.
 
-The client holds a stream to every peer of the chain, so that each can say at once what is wrong; a session ends at all
-of them when the streams close.
+The client holds a stream to every peer of the chain, so that each can say at once what is wrong; a session ends at a
+peer when its stream closes. What the peers send is kept as state, one slot for each thing, and who waits looks there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from client.routing import Hop
 from swarm.errors import BadMessage, PeerError, PeerLost, PeerRefused
@@ -18,175 +18,264 @@ from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_ROUND_TOKENS,
     SESSION_PROTOCOL,
+    AnyMessage,
+    Ask,
     Broken,
     Open,
-    Ping,
-    Pong,
+    Progress,
     Refused,
+    Relink,
     Round,
     Verdict,
 )
 
-T = TypeVar("T", Pong, Verdict)
+_OPEN_ROUND_TRIPS = 4  # that opening a stream may take, ...
+_OPEN_SECONDS = 1.0  # ... and at least so long
 
-_PONG_SECONDS = 2.0  # for a peer to show that it is alive, once a verdict is overdue
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """This client's end of the stream to one hop, and the task that listens to it."""
+
+    stream: Stream
+    listener: asyncio.Task[None]
 
 
 class ChainSession:
-    """A session at every hop of a fixed chain. `cached` positions of the text are in all their caches."""
+    """A session at every hop of a chain."""
 
-    def __init__(self, hops: Sequence[Hop], streams: Sequence[Stream], timeout: float) -> None:
-        self.hops = tuple(hops)
+    def __init__(self, transport: Transport, fingerprint: str, sampling: Sampling) -> None:
+        """Nothing is opened yet: see `lead_over`."""
+        self.hops: tuple[Hop, ...] = ()
         self.cached = 0
-        self._streams = tuple(streams)
-        self._timeout = timeout
-        self._chunk = min(MAX_ROUND_TOKENS, *(hop.max_round for hop in hops))
+        """Positions of the text that are in the first hop's cache."""
+        self.complete = 0
+        """Positions that are in all the caches."""
+        self.faults: dict[str, PeerError] = {}
+        """By peer: what it has reported of itself, or how its stream ended."""
+        self.accused: dict[str, tuple[str, PeerError]] = {}
+        """By peer: which neighbour says that it is lost."""
+        self._transport = transport
+        self._fingerprint = fingerprint
+        self._sampling = sampling
         self._id = secrets.token_bytes(16)
-        self._number = 0
-        self._inbox: asyncio.Queue[tuple[Hop, Pong | Verdict | PeerError]] = asyncio.Queue()
-        self._listeners = [
-            asyncio.create_task(self._listen(hop, stream)) for hop, stream in zip(hops, streams, strict=True)
-        ]
+        self._ends: dict[str, _End] = {}
+        self._past = [0, 0]  # bytes sent and received on streams that were closed
+        self._nonce = 0
+        self._reports: dict[str, Progress] = {}
+        self._verdict: Verdict | None = None
+        self._news = asyncio.Event()
 
-    @classmethod
-    async def open(
-        cls, transport: Transport, hops: Sequence[Hop], fingerprint: str, sampling: Sampling, timeout: float
-    ) -> ChainSession:
-        """Ask all hops at once to take part; a wait for a verdict will be at most `timeout` seconds.
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received by this client."""
+        streams = [end.stream for end in self._ends.values()]
+        sent, received = self._past
+        return sent + sum(s.bytes_sent for s in streams), received + sum(s.bytes_received for s in streams)
 
-        No answer is awaited: a hop that refuses says so before its first verdict is due. Raises PeerLost.
+    @property
+    def peer_ids(self) -> set[str]:
+        """The peers of the chain."""
+        return {hop.contact.peer_id for hop in self.hops}
+
+    @property
+    def missing(self) -> set[str]:
+        """The hops that are not part of the session, or not any more."""
+        return self.peer_ids - self._ends.keys()
+
+    @property
+    def silent(self) -> set[str]:
+        """The hops that did not answer the last survey, and of which nothing else is known."""
+        return self.peer_ids - self._reports.keys() - self.faults.keys() - self.missing
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every hop takes part and nothing is wrong with any."""
+        return not (self.faults or self.accused or self.missing)
+
+    @property
+    def trouble(self) -> PeerError:
+        """One of the things that are wrong with a session that is not whole."""
+        errors = [*self.faults.values(), *(error for _, error in self.accused.values())]
+        return errors[0] if errors else PeerLost(next(iter(self.missing)), "it takes no part in the session")
+
+    async def lead_over(self, hops: Sequence[Hop], points: Sequence[int]) -> None:
+        """From now on the chain is `hops`; each of them gets its input (again) from the position in `points` on.
+
+        Hops that take part already are told their neighbours and go on, the others open the session; nothing is
+        awaited but the streams to these. A hop that refuses says so before its first verdict is due. Raises PeerLost.
         """
-        session = cls(hops, await _open_streams(transport, hops), timeout)
-        upstreams = [None, *(hop.contact.peer_id for hop in hops[:-1])]
-        downstreams = [*(hop.contact for hop in hops[1:]), None]
-        try:
-            for hop, stream, before, after in zip(hops, session._streams, upstreams, downstreams, strict=True):
+        fresh = [hop for hop in hops if hop.contact.peer_id not in self._ends]
+        for hop, stream in zip(fresh, await _open_streams(self._transport, fresh), strict=True):
+            listener = asyncio.create_task(self._listen(hop.contact.peer_id, stream))
+            self._ends[hop.contact.peer_id] = _End(stream, listener)
+        self.hops = tuple(hops)
+        self.cached, self.complete = points[0], min(points)
+        last = len(hops) - 1
+        for i, hop in enumerate(hops):
+            upstream = hops[i - 1].contact.peer_id if i else None
+            downstream, holds = (hops[i + 1].contact, points[i + 1]) if i < last else (None, 0)
+            link: Open | Relink = Relink(self._id, upstream, downstream, holds, self._chunk)
+            if hop in fresh:
                 span = hop.span
-                await stream.send(Open(session._id, fingerprint, span.start, span.end, before, after, sampling))
-        except BaseException:
-            await session.close()
-            raise
-        return session
+                link = Open(
+                    session=self._id,
+                    fingerprint=self._fingerprint,
+                    start=span.start,
+                    end=span.end,
+                    upstream=upstream,
+                    downstream=downstream,
+                    holds=holds,
+                    chunk=self._chunk,
+                    sampling=self._sampling,
+                )
+            await self._send(hop, link)
 
-    @property
-    def bytes_sent(self) -> int:
-        """By this client, to all hops."""
-        return sum(stream.bytes_sent for stream in self._streams)
+    def drop(self, peer_ids: Collection[str]) -> None:
+        """End the session at these peers; those that have none are no error."""
+        for peer_id in peer_ids:
+            end = self._ends.pop(peer_id, None)
+            if end is not None:
+                self._past[0] += end.stream.bytes_sent
+                self._past[1] += end.stream.bytes_received
+                end.listener.cancel()
+                end.stream.close()
 
-    @property
-    def bytes_received(self) -> int:
-        """By this client, from all hops."""
-        return sum(stream.bytes_received for stream in self._streams)
+    async def close(self) -> None:
+        """End the session at all hops."""
+        listeners = [end.listener for end in self._ends.values()]
+        self.drop(list(self._ends))
+        await asyncio.gather(*listeners, return_exceptions=True)
 
-    async def prefill(self, tokens: Sequence[int]) -> None:
-        """Bring the caches up to the text `tokens` without its newest one; nothing is awaited. Raises PeerLost."""
+    async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
+        """Bring the caches up to the text `tokens` without its newest one, for verdict `number`; nothing is awaited.
+
+        Raises PeerLost, after `seconds` also if the first hop does not read.
+        """
         try:
-            async with asyncio.timeout(self._timeout):
-                for round in prefill_rounds(self._id, self._number, tokens, self.cached, self._chunk):
-                    await self._send(round)
+            async with asyncio.timeout(seconds):
+                for round in prefill_rounds(self._id, number, tokens, self.cached, self._chunk):
+                    await self._send(self.hops[0], round)
         except TimeoutError:
             raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
         self.cached = max(self.cached, len(tokens) - 1)
 
-    async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        """Have `drafts`, as many as fit a round, judged after the text `tokens`. Raises PeerLost or PeerRefused."""
-        await self.prefill(tokens)
+    async def send(self, number: int, tokens: Sequence[int], drafts: Sequence[int], seconds: float) -> None:
+        """Have as many `drafts` as fit a round judged after the text `tokens`, by verdict `number`. Raises PeerLost."""
+        await self.prefill(number, tokens, seconds)
         drafts = drafts[: self._chunk - 1]
-        round = Round(self._id, self._number, len(tokens) - 1, (tokens[-1], *drafts), len(drafts), judged=True)
+        round = Round(self._id, number, len(tokens) - 1, (tokens[-1], *drafts), len(drafts), judged=True)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._send(round)
-                verdict = await self._verdict(round.number)
+            async with asyncio.timeout(seconds):
+                await self._send(self.hops[0], round)
         except TimeoutError:
-            raise await self._overdue() from None
-        accepted = len(verdict.tokens) - 1
-        if list(verdict.tokens[:-1]) != list(drafts[:accepted]):
-            raise PeerLost(self.hops[-1].contact.peer_id, "its verdict does not fit the round")
-        self.cached = len(tokens) + accepted
-        return verdict
+            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
 
-    async def _send(self, round: Round) -> None:
-        self._number = round.number + 1
-        await self._streams[0].send(round)
+    async def verdict(self, number: int, seconds: float) -> Verdict | None:
+        """The last hop's verdict `number`; None if it is not there after `seconds`.
 
-    async def close(self) -> None:
-        """End the session at all hops."""
-        for listener in self._listeners:
-            listener.cancel()
-        await asyncio.gather(*self._listeners, return_exceptions=True)
-        for stream in self._streams:
-            stream.close()
+        Raises what was reported of a hop, or how its stream ended.
+        """
 
-    async def _verdict(self, number: int) -> Verdict:
-        """The last hop's verdict on a round; verdicts on older ones are passed over."""
-        while True:
-            hop, verdict = await self._next(Verdict)
-            if hop is self.hops[-1] and verdict.number == number:
-                return verdict
+        def is_here() -> bool:
+            return self._verdict is not None and self._verdict.number == number
 
-    async def _overdue(self) -> PeerError:
-        """Who is to blame for a missing verdict: the first hop that does not answer a ping, or else the last hop."""
-        silent = {hop.contact.peer_id: hop for hop in self.hops}
+        await self._until(lambda: is_here() or not self.is_whole, seconds)
+        if is_here():
+            return self._verdict
+        if not self.is_whole:
+            raise self.trouble
+        return None
+
+    async def survey(self, seconds: float) -> dict[str, Progress]:
+        """How far the session got at each hop that answers within `seconds`; one with a fault is not asked."""
+        self._nonce += 1
+        self._reports.clear()
+        asked = [hop for hop in self.hops if hop.contact.peer_id in self._ends.keys() - self.faults.keys()]
+
+        def all_answered() -> bool:
+            return all({hop.contact.peer_id} & (self._reports.keys() | self.faults.keys()) for hop in asked)
+
+        async def ask(hop: Hop) -> None:
+            try:
+                await self._send(hop, Ask(self._id, self._nonce))
+            except PeerLost as error:
+                self.faults.setdefault(error.peer_id, error)
+
+        questions = [asyncio.create_task(ask(hop)) for hop in asked]
         try:
-            async with asyncio.timeout(_PONG_SECONDS):
-                for stream in self._streams:
-                    await stream.send(Ping(self._number))
-                while silent:
-                    hop, _ = await self._next(Pong)
-                    silent.pop(hop.contact.peer_id, None)
-        except PeerError as error:
-            return error
+            await self._until(all_answered, seconds)
+        finally:
+            for question in questions:
+                question.cancel()
+            await asyncio.gather(*questions, return_exceptions=True)
+        return dict(self._reports)
+
+    @property
+    def _chunk(self) -> int:
+        return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
+
+    async def _send(self, hop: Hop, message: AnyMessage) -> None:
+        end = self._ends.get(hop.contact.peer_id)
+        if end is None:
+            raise PeerLost(hop.contact.peer_id, "its stream has ended")
+        await end.stream.send(message)
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is so, or for `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not is_so():
+                    self._news.clear()
+                    await self._news.wait()
         except TimeoutError:
-            return PeerLost(next(iter(silent)), f"it is silent, and no verdict came in {self._timeout:.0f} s")
-        reason = f"no verdict in {self._timeout:.0f} s, though all hops answer: if they are slow, raise --timeout"
-        return PeerLost(self.hops[-1].contact.peer_id, reason)
+            pass
 
-    async def _next(self, kind: type[T]) -> tuple[Hop, T]:
-        """The next message of a kind, and who sent it; others are passed over. Raises what a hop reports."""
-        while True:
-            hop, message = await self._inbox.get()
-            if isinstance(message, PeerError):
-                raise message
-            if isinstance(message, kind):
-                return hop, message
-
-    async def _listen(self, hop: Hop, stream: Stream) -> None:
-        """Bring what one hop sends into the inbox, its faults as errors, until its stream ends."""
-        peer_id = hop.contact.peer_id
+    async def _listen(self, peer_id: str, stream: Stream) -> None:
+        """Note what one hop sends, until its stream ends."""
         while True:
             try:
-                message = await stream.receive()
-            except PeerLost as error:
-                self._inbox.put_nowait((hop, error))
+                self._note(peer_id, await stream.receive())
+            except (PeerLost, BadMessage) as error:
+                lost = error if isinstance(error, PeerLost) else PeerLost(peer_id, f"it sends nonsense: {error}")
+                self.faults[peer_id] = lost
+                self._news.set()
                 return
-            except BadMessage as error:
-                self._inbox.put_nowait((hop, PeerLost(peer_id, f"it sends nonsense: {error}")))
-                return
-            match message:
-                case Verdict() | Pong():
-                    self._inbox.put_nowait((hop, message))
-                case Refused(reason=reason):
-                    self._inbox.put_nowait((hop, PeerRefused(peer_id, reason)))
-                case Broken(peer_id=culprit, reason=reason):
-                    self._inbox.put_nowait((hop, PeerLost(culprit, reason)))
+            self._news.set()
+
+    def _note(self, peer_id: str, message: AnyMessage) -> None:
+        match message:
+            case Verdict() if peer_id == self.hops[-1].contact.peer_id:
+                self._verdict = message
+            case Progress(nonce=nonce) if nonce == self._nonce:
+                self._reports[peer_id] = message
+            case Refused(why=why, reason=reason):
+                self.faults.setdefault(peer_id, PeerRefused(peer_id, why, reason))
+            case Broken(peer_id=culprit, reason=reason) if culprit == peer_id:
+                self.faults.setdefault(peer_id, PeerLost(peer_id, reason))
+            case Broken(peer_id=culprit, reason=reason) if self._are_neighbours(peer_id, culprit):
+                self.accused.setdefault(culprit, (peer_id, PeerLost(culprit, reason)))
+
+    def _are_neighbours(self, one: str, other: str) -> bool:
+        ids = [hop.contact.peer_id for hop in self.hops]
+        return one in ids and other in ids and abs(ids.index(one) - ids.index(other)) == 1
 
 
 def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int) -> list[Round]:
     """The rounds, none of them judged, that bring caches of `cached` positions up to `tokens` without its newest one.
 
-    They are numbered from `number` on and hold at most `chunk` tokens each.
+    They carry the number of the verdict they work for, and hold at most `chunk` tokens each.
     """
+    end = len(tokens) - 1
     return [
-        Round(
-            session, number + i, start, tuple(tokens[start : min(start + chunk, len(tokens) - 1)]), 0, judged=False
-        )
-        for i, start in enumerate(range(cached, len(tokens) - 1, chunk))
+        Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
+        for start in range(cached, end, chunk)
     ]
 
 
 async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:
     """A stream to every hop, opened at once. Raises PeerLost, with none left open."""
-    tasks = [asyncio.create_task(transport.open(hop.contact, SESSION_PROTOCOL)) for hop in hops]
+    tasks = [asyncio.create_task(_open_stream(transport, hop)) for hop in hops]
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:
@@ -196,3 +285,11 @@ async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Strea
             if not isinstance(result, BaseException):
                 result.close()
         raise
+
+
+async def _open_stream(transport: Transport, hop: Hop) -> Stream:
+    try:
+        async with asyncio.timeout(max(_OPEN_SECONDS, _OPEN_ROUND_TRIPS * hop.round_trip)):
+            return await transport.open(hop.contact, SESSION_PROTOCOL)
+    except TimeoutError:
+        raise PeerLost(hop.contact.peer_id, "it cannot be reached in time") from None

@@ -3,50 +3,136 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
 
+from client.cooldown import Cooldowns
+from client.mending import gaps
 from client.routing import Hop, plan
 from swarm.directory import Directory
-from swarm.errors import ChainLost, UsageError
+from swarm.errors import BadMessage, ChainLost, PeerError, PeerLost, UsageError
 from swarm.model.source import ModelInfo, ModelSource
-from swarm.ping import round_trips
+from swarm.ping import round_trip
 from swarm.records import Announcement
 from swarm.transport import Transport
+from swarm.wire import Contact
 
-_REFRESH_SECONDS = 10.0
+_REFRESH_SECONDS = 5.0
+_MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered
+_WITNESSES = 3  # peers asked whether it is us who are cut off
+
+log = logging.getLogger("specswarm")
 
 
 class Target:
-    """The model that the chain serves, and the peers that are known to serve it."""
+    """The model that the chain serves, the peers that are known to serve it, and those that are left alone for now."""
 
     def __init__(self, info: ModelInfo, fingerprint: str, transport: Transport, directory: Directory) -> None:
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
         self._directory = directory
-        self._peers: list[Announcement] = []
+        self._peers: dict[str, Announcement] = {}
         self._round_trips: dict[str, float] = {}
+        self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
+        self._cooldowns = Cooldowns()
 
-    async def plan(self, *, tokens: int, excluded: Collection[str] = ()) -> list[Hop]:
+    async def plan(self, *, tokens: int) -> list[Hop]:
         """The best chain for rounds of `tokens` tokens, by what is known now. Raises ChainLost."""
         if not self._peers:
             raise ChainLost(f"nobody serves this model (fingerprint {self.fingerprint[:12]}){await self._others()}")
-        return plan(self.info.num_layers, self._peers, self._round_trips, tokens=tokens, excluded=excluded)
+        return self._plan(tokens=tokens)
 
-    async def refresh(self) -> None:
-        """Look the peers up, and measure the way to those not measured yet."""
-        self._peers = await self._directory.peers_of(self.fingerprint)
-        present = {peer.peer_id for peer in self._peers}
-        self._round_trips = {peer: seconds for peer, seconds in self._round_trips.items() if peer in present}
-        unknown = [peer.contact for peer in self._peers if peer.peer_id not in self._round_trips]
-        measured = await round_trips(self.transport, unknown)
-        self._round_trips |= measured
+    def fill(self, hops: Sequence[Hop], lost: Collection[str], *, tokens: int) -> list[Hop]:
+        """The chain `hops` with other peers in place of the lost ones; the others stay. Raises ChainLost.
+
+        Peers that compute like those they replace come first: others may give another text.
+        """
+        kept = {hop.contact.peer_id for hop in hops} - set(lost)
+        filled: list[Hop] = []
+        done = 0
+        for gap in gaps(hops, lost):
+            filled += hops[done : gap.start]
+            done = gap.end
+            before = hops[gap.start - 1].contact.peer_id if gap.start else None
+            after = hops[gap.end].contact.peer_id if gap.end < len(hops) else None
+            kinds = {hop.kind for hop in hops[gap.start : gap.end]}
+            bounds: dict[str, Any] = {
+                "span": gap.span,
+                "before": before,
+                "after": after,
+                "tokens": tokens,
+                "excluded": kept,
+            }
+            try:
+                new = self._plan(**bounds, kinds=kinds)
+            except ChainLost:
+                new = self._plan(**bounds)
+                log.warning("layers %s go on in another precision: the text may differ from here on", gap.span)
+            filled += new
+            kept |= {hop.contact.peer_id for hop in new}
+        return [*filled, *hops[done:]]
+
+    def note(self, error: PeerError) -> None:
+        """Leave a peer alone that failed or refused; a lost one until it has answered a ping again."""
+        self._cooldowns.note(error)
+        if isinstance(error, PeerLost):
+            self._round_trips.pop(error.peer_id, None)
+
+    async def is_reachable(self, apart_from: Collection[str]) -> bool:
+        """Whether any of a few peers apart from these answers; True if none is known that could."""
+        others = [peer.contact for peer_id, peer in self._peers.items() if peer_id not in apart_from]
+        if not others:
+            return True
+        answers = await asyncio.gather(*map(self._measured, others[:_WITNESSES]))
+        return any(answers)
+
+    async def refresh(self, *, silent_too: bool = False) -> None:
+        """Look the peers up, and measure the way to those that it is not known of.
+
+        One that did not answer is tried again when it has renewed its record, or with `silent_too`: until then it is
+        most likely gone, and the network would refuse to dial it again and again.
+        """
+        found = {peer.peer_id: peer for peer in await self._directory.peers_of(self.fingerprint)}
+        for peer_id, peer in found.items():
+            before = self._peers.get(peer_id)
+            if before is not None and peer.started > before.started:
+                self._cooldowns.forget(peer_id)
+                self._round_trips.pop(peer_id, None)
+        self._peers = found
+        self._round_trips = {peer: seconds for peer, seconds in self._round_trips.items() if peer in found}
+        unknown = [
+            peer
+            for peer_id, peer in found.items()
+            if peer_id not in self._round_trips and (silent_too or self._tried.get(peer_id) != peer.expires)
+        ]
+        self._tried = {peer_id: peer.expires for peer_id, peer in found.items()}
+        await asyncio.gather(*(self._measured(peer.contact) for peer in unknown))
 
     async def keep_fresh(self) -> None:
         """Refresh again and again until cancelled, so that planning a chain never waits."""
         while True:
             await asyncio.sleep(_REFRESH_SECONDS)
             await self.refresh()
+
+    def _plan(self, *, excluded: Collection[str] = (), **options: Any) -> list[Hop]:
+        """A plan without the peers that are better left alone, or with them where it takes them."""
+        peers = list(self._peers.values())
+        try:
+            wary = self._cooldowns.active.union(excluded)
+            return plan(self.info.num_layers, peers, self._round_trips, excluded=wary, **options)
+        except ChainLost:
+            return plan(self.info.num_layers, peers, self._round_trips, excluded=excluded, **options)
+
+    async def _measured(self, contact: Contact) -> bool:
+        """Take note of the way to a peer; whether it answered."""
+        try:
+            async with asyncio.timeout(_MEASURE_SECONDS):
+                self._round_trips[contact.peer_id] = await round_trip(self.transport, contact)
+        except (PeerLost, BadMessage, TimeoutError):
+            return False
+        return True
 
     async def _others(self) -> str:
         """What else there is, for a client that found no peer of its own model."""

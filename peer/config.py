@@ -30,6 +30,8 @@ class PeerConfig(Config):
     identity: Path = Path("~/.config/specswarm/peer.key")
     threads: Annotated[int, Field(ge=1)] | None = None
     cache_mib: Annotated[int, Field(ge=1)] = 1024
+    replay_mib: Annotated[int, Field(ge=1)] = 256
+    """For what open sessions have passed on, so that it can be passed on again when the next peer dies."""
     max_sessions: Annotated[int, Field(ge=1)] = 256
     max_batch_tokens: Annotated[int, Field(ge=1, le=2048)] = 512
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0

@@ -1,51 +1,61 @@
-"""Results that arrive before the Open of their session.
+"""Results that arrive before the client's word that they are wanted: an Open, or a Relink to their sender.
 
-A client sends Open to all hops and the first round right behind it, without waiting for a round trip. Where a link is
-slow, the previous hop's result may overtake the Open; it waits here, within bounds, for nobody vouches for it yet.
+A client sends these to all hops and the next round right behind, without waiting for a round trip. Where a link is
+slow, the previous hop's result may overtake them; it waits here, within bounds, for nobody vouches for it yet.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from swarm.wire import Hidden
 
-MAX_BYTES = 64 << 20  # over all sessions; the oldest make room
+MAX_BYTES = 64 << 20  # over all senders; the one that takes most of it makes room
 _OVERHEAD = 1000  # bytes of a held message beside its states and tokens
-MAX_SECONDS = 10.0  # an Open that is later than that does not come
+MAX_SECONDS = 10.0  # what is not claimed by then never will be
+
+Key = tuple[str, bytes]
+"""Sender and session."""
 
 
 class EarlyResults:
-    """Holds results by session until they are claimed, crowded out or too old."""
+    """Holds results by sender and session until they are claimed, crowded out or too old."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
-        self._bytes = 0
-        self._held: OrderedDict[bytes, list[tuple[Hidden, str]]] = OrderedDict()
-        self._since: dict[bytes, float] = {}
+        self._bytes = Counter[str]()  # by sender
+        self._held: OrderedDict[Key, tuple[float, list[Hidden]]] = OrderedDict()  # the oldest first
 
     def hold(self, message: Hidden, sender: str) -> None:
-        """Keep a result of peer `sender` for a session that is not open yet."""
-        session_id, now = message.round.session, self._clock()
-        self._held.setdefault(session_id, []).append((message, sender))
-        self._since.setdefault(session_id, now)
-        self._bytes += _size(message)
-        while self._held and (self._bytes > self._max_bytes or self._oldest < now - MAX_SECONDS):
-            self.claim(next(iter(self._held)))
+        """Keep a result of peer `sender` that is not wanted yet."""
+        now = self._clock()
+        _, messages = self._held.setdefault((sender, message.round.session), (now, []))
+        messages.append(message)
+        self._bytes[sender] += _size(message)
+        while self._held and self._oldest[1] < now - MAX_SECONDS:
+            self._forget(self._oldest[0])
+        while self._bytes.total() > self._max_bytes:
+            heaviest = max(self._bytes, key=self._bytes.__getitem__)
+            self._forget(next(key for key in self._held if key[0] == heaviest))
 
-    def claim(self, session_id: bytes) -> list[tuple[Hidden, str]]:
-        """Hand over what was held for a session, in order of arrival."""
-        held = self._held.pop(session_id, [])
-        self._since.pop(session_id, None)
-        self._bytes -= sum(_size(message) for message, _ in held)
-        return held
+    def claim(self, session_id: bytes, sender: str) -> list[Hidden]:
+        """Hand over what `sender` has pushed for a session, in order of arrival."""
+        return self._forget((sender, session_id))
 
     @property
-    def _oldest(self) -> float:
-        return self._since[next(iter(self._held))]
+    def _oldest(self) -> tuple[Key, float]:
+        key, (since, _) = next(iter(self._held.items()))
+        return key, since
+
+    def _forget(self, key: Key) -> list[Hidden]:
+        _, messages = self._held.pop(key, (0.0, []))
+        self._bytes[key[0]] -= sum(map(_size, messages))
+        if not self._bytes[key[0]]:
+            del self._bytes[key[0]]
+        return messages
 
 
 def _size(message: Hidden) -> int:

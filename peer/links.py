@@ -36,24 +36,24 @@ class Outbox:
 class Links:
     """Streams to next peers, one for each, shared by all sessions."""
 
-    def __init__(self, transport: Transport, on_lost: Callable[[PeerLost], None]) -> None:
+    def __init__(self, transport: Transport, on_lost: Callable[[Contact, PeerLost], None]) -> None:
         self._transport = transport
         self._on_lost = on_lost
-        self._outboxes: dict[str, Outbox] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._outboxes: dict[Contact, Outbox] = {}  # a peer that came back elsewhere is another contact
+        self._tasks: dict[Contact, asyncio.Task[None]] = {}
 
     def prepare(self, contact: Contact) -> None:
         """Open the stream to a peer, unless it is open, so that the first push finds it ready."""
-        if contact.peer_id not in self._outboxes:
-            outbox = self._outboxes[contact.peer_id] = Outbox()
-            self._tasks[contact.peer_id] = asyncio.create_task(self._serve(contact, outbox))
+        if contact not in self._outboxes:
+            outbox = self._outboxes[contact] = Outbox()
+            self._tasks[contact] = asyncio.create_task(self._serve(contact, outbox))
 
     def push(self, contact: Contact, message: AnyMessage) -> None:
         """Queue a message for a peer. If it cannot be brought there, `on_lost` is told and the queue is dropped."""
         self.prepare(contact)
-        if not self._outboxes[contact.peer_id].post(message):
-            self._tasks[contact.peer_id].cancel()
-            self._drop(PeerLost(contact.peer_id, "it does not read what it is sent"))
+        if not self._outboxes[contact].post(message):
+            self._tasks[contact].cancel()
+            self._drop(contact, PeerLost(contact.peer_id, "it does not read what it is sent"))
 
     async def close(self) -> None:
         """End all streams."""
@@ -70,11 +70,11 @@ class Links:
                     await stream.receive()  # nothing comes back: this returns when the stream ends
                     raise PeerLost(contact.peer_id, "it answers what needs no answer")
         except* (PeerLost, BadMessage) as errors:
-            if self._outboxes.get(contact.peer_id) is outbox:
+            if self._outboxes.get(contact) is outbox:
                 error = errors.exceptions[0]
-                self._drop(error if isinstance(error, PeerLost) else PeerLost(contact.peer_id, str(error)))
+                self._drop(contact, error if isinstance(error, PeerLost) else PeerLost(contact.peer_id, str(error)))
 
-    def _drop(self, error: PeerLost) -> None:
-        self._outboxes.pop(error.peer_id, None)
-        self._tasks.pop(error.peer_id, None)
-        self._on_lost(error)
+    def _drop(self, contact: Contact, error: PeerLost) -> None:
+        self._outboxes.pop(contact, None)
+        self._tasks.pop(contact, None)
+        self._on_lost(contact, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import torch
 
 from peer import placement, speed
 from peer.announcer import Announcer
+from peer.compute import Engine
 from peer.config import PeerConfig
 from peer.service import PeerService
 from peer.speed import Speed
@@ -90,8 +92,9 @@ async def serve_on(
             max_cache_bytes=config.cache_mib << 20,
             max_sessions=config.max_sessions,
             max_round=config.max_batch_tokens,
+            max_sent_bytes=config.replay_mib << 20,
         )
-        service = PeerService(network, stage, table, thread, config.max_batch_tokens)
+        service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()
         await announcer.publish(offer.model_copy(update={"state": "serving", **asdict(pace)}))
         on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
@@ -178,6 +181,7 @@ def _offer(
         max_round=config.max_batch_tokens,
         links={},
         version=VERSION,
+        started=time.time(),
         state="joining",
         expires=0,
     )

@@ -1,15 +1,15 @@
 """The peer's side of the protocol: which message does what.
 
-A client's stream brings Open, Round and Ping; the peer before pushes Hidden. An admitted round goes to the
-worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is answered with
-Refused, and what breaks behind this peer with Broken: neither ends the stream.
+A client's stream brings Open, Round, Relink, Ask and Ping; the peer before pushes Hidden. An admitted round goes to
+the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is answered with
+Refused, and what breaks around this peer with Broken: neither ends the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
@@ -19,21 +19,27 @@ from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.tensors import DTYPES, dtype_name
+from swarm.tensors import DTYPES, dtype_name, is_finite
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     NO_SESSION,
     PUSH_PROTOCOL,
     SESSION_PROTOCOL,
     AnyMessage,
+    Ask,
     Broken,
+    Compute,
+    Contact,
     Hidden,
     Open,
     Ping,
     Pong,
+    Progress,
     Refused,
+    Relink,
     Round,
     Verdict,
+    beyond,
 )
 
 log = logging.getLogger("specswarm")
@@ -47,14 +53,16 @@ class PeerService:
         transport: Transport,
         stage: Stage,
         table: SessionTable,
-        thread: ThreadPoolExecutor,
+        engine: Engine,
+        thread: Executor,
         max_batch_tokens: int,
     ) -> None:
+        """`engine` runs the stage's rounds, on `thread`."""
         self._transport = transport
         self._stage = stage
         self._table = table
         self._dtype = dtype_name(stage.dtype)
-        self._worker = Worker(Engine(stage), thread, self._deliver, max_batch_tokens)
+        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
         self._links = Links(transport, self._on_link_lost)
         self._early = EarlyResults()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
@@ -98,9 +106,7 @@ class PeerService:
             try:
                 self._take_hidden(message, stream.peer_id)
             except Refusal as refusal:
-                reply = self._replies.get(message.round.session)
-                if reply is not None and self._is_fed_by(message.round.session, stream.peer_id):
-                    reply.post(Refused(message.round.session, str(refusal)))
+                self._replies[message.round.session].post(Refused(message.round.session, refusal.why, str(refusal)))
 
     async def _receive(self, stream: Stream) -> AnyMessage:
         """The next well-formed message; anything else is reported to the log and skipped."""
@@ -120,87 +126,133 @@ class PeerService:
                     self._open(message, client, replies)
                 case Round():
                     self._take_round(message, client)
+                case Ask():
+                    return self._progress(message, replies)
+                case Relink():
+                    self._relink(message, replies)
                 case _:
-                    return Refused(NO_SESSION, f"{type(message).__name__} is not for a client to send")
+                    name = type(message).__name__
+                    return Refused(NO_SESSION, "unlawful", f"{name} is not for a client to send")
         except Refusal as refusal:
-            return Refused(getattr(message, "session", NO_SESSION), str(refusal))
+            return Refused(getattr(message, "session", NO_SESSION), refusal.why, str(refusal))
         return None
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
         session = self._table.open(message, client)
+        self._worker.drop(session.id)  # of a session that this one replaces
         self._replies[session.id] = replies
-        if session.downstream is not None:
-            self._links.prepare(session.downstream)
-        for hidden, sender in self._early.claim(session.id):
-            self._take_hidden(hidden, sender)
+        self._meet_neighbours(session)
+
+    def _relink(self, message: Relink, replies: Outbox) -> None:
+        """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        session.relink(message, self._stage.info.num_layers)
+        for round, rows, compute in session.sent.since(session.holds, session.chunk):
+            self._push(session, round, rows, compute)
+        self._meet_neighbours(session)
+
+    def _progress(self, message: Ask, replies: Outbox) -> Progress:
+        """How far a session got. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        held, kept = len(session.tokens), session.sent.first
+        return Progress(session.id, message.nonce, session.last_number + 1, held, session.waiting, kept)
+
+    def _opened_on(self, replies: Outbox, session_id: bytes) -> Session:
+        """The session, if this client's stream is the one it was opened on. Raises Refusal."""
+        session = self._table.find(session_id)
+        if self._replies[session_id] is not replies:
+            raise Refusal("gone", "the session was opened on another stream")
+        return session
 
     def _close(self, session_id: bytes) -> None:
         self._table.close(session_id)
         self._worker.drop(session_id)
         self._replies.pop(session_id, None)
 
+    def _meet_neighbours(self, session: Session) -> None:
+        """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
+        if session.downstream is not None:
+            self._links.prepare(session.downstream)
+        for hidden in self._early.claim(session.id, session.source):
+            self._take_hidden(hidden, session.source)
+
     def _take_round(self, round: Round, sender: str) -> None:
         """Token ids from the client, for the first hop. Raises Refusal."""
         session = self._table.find(round.session)
         if session.span.start != 0:
-            raise Refusal("only the first hop takes token ids")
-        self._submit(session, round, sender, None, ())
+            raise Refusal("unlawful", "only the first hop takes token ids")
+        self._submit(session, round, 0, sender, None, ())
 
     def _take_hidden(self, message: Hidden, sender: str) -> None:
-        """Hidden states from the peer before. Raises Refusal."""
-        if message.round.session not in self._table:
+        """Hidden states from the peer before. Raises Refusal, of a session that is open and fed by `sender`.
+
+        What comes for no session, or from somebody else, may be early: the client's word on it is still on its way.
+        """
+        round = message.round
+        session = self._table.find(round.session) if round.session in self._table else None
+        if session is None or session.source != sender:
             self._early.hold(message, sender)
             return
-        session = self._table.find(message.round.session)
-        if session.span.start == 0:
-            raise Refusal("the first hop takes token ids")
         if message.dtype not in DTYPES:
-            raise Refusal(f"hidden states are {message.dtype}; this peer reads {', '.join(DTYPES)}")
+            names = ", ".join(DTYPES)
+            raise Refusal("unlawful", f"hidden states are {message.dtype}; this peer reads {names}")
         dtype = DTYPES[message.dtype]
-        expected = len(message.round.tokens) * self._stage.info.hidden_size * dtype.itemsize
+        expected = len(round.tokens) * self._stage.info.hidden_size * dtype.itemsize
         if len(message.states) != expected:
-            raise Refusal(f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
-        self._submit(session, message.round, sender, States(message.states, dtype), message.compute)
+            size = len(message.states)
+            raise Refusal("unlawful", f"{size} bytes of hidden states; {expected} belong to this round")
+        if not is_finite(message.states, dtype):
+            self._replies[session.id].post(Broken(session.id, sender, "its hidden states are not finite"))
+            return
+        self._submit(session, round, message.layer, sender, States(message.states, dtype), message.compute)
 
     def _submit(
-        self, session: Session, round: Round, sender: str, states: States | None, compute: tuple[float, ...]
+        self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
     ) -> None:
-        self._table.admit(session, round, sender)
+        self._table.admit(session, round, layer, sender)
         judged_here = round.judged and session.downstream is None
         context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if judged_here else ()
         self._worker.submit(Job(session, round, states, compute, context))
 
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
-        """Bring a result on its way; the session may have ended meanwhile."""
+        """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
         session, round = job.session, job.round
-        reply = self._replies.get(session.id)
-        if reply is None:
+        session.waiting -= 1
+        if not self._table.has(session):
             return
+        reply = self._replies[session.id]
         if isinstance(result, Failure):
-            reply.post(Broken(session.id, result.culprit or self._transport.peer_id, result.reason))
+            reply.post(Broken(session.id, self._transport.peer_id, result.reason))
             return
         compute = (*job.compute, result.seconds)
-        if session.downstream is not None and result.states is not None:
-            self._links.push(session.downstream, Hidden(round, self._dtype, result.states, compute))
+        if result.states is not None:
+            self._table.keep(round, result.states, compute)
+            self._pass_on(session, round, result.states, compute)
         elif result.tokens:
             reply.post(Verdict(session.id, round.number, result.tokens, compute))
 
-    def _on_link_lost(self, error: PeerLost) -> None:
+    def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
+        """Push a result, as far as the next peer lacks it."""
+        rest = beyond(round, session.holds)
+        if rest is not None:
+            row_bytes = len(states) // len(round.tokens)
+            self._push(session, rest, states[-len(rest.tokens) * row_bytes :], compute)
+
+    def _push(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
+        if session.downstream is not None:
+            self._links.push(session.downstream, Hidden(round, session.span.end, self._dtype, states, compute))
+
+    def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""
         for session in self._table:
-            if session.downstream is not None and session.downstream.peer_id == error.peer_id:
+            if session.downstream == contact:
                 self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
-
-    def _is_fed_by(self, session_id: bytes, peer_id: str) -> bool:
-        try:
-            return self._table.find(session_id).source == peer_id
-        except Refusal:
-            return False
 
     async def _expire(self, idle_seconds: float) -> None:
         while True:
             await asyncio.sleep(idle_seconds / 4)
             for session in self._table.idle(idle_seconds):
-                self._replies[session.id].post(Refused(session.id, f"idle for {idle_seconds:.0f} s"))
+                reason = f"idle for {idle_seconds:.0f} s"
+                self._replies[session.id].post(Refused(session.id, "gone", reason))
                 self._close(session.id)

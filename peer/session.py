@@ -1,22 +1,29 @@
 """One session at one peer: a plain object that says which rounds may run.
 
 Its law: a round continues what the cache holds (it may overwrite, it may not leave a gap), comes from the one who
-feeds this hop, and is never older than the last. A refused round leaves the session as it was.
+feeds this hop, carries the states that belong before its first layer, and is never older than the last. A refused
+round leaves the session as it was.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from peer.sent import Sent
+from swarm.errors import Why
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Contact, Round
+from swarm.wire import MAX_ROUND_TOKENS, Contact, Relink, Round
 
 
 class Refusal(Exception):
-    """The sender asked for what it may not have; the text says why. Nothing has changed."""
+    """The sender asked for what it may not have; `why` is for its program, the text for people. Nothing has changed."""
+
+    def __init__(self, why: Why, reason: str) -> None:
+        super().__init__(reason)
+        self.why: Why = why
 
 
 @dataclass(slots=True, eq=False)
@@ -33,25 +40,51 @@ class Session:
     """The next peer; None at the last hop."""
     sampling: Sampling
     cache: KVCache
+    holds: int = 0
+    """Positions that the next peer has already: their results are kept, and not passed on."""
+    chunk: int = MAX_ROUND_TOKENS
+    """Most tokens that the next peer takes at a time."""
+    sent: Sent = field(default_factory=Sent)
+    """What was passed on, or would have been."""
     tokens: list[int] = field(default_factory=list)
     """The token id at each cached position, once the admitted rounds have run."""
     last_number: int = -1
+    waiting: int = 0
+    """Admitted rounds that have not run yet."""
     last_used: float = 0.0
 
-    def check(self, round: Round, sender: str, model: ModelInfo) -> None:
-        """Raise Refusal unless `round` of `sender` may run now."""
+    def check(self, round: Round, layer: int, sender: str, model: ModelInfo) -> None:
+        """Raise Refusal unless `round` of `sender`, with the states after layers 0..`layer`, may run now."""
         if sender != self.source:
-            raise Refusal("this session is fed by another peer")
+            raise Refusal("unlawful", "this session is fed by another peer")
+        if layer != self.span.start:
+            raise Refusal("unlawful", f"states after layer {layer}; this hop begins with layer {self.span.start}")
         if round.number < self.last_number:
-            raise Refusal(f"round {round.number} comes after round {self.last_number}")
+            raise Refusal("unlawful", f"round {round.number} comes after round {self.last_number}")
         if round.position > len(self.tokens):
-            raise Refusal(f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
+            raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
         if round.position + len(round.tokens) > model.max_positions:
-            raise Refusal(f"the model's context ends at {model.max_positions} tokens")
+            raise Refusal("unlawful", f"the model's context ends at {model.max_positions} tokens")
         if max(round.tokens) >= model.vocab_size:
-            raise Refusal(f"token {max(round.tokens)} is not in the vocabulary of {model.vocab_size}")
+            raise Refusal("unlawful", f"token {max(round.tokens)} is not in the vocabulary of {model.vocab_size}")
 
     def admit(self, round: Round) -> None:
         """Take note of a checked round: it is going to run."""
         self.tokens[round.position :] = round.tokens
         self.last_number = round.number
+        self.waiting += 1
+
+    def relink(self, request: Relink, num_layers: int) -> None:
+        """Take new neighbours. Raises Refusal if they do not fit the layers."""
+        check_neighbours(self.span, request.upstream, request.downstream, num_layers)
+        self.source = request.upstream or self.client
+        self.downstream = request.downstream
+        self.holds, self.chunk = request.holds, request.chunk
+
+
+def check_neighbours(span: Span, upstream: str | None, downstream: Contact | None, num_layers: int) -> None:
+    """Raise Refusal unless exactly the first hop is fed by the client, and exactly the last one feeds nobody."""
+    if (upstream is None) != (span.start == 0):
+        raise Refusal("unlawful", "the hop with layer 0, and no other, is fed by the client")
+    if (downstream is None) != (span.end == num_layers):
+        raise Refusal("unlawful", "the hop with the last layer, and no other, ends the chain")

@@ -1,15 +1,16 @@
-"""All open sessions of a peer, and the cache memory they may use. Paired verbs: open / close, reserve inside."""
+"""All open sessions of a peer, and the memory they may use. Paired verbs: open / close, reserve inside."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 
-from peer.session import Refusal, Session
+from peer.sent import SentStore
+from peer.session import Refusal, Session, check_neighbours
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
 from swarm.span import Span
-from swarm.wire import MAX_ROUND_TOKENS, Open, Round
+from swarm.wire import MAX_ROUND_TOKENS, Compute, Open, Round
 
 
 class SessionTable:
@@ -23,6 +24,7 @@ class SessionTable:
         max_cache_bytes: int,
         max_sessions: int,
         max_round: int = MAX_ROUND_TOKENS,
+        max_sent_bytes: int = 256 << 20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -31,6 +33,7 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_round = max_round
         self._clock = clock
+        self._sent = SentStore(max_sent_bytes)
         self._sessions: dict[bytes, Session] = {}
         self._reserved: dict[bytes, int] = {}  # bytes, by session
 
@@ -39,6 +42,10 @@ class SessionTable:
 
     def __contains__(self, session_id: bytes) -> bool:
         return session_id in self._sessions
+
+    def has(self, session: Session) -> bool:
+        """Whether this very session is open, and not another one in its place."""
+        return self._sessions.get(session.id) is session
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
@@ -50,28 +57,34 @@ class SessionTable:
         return max(free, 0) // max(self._stage.cache_bytes_per_token, 1)
 
     def open(self, request: Open, client: str) -> Session:
-        """Make a session. Raises Refusal if the model, the layers or the room are not there."""
+        """Make a session, in place of one that the same client has open already under this id.
+
+        Raises Refusal if the model, the layers or the room are not there.
+        """
         if request.fingerprint != self._fingerprint:
-            raise Refusal(f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}")
+            raise Refusal(
+                "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
+            )
         span = Span(request.start, request.end)
         if span not in self._stage.span:
-            raise Refusal(f"this peer serves layers {self._stage.span}, not {span}")
-        if (request.upstream is None) != (span.start == 0):
-            raise Refusal("the hop with layer 0, and no other, is fed by the client")
-        if (request.downstream is None) != (span.end == self._stage.info.num_layers):
-            raise Refusal("the hop with the last layer, and no other, ends the chain")
-        if request.session in self._sessions:
-            raise Refusal("the session is open already")
-        if len(self._sessions) >= self._max_sessions:
-            raise Refusal(f"full: {len(self._sessions)} sessions are open")
+            raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
+        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
+        before = self._sessions.get(request.session)
+        if before is not None and before.client != client:
+            raise Refusal("unlawful", "the session is open already")
+        if before is None and len(self._sessions) >= self._max_sessions:
+            raise Refusal("full", f"full: {len(self._sessions)} sessions are open")
         session = Session(
             id=request.session,
             client=client,
             span=span,
             source=request.upstream or client,
             downstream=request.downstream,
+            holds=request.holds,
+            chunk=request.chunk,
             sampling=request.sampling,
             cache=KVCache(span),
+            sent=self._sent.open(request.session),
             last_used=self._clock(),
         )
         self._sessions[session.id] = session
@@ -83,25 +96,31 @@ class SessionTable:
         try:
             return self._sessions[session_id]
         except KeyError:
-            raise Refusal("no such session is open here") from None
+            raise Refusal("gone", "no such session is open here") from None
 
-    def admit(self, session: Session, round: Round, sender: str) -> None:
+    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
         """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
         if len(round.tokens) > self._max_round:
-            raise Refusal(f"a round of {len(round.tokens)} tokens; this peer takes {self._max_round} at a time")
-        session.check(round, sender, self._stage.info)
+            size = len(round.tokens)
+            raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
+        session.check(round, layer, sender, self._stage.info)
         capacity = session.cache.capacity_for(round.position + len(round.tokens))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
         if sum(self._reserved.values()) - self._reserved[session.id] + wanted > self._max_cache_bytes:
-            raise Refusal("full: no cache memory is left for these tokens")
+            raise Refusal("full", "full: no cache memory is left for these tokens")
         self._reserved[session.id] = wanted
         session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round)
 
+    def keep(self, round: Round, states: bytes, compute: Compute) -> None:
+        """Take note of the result of an open session's round, for it may have to be passed on again."""
+        self._sent.keep(round, states, compute)
+
     def close(self, session_id: bytes) -> None:
         """Forget a session and free its memory; one that is not open is no error."""
+        self._sent.close(session_id)
         self._sessions.pop(session_id, None)
         self._reserved.pop(session_id, None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 
 from peer.batching import next_batch
 from peer.compute import Engine, Failure, Job, Outcome
@@ -16,7 +16,7 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        thread: ThreadPoolExecutor,
+        thread: Executor,
         deliver: Callable[[Job, Outcome | Failure], None],
         max_batch_tokens: int,
     ) -> None:

@@ -162,7 +162,10 @@ def generate(
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for drafting.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds that one wait may take.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds without progress after which to give up.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Keep the tokens in this file; if it has some, go on from there.")
+    ] = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -197,15 +200,17 @@ def generate(
             "repetition_penalty": repetition_penalty,
             "seed": seed,
             "window": window,
+            "resume": resume,
         },
     )
-    text = sys.stdin.read() if prompt is None else prompt
-    if not text:
+    goes_on = options.resume is not None and options.resume.exists() and prompt is None
+    text = sys.stdin.read() if prompt is None and not goes_on else prompt
+    if not text and not goes_on:
         console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
 
     async def program() -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:
-            generation = connected.stream(text, **options.model_dump())
+            generation = connected.stream(text, **options.model_dump(exclude_unset=True))
             async for piece in generation:
                 if not json:
                     print(piece, end="", flush=True)

@@ -13,6 +13,13 @@ SpecswarmError
 A bug of our own is none of these: it stays the Python exception it is, and blames nobody.
 """
 
+from __future__ import annotations
+
+from typing import Literal
+
+Why = Literal["full", "model", "gone", "unlawful"]
+"""Why a peer refuses: no room; it does not serve that; no such session is open; against the session's law."""
+
 
 class SpecswarmError(Exception):
     """Base of all errors that a user may see; the text is one line that says what to do."""
@@ -48,7 +55,11 @@ class PeerLost(PeerError):
 
 
 class PeerRefused(PeerError):
-    """The peer answered that it will not do this."""
+    """The peer answered that it will not do this; `why` is for programs."""
+
+    def __init__(self, peer_id: str, why: Why, reason: str) -> None:
+        super().__init__(peer_id, reason)
+        self.why = why
 
 
 class BadMessage(SpecswarmError):

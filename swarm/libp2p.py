@@ -18,6 +18,8 @@ from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon import P2PDaemonError
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
 from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
@@ -105,7 +107,7 @@ class Libp2pNetwork:
         self.peer_id: str = p2p.peer_id.to_base58()
         self._p2p = p2p
         self._dht = dht
-        self._known: set[str] = set()
+        self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -154,13 +156,12 @@ class Libp2pNetwork:
         """A new stream to another node. Raises PeerLost if it cannot be reached in CONNECT_SECONDS."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                if contact.maddrs and contact.peer_id not in self._known:
+                if contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs:
                     await _connect(self._p2p, contact)
-                    self._known.add(contact.peer_id)
-                target = PeerID.from_base58(contact.peer_id)
-                _, reader, writer = await self._p2p.call_binary_stream_handler(target, protocol)
+                    self._known[contact.peer_id] = contact.maddrs
+                reader, writer = await _open_stream(self._p2p, PeerID.from_base58(contact.peer_id), protocol)
         except (*_BROKEN, ValueError) as error:
-            self._known.discard(contact.peer_id)
+            self._known.pop(contact.peer_id, None)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({_first_line(error)})") from None
         return Libp2pStream(contact.peer_id, reader, writer, is_own=True)
 
@@ -265,6 +266,23 @@ async def _connect(p2p: P2P, contact: Contact) -> None:
     """Tell the daemon where a peer is, and have it connect."""
     addresses = [Multiaddr(maddr.partition("/p2p/")[0]) for maddr in contact.maddrs]
     await p2p._client.connect(PeerID.from_base58(contact.peer_id), addresses)  # hivemind offers no public way
+
+
+async def _open_stream(
+    p2p: P2P, peer_id: PeerID, protocol: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """What hivemind's own call does; but that leaves its socket open when it fails or is cancelled."""
+    reader, writer = await p2p._client.control.daemon_connector.open_connection()
+    try:
+        request = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol])
+        await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+        response = p2pd_pb2.Response()
+        await read_pbmsg_safe(reader, response)
+        raise_if_failed(response)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
 
 
 async def _reach_any(p2p: P2P, contacts: Sequence[Contact]) -> set[str]:

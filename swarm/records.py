@@ -52,6 +52,8 @@ class Announcement(BaseModel):
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
     """Round-trip seconds to other peers of this model, as measured from here."""
     version: Annotated[str, Field(max_length=32)]
+    started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """When the peer's program began, in seconds since 1970: another time means that it lost all it had."""
     state: Literal["joining", "serving", "left"] = "serving"
     """Whether it has chosen its layers and is loading them, serves them, or is gone."""
     expires: Annotated[float, Field(ge=0, allow_inf_nan=False)]

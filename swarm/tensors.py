@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_EXPONENTS: dict[torch.dtype, tuple[type[np.unsignedinteger[Any]], int]] = {
+    torch.float32: (np.uint32, 0x7F800000),
+    torch.bfloat16: (np.uint16, 0x7F80),
+    torch.float16: (np.uint16, 0x7C00),
+}
+"""The exponent bits of a value, all of which are set in infinities and in what is not a number, and only there."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -21,3 +31,9 @@ def to_bytes(tensor: Tensor) -> bytes:
 def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The tensor that `to_bytes` wrote. Raises ValueError if the size does not fit the shape."""
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+
+
+def is_finite(data: bytes, dtype: torch.dtype) -> bool:
+    """Whether all raw values in `data` are numbers, and none is infinite."""
+    kind, mask = _EXPONENTS[dtype]
+    return bool(((np.frombuffer(data, kind) & kind(mask)) != mask).all())

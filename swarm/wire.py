@@ -3,8 +3,8 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Ping
-    peer -> client   Refused, Verdict, Broken, Pong
+    client -> peer   Open, Round, Relink, Ask, Ping
+    peer -> client   Refused, Verdict, Broken, Progress, Pong
     peer -> peer     Hidden
 """
 
@@ -16,15 +16,15 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from swarm.errors import BadMessage, UsageError
+from swarm.errors import BadMessage, UsageError, Why
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
 MAX_ROUND_TOKENS = 2048
 
-SESSION_PROTOCOL = "/specswarm/session/1"  # a client opens it to every peer of its chain
-PUSH_PROTOCOL = "/specswarm/push/1"  # a peer opens it to the next one
+SESSION_PROTOCOL = "/specswarm/session/2"  # a client opens it to every peer of its chain
+PUSH_PROTOCOL = "/specswarm/push/2"  # a peer opens it to the next one
 
 NO_SESSION = bytes(16)  # stands where a message concerns no session
 
@@ -34,6 +34,7 @@ Maddr = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
+Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
@@ -47,7 +48,7 @@ class Contact:
     maddrs: Annotated[tuple[Maddr, ...], Meta(max_length=32)] = ()
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all messages."""
 
 
@@ -55,8 +56,11 @@ class Open(Message, frozen=True, tag=1):
     """Take part in a chain: serve layers start..end of the model, fed by `upstream`, feeding `downstream`.
 
     Without `upstream` token ids come from the client; without `downstream` this is the last hop, which judges by
-    `sampling` and answers the client. Silence is consent: the first round may follow at once. The session ends with the
-    stream it was opened on.
+    `sampling` and answers the client. Silence is consent: the first round may follow at once. The session ends with
+    the stream it was opened on. Who opens an open session again replaces it.
+
+    What this hop computes for positions below `holds` it keeps, but does not pass on: the next hop has them already.
+    When they are asked for after all, they go in messages of at most `chunk` tokens.
     """
 
     session: SessionId
@@ -65,13 +69,16 @@ class Open(Message, frozen=True, tag=1):
     end: Count
     upstream: PeerId | None
     downstream: Contact | None
+    holds: Count
+    chunk: Chunk
     sampling: Sampling
 
 
 class Refused(Message, frozen=True, tag=2):
-    """The peer will not do what was asked; the reason is one line."""
+    """The peer will not do what was asked, and nothing has changed; the reason is one line."""
 
     session: SessionId
+    why: Why
     reason: Text
 
 
@@ -80,6 +87,7 @@ class Round(Message, frozen=True, tag=3):
 
     A cache keeps every position it ever wrote, and a round overwrites from its own position on: that alone rolls a
     rejected draft back. Only a round with `judged` brings a verdict; the others are chunks of a longer prefill.
+    `number` is that of the verdict they all work for, and so it stays when a round is sent again after a fault.
     """
 
     session: SessionId
@@ -93,10 +101,12 @@ class Round(Message, frozen=True, tag=3):
 class Hidden(Message, frozen=True, tag=4):
     """A round on its way: hidden states [len(tokens), hidden size] after a peer's layers, as raw `dtype` values.
 
-    The ids travel along, for the last peer compares and counts them; `compute` has the seconds each stage took.
+    The states are those after the model's layers 0..`layer`: whoever computed them, and when, they are the same. The
+    ids travel along, for the last peer compares and counts them; `compute` has the seconds each stage took.
     """
 
     round: Round
+    layer: Count
     dtype: Annotated[str, Meta(max_length=16)]
     states: bytes
     compute: Compute
@@ -131,7 +141,43 @@ class Pong(Message, frozen=True, tag=8):
     nonce: Count
 
 
-AnyMessage = Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong
+class Relink(Message, frozen=True, tag=9):
+    """These are the session's neighbours from now on; `holds` and `chunk` as in Open.
+
+    What was passed on from position `holds` on is passed on again, to the next hop as it is now; the newest round as
+    the round it was.
+    """
+
+    session: SessionId
+    upstream: PeerId | None
+    downstream: Contact | None
+    holds: Count
+    chunk: Chunk
+
+
+class Ask(Message, frozen=True, tag=10):
+    """How far did the session get here?"""
+
+    session: SessionId
+    nonce: Count
+
+
+class Progress(Message, frozen=True, tag=11):
+    """The answer to an Ask: how far the session got at this peer."""
+
+    session: SessionId
+    nonce: Count
+    taken: Count
+    """Number of the newest round that was admitted, and one more; 0: none was."""
+    held: Count
+    """Positions of the text that are, or will be when the admitted rounds have run, in its cache."""
+    waiting: Count
+    """Admitted rounds that have not run yet."""
+    kept: Count
+    """The first position from which on it could pass its results on again."""
+
+
+AnyMessage = Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong | Relink | Ask | Progress
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
@@ -167,3 +213,19 @@ def _check(message: AnyMessage) -> None:
                 Span(message.start, message.end)
             except UsageError as error:
                 raise BadMessage(str(error)) from None
+
+
+def beyond(round: Round, position: int) -> Round | None:
+    """The part of a round from `position` on, None if there is none.
+
+    Without its newest committed token it cannot be judged: then the rest are text and no drafts.
+    """
+    cut = position - round.position
+    if cut <= 0:
+        return round
+    if cut >= len(round.tokens):
+        return None
+    rest = msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:])
+    if len(rest.tokens) > round.num_drafts:
+        return rest
+    return msgspec.structs.replace(rest, num_drafts=0, judged=False)

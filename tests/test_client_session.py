@@ -23,7 +23,7 @@ def test_prefill_is_the_text_in_order_without_its_newest_token(
     cached = data.draw(st.integers(0, len(text)))
     rounds = prefill_rounds(SESSION, number, text, cached, chunk)
     assert [token for round in rounds for token in round.tokens] == text[cached:-1]
-    assert [round.number for round in rounds] == list(range(number, number + len(rounds)))
+    assert all(round.number == number for round in rounds)
     assert len(rounds) == -(-len(text[cached:-1]) // chunk)
     assert all(round.position == cached + i * chunk for i, round in enumerate(rounds))
     assert all(round.session == SESSION and not round.judged and not round.num_drafts for round in rounds)

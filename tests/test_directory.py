@@ -47,6 +47,7 @@ def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -
             "max_round": 512,
             "links": {},
             "version": "0",
+            "started": 0,
             "expires": NOW + 60,
             **changes,
         }

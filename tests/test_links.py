@@ -30,7 +30,7 @@ async def start() -> tuple[Links, Neighbour, MemoryTransport, asyncio.Queue[Peer
     network, neighbour, lost = MemoryNetwork(), Neighbour(), asyncio.Queue[PeerLost]()
     place = network.join(NEXT.peer_id)
     await place.serve(PUSH_PROTOCOL, neighbour.serve)
-    return Links(network.join("own"), lost.put_nowait), neighbour, place, lost
+    return Links(network.join("own"), lambda _, error: lost.put_nowait(error)), neighbour, place, lost
 
 
 def test_what_is_pushed_arrives_in_order_on_one_stream() -> None:

@@ -14,7 +14,7 @@ from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Round
+from swarm.wire import Contact, Relink, Round
 
 MODEL = ModelInfo(
     num_layers=4, hidden_size=8, vocab_size=50, max_positions=32, family="llama", config_hash="0" * 64
@@ -78,7 +78,7 @@ def test_refused_round_leaves_session_unchanged(round: Round, sender: str, reaso
     session = session_with(1, 2, 3)
     before = state(session)
     with pytest.raises(Refusal, match=reason):
-        session.check(round, sender, MODEL)
+        session.check(round, 1, sender, MODEL)
     assert state(session) == before
 
 
@@ -96,7 +96,7 @@ def test_refused_round_leaves_session_unchanged(round: Round, sender: str, reaso
 )
 def test_admitted_round_becomes_the_text_from_its_position_on(round: Round, tokens: list[int]) -> None:
     session = session_with(1, 2, 3)
-    session.check(round, FEEDER, MODEL)
+    session.check(round, 1, FEEDER, MODEL)
     session.admit(round)
     assert session.tokens == tokens
     assert session.last_number == round.number
@@ -106,7 +106,7 @@ def test_repeated_round_is_taken_again_and_changes_nothing() -> None:
     session = session_with(1, 2, 3)
     again = round_at(3, (4, 5), 4)
     for _ in range(3):
-        session.check(again, FEEDER, MODEL)
+        session.check(again, 1, FEEDER, MODEL)
         session.admit(again)
         assert session.tokens == [1, 2, 3, 4, 5]
 
@@ -114,8 +114,29 @@ def test_repeated_round_is_taken_again_and_changes_nothing() -> None:
 def test_check_alone_changes_nothing() -> None:
     session = session_with(1, 2, 3)
     before = state(session)
-    session.check(round_at(3, (4, 5), 4), FEEDER, MODEL)
+    session.check(round_at(3, (4, 5), 4), 1, FEEDER, MODEL)
     assert state(session) == before
+
+
+def test_states_of_other_layers_are_refused() -> None:
+    session = session_with(1, 2, 3)
+    before = state(session)
+    with pytest.raises(Refusal, match="begins with layer 1") as refusal:
+        session.check(round_at(3, (4,), 4), 2, FEEDER, MODEL)
+    assert refusal.value.why == "unlawful"
+    assert state(session) == before
+
+
+def test_new_neighbours_must_fit_the_layers() -> None:
+    session = session_with(1, 2, 3)
+    before = state(session)
+    for upstream, downstream in ((None, Contact("next")), ("before", None)):
+        with pytest.raises(Refusal):
+            session.relink(Relink(ID, upstream, downstream, 3, 512), MODEL.num_layers)
+        assert state(session) == before
+    session.relink(Relink(ID, "another", Contact("next"), 3, 512), MODEL.num_layers)
+    assert (session.source, session.downstream, session.holds) == ("another", Contact("next"), 3)
+    assert session.tokens == [1, 2, 3]
 
 
 @settings(max_examples=200, deadline=None)
@@ -144,10 +165,10 @@ def test_any_history_follows_the_law(history: list[tuple[int, int, list[int], st
             and max(tokens) < MODEL.vocab_size
         )
         if is_lawful:
-            session.check(round, sender, MODEL)
+            session.check(round, 1, sender, MODEL)
             session.admit(round)
             text, last = text[:position] + tokens, number
         else:
             with pytest.raises(Refusal):
-                session.check(round, sender, MODEL)
+                session.check(round, 1, sender, MODEL)
         assert session.tokens == text

@@ -72,6 +72,8 @@ def request(i: int = 0, **changes: Any) -> Open:
         "end": 2,
         "upstream": None,
         "downstream": Contact("next"),
+        "holds": 0,
+        "chunk": 512,
         "sampling": Sampling(),
     }
     return Open(**fields_ | changes)
@@ -117,7 +119,6 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         ({"upstream": "before"}, "fed by the client"),
         ({"start": 1}, "fed by the client"),
         ({"downstream": None}, "ends the chain"),
-        ({"session": (7).to_bytes(16, "big")}, "open already"),
     ],
     ids=[
         "another model",
@@ -126,18 +127,32 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         "first with a peer before it",
         "later without",
         "no next peer",
-        "twice",
     ],
 )
 def test_refused_open_changes_nothing(changes: dict[str, Any], reason: str, first: Stage) -> None:
     table = table_of(first)
     session = table.open(request(7), CLIENT)
-    table.admit(session, round_of(session, 5), CLIENT)
+    table.admit(session, round_of(session, 5), 0, CLIENT)
     before = state(table)
     with pytest.raises(Refusal, match=reason) as refusal:
-        table.open(request(**changes) if "session" in changes else request(1, **changes), CLIENT)
+        table.open(request(1, **changes), CLIENT)
     assert state(table) == before
     assert "\n" not in str(refusal.value)
+
+
+def test_a_session_is_replaced_by_its_own_client_and_nobody_else(first: Stage) -> None:
+    table = table_of(first, sessions=1)
+    session = table.open(request(7), CLIENT)
+    table.admit(session, round_of(session, 5), 0, CLIENT)
+    before = state(table)
+    with pytest.raises(Refusal, match="open already") as refusal:
+        table.open(request(7), "a stranger")
+    assert refusal.value.why == "unlawful"
+    assert state(table) == before
+    again = table.open(request(7), CLIENT)
+    assert (table.has(again), table.has(session), len(table)) == (True, False, 1)
+    assert again.tokens == []
+    assert table.free_tokens == table_of(first).free_tokens
 
 
 def test_last_hop_with_a_next_peer_is_refused(last: Stage) -> None:
@@ -171,11 +186,11 @@ def test_memory_is_counted_as_the_text_grows_and_freed_on_close(first: Stage) ->
     table = table_of(first, tokens=10 * PIECE)
     one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
     assert table.free_tokens == 10 * PIECE
-    table.admit(one, round_of(one, 1), CLIENT)
+    table.admit(one, round_of(one, 1), 0, CLIENT)
     assert table.free_tokens == 9 * PIECE
-    table.admit(one, round_of(one, PIECE - 1, 1), CLIENT)
+    table.admit(one, round_of(one, PIECE - 1, 1), 0, CLIENT)
     assert table.free_tokens == 9 * PIECE
-    table.admit(two, round_of(two, 2 * PIECE), CLIENT)
+    table.admit(two, round_of(two, 2 * PIECE), 0, CLIENT)
     assert table.free_tokens == 7 * PIECE
     table.close(one.id)
     assert table.free_tokens == 8 * PIECE
@@ -186,8 +201,8 @@ def test_memory_is_counted_as_the_text_grows_and_freed_on_close(first: Stage) ->
 def test_rolled_back_text_keeps_its_memory(first: Stage) -> None:
     table = table_of(first, tokens=10 * PIECE)
     session = table.open(request(), CLIENT)
-    table.admit(session, round_of(session, 3 * PIECE), CLIENT)
-    table.admit(session, round_of(session, 1, 1), CLIENT)
+    table.admit(session, round_of(session, 3 * PIECE), 0, CLIENT)
+    table.admit(session, round_of(session, 1, 1), 0, CLIENT)
     assert session.tokens == [1, 1]
     assert table.free_tokens == 7 * PIECE
 
@@ -195,20 +210,20 @@ def test_rolled_back_text_keeps_its_memory(first: Stage) -> None:
 def test_session_of_part_of_the_span_takes_its_part_of_the_memory(first: Stage) -> None:
     table = table_of(first, tokens=10 * PIECE)
     session = table.open(request(end=1), CLIENT)
-    table.admit(session, round_of(session, 4 * PIECE), CLIENT)
+    table.admit(session, round_of(session, 4 * PIECE), 0, CLIENT)
     assert table.free_tokens == 8 * PIECE
 
 
 def test_round_without_memory_is_refused_and_changes_nothing(first: Stage) -> None:
     table = table_of(first, tokens=2 * PIECE)
     one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
-    table.admit(one, round_of(one, PIECE), CLIENT)
+    table.admit(one, round_of(one, PIECE), 0, CLIENT)
     before = state(table)
     for session, round in ((two, round_of(two, PIECE + 1)), (one, round_of(one, PIECE + 1, PIECE, 1))):
         with pytest.raises(Refusal, match="no cache memory"):
-            table.admit(session, round, CLIENT)
+            table.admit(session, round, 0, CLIENT)
         assert state(table) == before
-    table.admit(two, round_of(two, PIECE), CLIENT)
+    table.admit(two, round_of(two, PIECE), 0, CLIENT)
     assert table.free_tokens == 0
     table.close(one.id)
     assert table.free_tokens == PIECE
@@ -218,7 +233,7 @@ def test_unlawful_round_is_refused_and_changes_nothing(first: Stage) -> None:
     clock = Clock()
     table = table_of(first, clock=clock)
     session = table.open(request(), CLIENT)
-    table.admit(session, round_of(session, 5, number=2), CLIENT)
+    table.admit(session, round_of(session, 5, number=2), 0, CLIENT)
     clock.now += 5
     before = state(table)
     wrong = [
@@ -230,7 +245,7 @@ def test_unlawful_round_is_refused_and_changes_nothing(first: Stage) -> None:
     ]
     for round, sender in wrong:
         with pytest.raises(Refusal):
-            table.admit(session, round, sender)
+            table.admit(session, round, 0, sender)
         assert state(table) == before
 
 
@@ -240,7 +255,7 @@ def test_idle_sessions_are_those_unused_for_that_long(first: Stage) -> None:
     one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
     assert table.idle(10) == []
     clock.now += 8
-    table.admit(one, round_of(one, 1), CLIENT)
+    table.admit(one, round_of(one, 1), 0, CLIENT)
     clock.now += 8
     assert table.idle(10) == [two]
     clock.now += 8
@@ -267,7 +282,7 @@ def test_caches_never_hold_more_than_was_counted(first: Stage, bursts: list[list
         rounds = []
         for size in burst:
             rounds.append(round_of(session, size, len(session.tokens), session.last_number + 1))
-            table.admit(session, rounds[-1], CLIENT)
+            table.admit(session, rounds[-1], 0, CLIENT)
         run(first, session, rounds)
         counted = (whole - table.free_tokens) * first.cache_bytes_per_token
         assert session.cache.num_bytes <= counted
@@ -279,7 +294,7 @@ def test_count_is_what_the_caches_really_take(first: Stage) -> None:
     whole = table.free_tokens
     for size in (1, 70, 300, 1):
         round = round_of(session, size, len(session.tokens), session.last_number + 1)
-        table.admit(session, round, CLIENT)
+        table.admit(session, round, 0, CLIENT)
         run(first, session, [round])
         assert session.cache.num_bytes == (whole - table.free_tokens) * first.cache_bytes_per_token
         assert session.cache.length == len(session.tokens)
@@ -289,7 +304,7 @@ def test_count_of_a_later_peer_is_measured_too(last: Stage) -> None:
     table = table_of(last)
     session = table.open(to_last(), CLIENT)
     round = round_of(session, 100)
-    table.admit(session, round, "before")
+    table.admit(session, round, 2, "before")
     states = States(torch.zeros(100, last.info.hidden_size).numpy().tobytes(), torch.float32)
     (outcome,) = Engine(last).run([Job(session, round, states, (), (1,) * 100)])
     assert len(outcome.tokens) == 1

@@ -52,6 +52,7 @@ def announcement(peer_id: str, **changes: Any) -> Announcement:
             "max_round": 512,
             "links": {"12D3KooWneighbour": 0.05},
             "version": "0.1.0",
+            "started": 5.0,
             "expires": 2e9,
             **changes,
         }

@@ -38,6 +38,7 @@ def peer(name: str, start: int, end: int, **changes: Any) -> Announcement:
             "max_round": 512,
             "links": {},
             "version": "0",
+            "started": 0,
             "expires": 0,
             **changes,
         }
@@ -226,7 +227,7 @@ def test_peer_met_twice_becomes_one_hop() -> None:
     around = peer("around", 0, 4, step_seconds=0.4, links={"middle": 0.0})
     middle = peer("middle", 1, 3, step_seconds=0.0)
     hops = plan(4, [around, middle], {"around": 0.01, "middle": 0.01}, tokens=1)
-    assert hops == [Hop(Contact("around", ("/dns/around",)), Span(0, 4), 512)]
+    assert hops == [Hop(Contact("around", ("/dns/around",)), Span(0, 4), 512, ("float32", None), 0.01, 0.4, 0.001)]
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.errors import BadMessage
+from swarm.errors import BadMessage, Why
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
     MAX_MESSAGE,
     MAX_ROUND_TOKENS,
     AnyMessage,
+    Ask,
     Broken,
     Contact,
     Hidden,
     Open,
     Ping,
     Pong,
+    Progress,
     Refused,
+    Relink,
     Round,
     Verdict,
+    beyond,
     decode,
     encode,
 )
@@ -32,6 +36,7 @@ from swarm.wire import (
 sessions = st.binary(min_size=16, max_size=16)
 peer_ids = st.text(min_size=1, max_size=128)
 counts = st.integers(0, 1 << 31)
+chunks = st.integers(1, MAX_ROUND_TOKENS)
 reasons = st.text(max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
 seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
@@ -58,29 +63,34 @@ def opens(draw: st.DrawFn) -> Open:
     start, end = draw(st.lists(counts, min_size=2, max_size=2, unique=True).map(sorted))
     fingerprint = draw(st.text("0123456789abcdef", min_size=64, max_size=64))
     upstream, downstream = draw(st.none() | peer_ids), draw(st.none() | contacts)
-    return Open(draw(sessions), fingerprint, start, end, upstream, downstream, draw(samplings))
+    return Open(
+        draw(sessions), fingerprint, start, end, upstream, downstream, draw(counts), draw(chunks), draw(samplings)
+    )
 
 
 KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Open: opens(),
-    Refused: st.builds(Refused, sessions, reasons),
+    Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
     Round: rounds(),
-    Hidden: st.builds(Hidden, rounds(), st.text(max_size=16), st.binary(max_size=200), seconds),
+    Hidden: st.builds(Hidden, rounds(), counts, st.text(max_size=16), st.binary(max_size=200), seconds),
     Verdict: st.builds(Verdict, sessions, counts, tokens, seconds),
     Broken: st.builds(Broken, sessions, peer_ids, reasons),
     Ping: st.builds(Ping, counts),
     Pong: st.builds(Pong, counts),
+    Relink: st.builds(Relink, sessions, st.none() | peer_ids, st.none() | contacts, counts, chunks),
+    Ask: st.builds(Ask, sessions, counts),
+    Progress: st.builds(Progress, sessions, counts, counts, counts, counts, counts),
 }
 messages = st.one_of(*KINDS.values())
 
 SESSION = b"0123456789abcdef"
 ROUND = Round(SESSION, 1, 5, (7, 8, 9), 2, True)
-OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/1",)), Sampling())
-LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, Sampling())
+OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/1",)), 0, 512, Sampling())
+LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
 PING_TAG = encode(Ping(1))[1:2]
-HIDDEN = Hidden(ROUND, "float32", b"\0" * 24, (0.1,))
+HIDDEN = Hidden(ROUND, 4, "float32", b"\0" * 24, (0.1,))
 
 
 def altered(message: AnyMessage, path: tuple[Any, ...], value: Any) -> bytes:
@@ -127,13 +137,13 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "judged as number": altered(ROUND, (6,), 1),
     "drafts alone inside hidden states": altered(HIDDEN, (1, 5), 3),
     "another message inside hidden states": altered(HIDDEN, (1,), msgspec.msgpack.decode(encode(VERDICT))),
-    "states as text": altered(HIDDEN, (3,), "text"),
-    "dtype too long": altered(HIDDEN, (2,), "f" * 17),
+    "states as text": altered(HIDDEN, (4,), "text"),
+    "dtype too long": altered(HIDDEN, (3,), "f" * 17),
     "empty verdict": altered(VERDICT, (3,), []),
     "negative seconds": altered(VERDICT, (4, 0), -0.5),
     "seconds not a number": altered(VERDICT, (4, 0), float("nan")),
     "seconds infinite": altered(VERDICT, (4, 0), float("inf")),
-    "hidden seconds infinite": altered(HIDDEN, (4, 0), float("inf")),
+    "hidden seconds infinite": altered(HIDDEN, (5, 0), float("inf")),
     "fingerprint too short": altered(OPEN, (2,), "f" * 63),
     "span empty": altered(OPEN, (4,), 0),
     "span backwards": altered(LATER_SPAN, (4,), 3),
@@ -143,17 +153,19 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "downstream without a peer": altered(OPEN, (6,), {"maddrs": []}),
     "downstream with too many addresses": altered(OPEN, (6, "maddrs"), ["/ip4/1.2.3.4/tcp/1"] * 33),
     "downstream with a long address": altered(OPEN, (6, "maddrs"), ["/" * 257]),
-    "negative temperature": altered(OPEN, (7, "temperature"), -1.0),
-    "temperature not a number": altered(OPEN, (7, "temperature"), float("nan")),
-    "temperature infinite": altered(OPEN, (7, "temperature"), float("inf")),
-    "top_p zero": altered(OPEN, (7, "top_p"), 0.0),
-    "top_p above one": altered(OPEN, (7, "top_p"), 1.5),
-    "top_p not a number": altered(OPEN, (7, "top_p"), float("nan")),
-    "top_k negative": altered(OPEN, (7, "top_k"), -1),
-    "penalty zero": altered(OPEN, (7, "repetition_penalty"), 0.0),
-    "penalty not a number": altered(OPEN, (7, "repetition_penalty"), float("nan")),
-    "seed too large": altered(OPEN, (7, "seed"), 1 << 63),
-    "reason too long": altered(Refused(SESSION, ""), (2,), "x" * 1025),
+    "negative temperature": altered(OPEN, (9, "temperature"), -1.0),
+    "temperature not a number": altered(OPEN, (9, "temperature"), float("nan")),
+    "temperature infinite": altered(OPEN, (9, "temperature"), float("inf")),
+    "top_p zero": altered(OPEN, (9, "top_p"), 0.0),
+    "top_p above one": altered(OPEN, (9, "top_p"), 1.5),
+    "top_p not a number": altered(OPEN, (9, "top_p"), float("nan")),
+    "top_k negative": altered(OPEN, (9, "top_k"), -1),
+    "penalty zero": altered(OPEN, (9, "repetition_penalty"), 0.0),
+    "penalty not a number": altered(OPEN, (9, "repetition_penalty"), float("nan")),
+    "seed too large": altered(OPEN, (9, "seed"), 1 << 63),
+    "reason too long": altered(Refused(SESSION, "full", ""), (3,), "x" * 1025),
+    "refused for no known reason": altered(Refused(SESSION, "full", ""), (2,), "mood"),
+    "a field too many": msgspec.msgpack.encode([*msgspec.msgpack.decode(encode(Ping(1))), 1]),
     "broken peer without name": altered(Broken(SESSION, "p", ""), (2,), ""),
     "unknown tag": altered(Ping(1), (0,), 99),
     "tag as text": altered(Ping(1), (0,), "Ping"),
@@ -164,12 +176,14 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "trailing bytes": encode(Ping(1)) + b"\0",
     "two messages": encode(Ping(1)) * 2,
     "cut short": encode(ROUND)[:-1],
-    "text that is no UTF-8": encode(Refused(SESSION, "reason")).replace(b"reason", b"\xff\xfe\xff\xfe\xff\xfe"),
+    "text that is no UTF-8": encode(Refused(SESSION, "full", "reason")).replace(
+        b"reason", b"\xff\xfe\xff\xfe\xff\xfe"
+    ),
     "array said to be enormous": encode(VERDICT)[:21] + b"\xdd\xff\xff\xff\xff",
     "seconds said to be enormous": encode(Verdict(SESSION, 1, (1,), ()))[:-1] + b"\xdd\xff\xff\xff\xff",
     "nested deeply": b"\x91" * 200_000,
     "nested deeply in a field of the future": b"\x93" + PING_TAG + b"\x01" + b"\x91" * 200_000 + b"\x01",
-    "nested deeply in an unknown option": altered(OPEN, (7, "later"), 1)[:-1] + b"\x91" * 200_000 + b"\x01",
+    "nested deeply in an unknown option": altered(OPEN, (9, "later"), 1)[:-1] + b"\x91" * 200_000 + b"\x01",
 }
 
 
@@ -184,7 +198,7 @@ def test_limits_themselves_are_taken() -> None:
     for message in (
         Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * MAX_ROUND_TOKENS, 512, True),
         Round(SESSION, 0, 0, (0,), 0, False),
-        Refused(SESSION, "x" * 1024),
+        Refused(SESSION, "full", "x" * 1024),
         Broken(SESSION, "p" * 128, ""),
     ):
         assert decode(encode(message)) == message
@@ -198,7 +212,7 @@ def test_message_beyond_the_largest_is_refused() -> None:
 def test_largest_prefill_chunk_fits_into_a_message() -> None:
     """The promise beside MAX_MESSAGE: 2,048 tokens of 8,192 float32 each."""
     round = Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * MAX_ROUND_TOKENS, 0, False)
-    decode(encode(Hidden(round, "float32", bytes(MAX_ROUND_TOKENS * 8192 * 4), (0.1,) * 100)))
+    decode(encode(Hidden(round, 4, "float32", bytes(MAX_ROUND_TOKENS * 8192 * 4), (0.1,) * 100)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -219,3 +233,15 @@ def test_mutated_message_raises_nothing_but_bad_message(message: AnyMessage, dat
     with contextlib.suppress(BadMessage):
         received = decode(bytes(mutated))
         assert decode(encode(received)) == received  # what was taken for a message is one
+
+
+def test_what_is_cut_off_a_round_is_its_beginning() -> None:
+    whole = Round(SESSION, 1, 5, (1, 2, 3, 7, 8, 9), 2, True)
+    assert beyond(whole, 5) == beyond(whole, 0) == whole
+    assert beyond(whole, 8) == Round(SESSION, 1, 8, (7, 8, 9), 2, True)
+    assert beyond(whole, 11) is None
+    assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 0, False), 7) == Round(SESSION, 1, 7, (3,), 0, False)
+
+
+def test_a_round_without_its_newest_token_is_not_judged() -> None:
+    assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 2, True), 6) == Round(SESSION, 1, 6, (2, 3), 0, False)

@@ -1,0 +1,40 @@
+"""Which peers are better left alone for now: what went wrong with them, and until when that counts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from swarm.errors import PeerError, PeerRefused, Why
+
+_FIRST, _LONGEST = 2.0, 60.0  # seconds after a peer was lost; doubled each time it is lost again
+_REFUSALS: dict[Why, float] = {"full": 5.0, "model": 600.0, "gone": 0.0, "unlawful": 5.0}
+
+
+class Cooldowns:
+    """Shared by all generations of a client: none of them has to find out again."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+        self._pause: dict[str, float] = {}  # the last one after a loss, by peer
+
+    def note(self, error: PeerError) -> None:
+        """Leave its peer alone for a while."""
+        if isinstance(error, PeerRefused):
+            pause = _REFUSALS[error.why]
+        else:
+            pause = min(2 * self._pause.get(error.peer_id, _FIRST / 2), _LONGEST)
+            self._pause[error.peer_id] = pause
+        self._until[error.peer_id] = max(self._clock() + pause, self._until.get(error.peer_id, 0.0))
+
+    def forget(self, peer_id: str) -> None:
+        """It has started anew: what was does not count any more."""
+        self._until.pop(peer_id, None)
+        self._pause.pop(peer_id, None)
+
+    @property
+    def active(self) -> set[str]:
+        """The peers to leave alone now."""
+        now = self._clock()
+        return {peer_id for peer_id, until in self._until.items() if until > now}

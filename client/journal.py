@@ -1,0 +1,81 @@
+"""A generation's tokens in a file, as they come: if this program dies, another one takes the text up again.
+
+The text depends on prompt, sampling and seed alone. So one line says what they are, and a line for each verdict brings
+its tokens; whatever was not written when the program died is simply generated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from client.config import GenerationConfig
+from swarm.errors import UsageError
+
+_VERSION = 1
+
+
+class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line."""
+
+    specswarm: int
+    fingerprint: str
+    """Of the target."""
+    prompt: list[int]
+    options: dict[str, float | int | None]
+    """Of the generation, the seed included."""
+
+
+class Journal:
+    """The file of one generation."""
+
+    def __init__(self, path: Path, head: _Head, tokens: list[int]) -> None:
+        self.path = path
+        self.fingerprint = head.fingerprint
+        self.prompt = head.prompt
+        self.options = head.options
+        self.tokens = tokens
+        """What was generated before."""
+
+    @classmethod
+    def begin(cls, path: Path, fingerprint: str, prompt: Sequence[int], options: GenerationConfig) -> Journal:
+        """A new file. Raises UsageError if it cannot be written."""
+        head = _Head(_VERSION, fingerprint, list(prompt), options.model_dump(exclude={"resume"}))
+        try:
+            path.write_bytes(msgspec.json.encode(head) + b"\n")
+            return cls(path, head, [])
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; choose another file for --resume") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Journal | None:
+        """The file of an earlier generation, to be gone on with; None if there is none yet.
+
+        A last line that was torn is cut off. Raises UsageError if it is something else, or cannot be read.
+        """
+        try:
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if not whole:
+                return None
+            first, *lines = whole.splitlines()
+            head = msgspec.json.decode(first, type=_Head)
+            if head.specswarm != _VERSION:
+                raise UsageError(f"{path} was written by another version of specswarm ({head.specswarm})")
+            tokens = [token for line in lines for token in msgspec.json.decode(line, type=list[int])]
+            if len(whole) < len(content):
+                path.write_bytes(whole)
+            return cls(path, head, tokens)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UsageError(f"{path} is no record of a generation: choose another file for --resume") from None
+
+    def write(self, tokens: Sequence[int]) -> None:
+        """Append a verdict's tokens, before anybody has seen them."""
+        with self.path.open("ab") as file:
+            file.write(msgspec.json.encode(list(tokens)) + b"\n")

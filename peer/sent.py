@@ -1,0 +1,127 @@
+"""What this peer passed on, kept so that it can be passed on again: to whoever takes the next hop's place.
+
+A row is the hidden state at one position of the text. Rows are cut as caches are overwritten: a round replaces
+everything from its own position on. So the log always holds what the next peer's cache must have been made of.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from swarm.wire import Compute, Round, beyond
+
+CHUNK = 128
+"""Rows that are passed on again in one message, at most: the next peer computes while more are on their way."""
+
+Result = tuple[Round, bytes, Compute]
+"""A round, its rows (raw values, in the wire's form), and the seconds that each stage took."""
+
+
+class Sent:
+    """The rows of one session from position `first` on, in the pieces in which they were sent."""
+
+    def __init__(self) -> None:
+        self.first = 0
+        self.num_bytes = 0
+        self._tokens: list[int] = []  # the ids from `first` on
+        self._pieces: list[tuple[int, bytes]] = []  # (position, rows), each beginning where the last one ends
+        self._row_bytes = 0
+        self._newest: tuple[Round, Compute] | None = None
+
+    @property
+    def end(self) -> int:
+        """One past the last position."""
+        return self.first + len(self._tokens)
+
+    def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
+        """Take note of the result of a round, in place of what was there from its position on."""
+        self._cut(round.position)
+        self._tokens += round.tokens
+        self._pieces.append((round.position, rows))
+        self._row_bytes = len(rows) // len(round.tokens)
+        self.num_bytes += len(rows)
+        self._newest = (round, compute)
+
+    def since(self, position: int, chunk: int) -> Iterator[Result]:
+        """What is to be passed on again from `position` on: at most `chunk` tokens of text at a time, then the newest
+        round as it was, unless it is longer; then its client will cut it, and send it again.
+
+        Nothing, if the log does not reach back so far.
+        """
+        if self._newest is None or position < self.first:
+            return
+        newest, compute = self._newest
+        chunk = min(chunk, CHUNK)
+        for start in range(position, newest.position, chunk):
+            end = min(start + chunk, newest.position)
+            tokens = tuple(self._tokens[start - self.first : end - self.first])
+            yield Round(newest.session, newest.number, start, tokens, 0, judged=False), self._rows(start, end), ()
+        rest = beyond(newest, position)
+        if rest is not None and len(rest.tokens) <= chunk:
+            yield rest, self._rows(rest.position, self.end), compute
+
+    def drop(self) -> None:
+        """Forget the rows; the log begins anew with what comes next."""
+        end = self.end
+        self._cut(self.first)
+        self.first, self._newest = end, None
+
+    def _cut(self, position: int) -> None:
+        """Forget the rows from `position` on."""
+        while self._pieces and self._pieces[-1][0] >= position:
+            self.num_bytes -= len(self._pieces.pop()[1])
+        if self._pieces:
+            start, rows = self._pieces[-1]
+            kept = rows[: (position - start) * self._row_bytes]
+            self._pieces[-1] = (start, kept)
+            self.num_bytes += len(kept) - len(rows)
+        else:
+            self.first = position
+        del self._tokens[position - self.first :]
+
+    def _rows(self, start: int, end: int) -> bytes:
+        """The rows of the positions start..end."""
+        size = self._row_bytes
+        parts = [rows[max(start - at, 0) * size : max(end - at, 0) * size] for at, rows in self._pieces]
+        return b"".join(parts)
+
+
+class SentStore:
+    """The logs of all sessions, within a budget of bytes: over it, the longest unused one is dropped."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._logs: OrderedDict[bytes, Sent] = OrderedDict()
+        self.num_bytes = 0
+
+    def open(self, session: bytes) -> Sent:
+        """An empty log for a session."""
+        self.close(session)
+        log = self._logs[session] = Sent()
+        return log
+
+    def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
+        """Take note of the result of a round of an open session."""
+        log = self._logs[round.session]
+        self._logs.move_to_end(round.session)
+        before = log.num_bytes
+        log.keep(round, rows, compute)
+        self.num_bytes += log.num_bytes - before
+        if self.num_bytes > self._max_bytes:
+            self._make_room()
+
+    def close(self, session: bytes) -> None:
+        """Forget a session's log; one that is not open is no error."""
+        log = self._logs.pop(session, None)
+        if log is not None:
+            self._drop(log)
+
+    def _make_room(self) -> None:
+        for log in self._logs.values():
+            if self.num_bytes > self._max_bytes:
+                self._drop(log)
+
+    def _drop(self, log: Sent) -> None:
+        self.num_bytes -= log.num_bytes
+        log.drop()

@@ -1,0 +1,244 @@
+"""A chain whose hops die, hang, lie or refuse: what it costs, who is blamed, and that the tokens stay the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from swarm.errors import ChainLost
+from swarm.span import Span
+from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Pong, Progress, Refused, Round
+from tests import faulty
+from tests.faulty import FaultyNetwork, FaultyStream
+from tests.toy import reference
+from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
+
+LAYERS = 4
+COUNT = 30
+SPANS = [Span(0, 1), Span(1, 3), Span(3, 4)]
+
+
+async def swarm_of(names: dict[str, Span], **faults: Any) -> ToySwarm:
+    swarm = ToySwarm(FaultyNetwork(5, **faults), LAYERS)
+    for name, span in names.items():
+        await swarm.start(name, span)
+    return swarm
+
+
+def pairs() -> dict[str, Span]:
+    """Two peers for each span: `a0` and `b0`, ..."""
+    return {f"{kind}{i}": span for i, span in enumerate(SPANS) for kind in "ab"}
+
+
+def generated(names: dict[str, Span], act: Callable[[ToySwarm, ToyClient, int], None], **options: Any) -> ToyClient:
+    """The client after COUNT tokens; `act` is called after each verdict with the number of tokens so far."""
+
+    async def run() -> ToyClient:
+        swarm = await swarm_of(names)
+        client = ToyClient(swarm, window=3, **options)
+        tokens = await client.generate(COUNT, lambda done: act(swarm, client, done))
+        assert tokens == reference(PROMPT, COUNT, LAYERS)
+        return client
+
+    return faulty.run(run())
+
+
+def once(act: Callable[[ToySwarm, ToyClient], None], at: int = 10) -> Callable[[ToySwarm, ToyClient, int], None]:
+    """Do something after the first verdict that brings the text to `at` tokens."""
+    done_already: list[bool] = []
+
+    def acting(swarm: ToySwarm, client: ToyClient, done: int) -> None:
+        if done >= at and not done_already:
+            done_already.append(True)
+            act(swarm, client)
+
+    return acting
+
+
+def name_of(client: ToyClient, hop: int) -> str:
+    return client.hops[hop].contact.peer_id
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)], ids=str)
+def test_any_hops_may_die_at_once(lost: tuple[int, ...]) -> None:
+    client = generated(pairs(), once(lambda s, c: [s.kill(name_of(c, hop)) for hop in lost] and None))
+    assert client.chain.reroutes >= 1
+    assert client.chain.stall_seconds > 0
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_mend_computes_the_lost_layers_once_and_sends_the_client_no_states(lost: int) -> None:
+    def work(swarm: ToySwarm, client: ToyClient) -> tuple[dict[str, int], tuple[int, int]]:
+        return {name: engine.computed for name, engine in swarm.engines.items()}, client.chain.traffic
+
+    before: list[tuple[dict[str, int], tuple[int, int]]] = []
+    after: list[tuple[dict[str, int], tuple[int, int]]] = []
+    text: list[int] = []
+
+    def act(swarm: ToySwarm, client: ToyClient, done: int) -> None:
+        if before and not after and client.chain.reroutes:
+            after.append(work(swarm, client))
+        if done >= 15 and not before:
+            before.append(work(swarm, client))
+            text.append(len(PROMPT) + done)
+            swarm.kill(name_of(client, lost))
+
+    client = generated(pairs(), act)
+    more = {name: after[0][0][name] - before[0][0][name] for name in before[0][0]}
+    substitute = name_of(client, lost)
+    assert more.pop(substitute) <= (text[0] + 2 * 4) * len(SPANS[lost])  # the text, and the round, perhaps twice
+    assert all(count <= 3 * 4 * 2 for count in more.values())  # the others: the round alone, perhaps again
+    sent, received = (after[0][1][i] - before[0][1][i] for i in (0, 1))
+    assert sent + received < 1500
+
+
+def test_one_peer_is_replaced_by_several_narrower_ones() -> None:
+    names = {"first": Span(0, 1), "wide": Span(1, 4), "x": Span(1, 2), "y": Span(2, 3), "z": Span(3, 4)}
+    client = generated(names, once(lambda s, _: s.kill("wide")))
+    assert [hop.contact.peer_id for hop in client.hops] == ["first", "x", "y", "z"]
+
+
+def test_without_a_peer_that_fits_the_gap_another_chain_is_opened() -> None:
+    names = {"one": Span(0, 2), "two": Span(2, 4), "all": Span(0, 4)}
+
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.kill("all")
+
+    client = generated(names, once(act))
+    assert [hop.contact.peer_id for hop in client.hops] == ["one", "two"]
+    assert client.chain.reroutes == 1
+
+
+def test_a_hung_hop_is_found_by_asking_and_is_out_until_it_answers() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.network.nodes[name_of(client, 1)].is_hung = True
+
+    client = generated(pairs(), once(act))
+    assert client.chain.reroutes == 1
+    assert client.chain.stall_seconds < 0.5 + 0.5 + 1.0  # the wait, the survey, the mend
+
+
+def test_if_everybody_is_silent_nobody_is_blamed() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.network.nodes["client"].is_hung = True
+        asyncio.get_running_loop().call_later(20, swarm.network.nodes["client"].resume)
+
+    client = generated(pairs(), once(act))
+    assert client.chain.reroutes == 0
+    assert 19 < client.chain.stall_seconds < 30
+
+
+def test_layers_that_nobody_serves_any_more_are_named_in_the_end() -> None:
+    with pytest.raises(ChainLost, match="1:3"):
+        generated(
+            {"first": Span(0, 1), "only": Span(1, 3), "last": Span(3, 4)},
+            once(lambda s, _: s.kill("only")),
+            timeout=5,
+        )
+
+
+def test_a_peer_that_comes_back_goes_on() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.kill("only")
+        loop = asyncio.get_running_loop()
+        loop.call_later(7, lambda: loop.create_task(swarm.start("only", Span(1, 3))))
+
+    client = generated({"first": Span(0, 1), "only": Span(1, 3), "last": Span(3, 4)}, once(act))
+    assert 7 < client.chain.stall_seconds < 15
+
+
+def intercept(swarm: ToySwarm, name: str, answer: Callable[[FaultyStream, Any], Any]) -> None:
+    """Have a peer of the swarm answer messages on client streams by `answer` first; None: as it always does."""
+    node = swarm.network.nodes[name]
+    honest = node._handlers[SESSION_PROTOCOL]
+
+    async def handle(stream: FaultyStream) -> None:
+        receive = stream.receive
+
+        async def receive_what_is_left() -> Any:
+            while True:
+                message = await receive()
+                reply = answer(stream, message)
+                if reply is None:
+                    return message
+                await stream.send(reply)
+
+        stream.receive = receive_what_is_left  # type: ignore[method-assign]
+        await honest(stream)
+
+    node._handlers[SESSION_PROTOCOL] = handle
+
+
+def generated_with(name: str, answer: Callable[[FaultyStream, Any], Any]) -> ToyClient:
+    async def run() -> ToyClient:
+        swarm = await swarm_of(pairs() | {name: SPANS[int(name[-1])]})
+        swarm.directory.peers[name] = swarm.directory.peers[name].model_copy(update={"step_seconds": 0.0})
+        intercept(swarm, name, answer)
+        client = ToyClient(swarm, window=3)
+        assert await client.generate(COUNT) == reference(PROMPT, COUNT, LAYERS)
+        return client
+
+    return faulty.run(run())
+
+
+def test_a_peer_that_answers_but_passes_nothing_on_is_left() -> None:
+    def answer(_: FaultyStream, message: Any) -> Any:
+        match message:
+            case Ask(session, nonce):
+                return Progress(session, nonce, 1, 1000, 1, 0)
+            case Round(session=session):
+                return Pong(0)
+        return None
+
+    client = generated_with("x0", answer)
+    assert "x0" not in {hop.contact.peer_id for hop in client.hops}
+
+
+def test_a_peer_that_accuses_its_neighbours_again_and_again_is_left_itself() -> None:
+    accused: list[str] = []
+
+    def accuse(stream: FaultyStream, message: Any) -> Any:
+        if isinstance(message, Round) and message.judged:
+            after = clients[0].chain.hops[1].contact.peer_id
+            accused.append(after)
+            return Broken(message.session, after, "it is gone")
+        return None
+
+    clients: list[ToyClient] = []
+
+    async def run() -> ToyClient:
+        swarm = await swarm_of(pairs() | {"x0": SPANS[0], "c1": SPANS[1]})
+        swarm.directory.peers["x0"] = swarm.directory.peers["x0"].model_copy(update={"step_seconds": 0.0})
+        intercept(swarm, "x0", accuse)
+        client = ToyClient(swarm, window=3)
+        clients.append(client)
+        assert await client.generate(COUNT) == reference(PROMPT, COUNT, LAYERS)
+        return client
+
+    client = faulty.run(run())
+    assert len(accused) == 2
+    assert "x0" not in {hop.contact.peer_id for hop in client.hops}
+
+
+def test_a_peer_that_refuses_every_round_is_left() -> None:
+    def answer(_: FaultyStream, message: Any) -> Any:
+        return Refused(message.session, "unlawful", "mood") if isinstance(message, Round) else None
+
+    client = generated_with("x0", answer)
+    assert client.chain.reroutes == 1
+
+
+def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        swarm = await swarm_of(pairs())
+        client = ToyClient(swarm, window=3)
+        with pytest.raises(ZeroDivisionError):
+            await client.generate(
+                COUNT, lambda done: monkeypatch.setattr(client.chain, "_check", lambda *_: 1 // 0)
+            )
+        assert client.target._cooldowns.active == set()
+
+    faulty.run(run())

@@ -1,0 +1,93 @@
+"""Whatever order things go wrong in, the tokens are the reference's: real services and chains, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.span import Span
+from tests import faulty
+from tests.faulty import FaultyNetwork
+from tests.toy import reference
+from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
+
+LAYERS = 4
+SPANS = (Span(0, 1), Span(1, 2), Span(2, 4), Span(0, 2), Span(2, 3), Span(3, 4), Span(1, 3), Span(0, 4))
+"""Of peers that come and go; beside them a peer for each of the first three is never killed."""
+COUNT = 24
+RUNS = int(os.environ.get("SPECSWARM_PROPERTY_RUNS", "300"))  # `make chaos` asks for more
+
+rates = st.sampled_from([0.0, 0.3, 1.0, 3.0])
+"""Of one kind of fault, per second."""
+
+
+async def disturb(swarm: ToySwarm, rate: float, act: object) -> None:
+    while rate:
+        await asyncio.sleep(swarm.network.random.expovariate(rate))
+        await act()  # type: ignore[operator]
+
+
+async def disturbed(
+    seed: int, window: int, deaths: float, hangs: float, cuts: float, loss: float, repeats: float, sent: int
+) -> None:
+    network = FaultyNetwork(seed, loss=loss, repeats=repeats)
+    swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent)
+    random = network.random
+    for i, span in enumerate(SPANS[:3]):
+        await swarm.start(f"sure{i}", span)
+    mortal = [f"mortal{i}" for i in range(6)]
+    for name in mortal:
+        await swarm.start(name, random.choice(SPANS))
+
+    async def kill_one() -> None:
+        swarm.kill(random.choice(mortal))
+
+    async def bring_one_back() -> None:
+        name = random.choice(mortal)
+        if name not in network.nodes:
+            await swarm.start(name, random.choice(SPANS))
+
+    async def hang_one() -> None:
+        node = network.nodes.get(random.choice(mortal))
+        if node is not None:
+            node.is_hung = True
+            asyncio.get_running_loop().call_later(random.uniform(0.1, 20), node.resume)
+
+    async def cut_one() -> None:
+        network.cut(random.choice([*network.nodes]))
+
+    client = ToyClient(swarm, window=window, timeout=300.0)
+    work = [
+        asyncio.create_task(swarm.renew(5.0)),
+        asyncio.create_task(disturb(swarm, deaths, kill_one)),
+        asyncio.create_task(disturb(swarm, deaths, bring_one_back)),
+        asyncio.create_task(disturb(swarm, hangs, hang_one)),
+        asyncio.create_task(disturb(swarm, cuts, cut_one)),
+    ]
+    tokens = await client.generate(COUNT)
+    for task in work:
+        task.cancel()
+    await asyncio.wait(work)
+    for name in list(network.nodes):
+        network.kill(name)
+    assert tokens == reference(PROMPT, COUNT, LAYERS)
+
+
+@settings(max_examples=RUNS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(0, 1 << 32),
+    st.integers(0, 5),
+    rates,
+    rates,
+    rates,
+    st.sampled_from([0.0, 0.002, 0.01]),
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.sampled_from([0, 100, 1 << 20]),
+)
+def test_any_order_of_loss_repeat_delay_and_death_gives_the_reference(
+    seed: int, window: int, deaths: float, hangs: float, cuts: float, loss: float, repeats: float, sent: int
+) -> None:
+    faulty.run(disturbed(seed, window, deaths, hangs, cuts, loss, repeats, sent))

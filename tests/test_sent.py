@@ -1,0 +1,100 @@
+"""The log of what was passed on: what is passed on again is what was, byte by byte, and the budget is kept."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peer.sent import CHUNK, Sent, SentStore
+from swarm.wire import Round
+
+SESSION = b"s" * 16
+ROW = 4
+
+
+def rows_of(tokens: tuple[int, ...], position: int) -> bytes:
+    """A row for each token that tells where it stands."""
+    return b"".join(bytes([token % 256, (position + i) % 256, 7, 7]) for i, token in enumerate(tokens))
+
+
+def kept(log: Sent, number: int, position: int, tokens: tuple[int, ...], num_drafts: int = 0) -> Round:
+    round = Round(SESSION, number, position, tokens, num_drafts, judged=num_drafts > 0)
+    log.keep(round, rows_of(tokens, position), (0.5,))
+    return round
+
+
+def test_the_newest_round_is_passed_on_as_it_was_and_the_text_before_it_in_chunks() -> None:
+    log = Sent()
+    text = tuple(range(300))
+    for start in range(0, 300, 7):
+        kept(log, 1, start, text[start : start + 7])
+    newest = kept(log, 2, 298, (9, 8, 7), num_drafts=2)
+    *chunks, last = log.since(0, 512)
+    assert [len(round.tokens) for round, *_ in chunks] == [CHUNK, CHUNK, 298 - 2 * CHUNK]
+    assert [token for round, *_ in chunks for token in round.tokens] == list(text[:298])
+    assert b"".join(rows for _, rows, _ in chunks) == rows_of(text[:298], 0)
+    assert all((round.number, round.judged, round.num_drafts) == (2, False, 0) for round, *_ in chunks)
+    assert last == (newest, rows_of((9, 8, 7), 298), (0.5,))
+
+
+def test_a_log_that_does_not_reach_back_says_nothing() -> None:
+    log = Sent()
+    kept(log, 0, 0, (1, 2, 3))
+    log.drop()
+    assert (log.first, log.num_bytes, list(log.since(0, 512)), list(log.since(3, 512))) == (3, 0, [], [])
+    newest = kept(log, 1, 3, (4,))
+    assert list(log.since(0, 512)) == []
+    assert list(log.since(3, 512)) == [(newest, rows_of((4,), 3), (0.5,))]
+    kept(log, 1, 0, (5, 6))  # it computes the text again
+    assert (log.first, log.end) == (0, 2)
+
+
+def test_a_next_peer_that_takes_less_gets_less_at_a_time() -> None:
+    log = Sent()
+    for start in range(0, 30, 10):
+        newest = kept(log, 1, start, tuple(range(10)))
+    assert [len(round.tokens) for round, *_ in log.since(0, 16)] == [16, 4, 10]
+    assert list(log.since(0, 16))[-1][0] == newest
+    assert [len(round.tokens) for round, *_ in log.since(3, 6)] == [6, 6, 5]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.lists(st.integers(0, 99), min_size=1, max_size=9)), min_size=1, max_size=20
+    ),
+    st.integers(0, 40),
+)
+def test_any_history_leaves_the_rows_of_the_text(history: list[tuple[int, list[int]]], start: int) -> None:
+    log, text = Sent(), []
+    for number, (wanted, tokens) in enumerate(history):
+        position = min(wanted, len(text))
+        kept(log, number, position, tuple(tokens))
+        text = text[:position] + tokens
+    assert (log.first, log.end, log.num_bytes) == (0, len(text), len(text) * ROW)
+    again = list(log.since(start, 512))
+    assert [token for round, *_ in again for token in round.tokens] == text[start:]
+    assert b"".join(rows for _, rows, _ in again) == rows_of(tuple(text[start:]), start)
+    assert all(round.number == len(history) - 1 for round, *_ in again)
+
+
+def test_over_the_budget_the_longest_unused_log_goes() -> None:
+    store = SentStore(10 * ROW)
+    logs = [store.open(bytes([i]) * 16) for i in range(3)]
+
+    def keep(i: int, position: int, count: int) -> None:
+        tokens = (1,) * count
+        store.keep(Round(bytes([i]) * 16, 0, position, tokens, 0, judged=False), rows_of(tokens, position), ())
+
+    keep(0, 0, 4)
+    keep(1, 0, 4)
+    keep(0, 4, 1)
+    keep(2, 0, 2)
+    assert [log.first for log in logs] == [0, 4, 0]
+    assert store.num_bytes == 7 * ROW
+    keep(2, 2, 20)  # more than everything
+    assert [log.first for log in logs] == [5, 4, 22]
+    assert store.num_bytes == 0
+    store.close(bytes(16))
+    store.close(bytes(16))
+    assert store.num_bytes == 0

@@ -1,0 +1,157 @@
+"""A swarm of toy peers on a faulty network, and a client of it: the real service, session and chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from client.chain import Chain
+from client.patience import TripTimer
+from client.routing import Hop
+from client.target import Target
+from peer.service import PeerService
+from peer.table import SessionTable
+from swarm.errors import ChainLost
+from swarm.records import Announcement
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling
+from tests.faulty import FaultyNetwork
+from tests.toy import ToyEngine, ToyStage, info, reference
+
+FINGERPRINT = "f" * 64
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+class SlowThread(Executor):
+    """Runs what it is given in the event loop, some time later, one after the other."""
+
+    def __init__(self, network: FaultyNetwork) -> None:
+        self._network = network
+        self._free = 0.0
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:  # type: ignore[override]
+        loop = asyncio.get_running_loop()
+        self._free = max(self._free, loop.time()) + self._network.delay() / 5
+        loop.call_at(self._free, work, *arguments)
+        return Future()
+
+
+class Announced:
+    """The directory: who is announced, dead or alive."""
+
+    def __init__(self) -> None:
+        self.peers: dict[str, Announcement] = {}
+
+    async def peers_of(self, _: str) -> list[Announcement]:
+        return list(self.peers.values())
+
+    async def all_peers(self) -> list[Announcement]:
+        return list(self.peers.values())
+
+
+class ToySwarm:
+    """Peers by name, each with a span of a model of so many layers."""
+
+    def __init__(self, network: FaultyNetwork, num_layers: int, *, max_sent_bytes: int = 1 << 20) -> None:
+        self.network = network
+        self.num_layers = num_layers
+        self.directory = Announced()
+        self.engines: dict[str, ToyEngine] = {}
+        self._max_sent_bytes = max_sent_bytes
+
+    async def start(self, name: str, span: Span) -> None:
+        """A peer comes up, or comes back."""
+        node = self.network.join(name)
+        stage = ToyStage(span, self.num_layers)
+        engine = self.engines[name] = ToyEngine(self.num_layers)
+        table = SessionTable(
+            stage,
+            FINGERPRINT,
+            max_cache_bytes=1 << 20,
+            max_sessions=100,
+            max_round=16,
+            max_sent_bytes=self._max_sent_bytes,
+            clock=asyncio.get_running_loop().time,
+        )
+        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        await service.start()
+        node.start(service.run(1000.0))
+        now = asyncio.get_running_loop().time()
+        self.directory.peers[name] = Announcement(
+            peer_id=name,
+            maddrs=(),
+            model="toy",
+            fingerprint=FINGERPRINT,
+            config_hash="c" * 64,
+            num_layers=self.num_layers,
+            start=span.start,
+            end=span.end,
+            dtype="float32",
+            quantize=None,
+            step_seconds=0.001,
+            token_seconds=0.0001,
+            free_tokens=1000,
+            max_round=16,
+            links={},
+            version="0",
+            started=now,
+            expires=now + 60,
+        )
+
+    async def renew(self, period: float) -> None:
+        """Renew the records of those that live, until cancelled."""
+        while True:
+            await asyncio.sleep(period)
+            end = asyncio.get_running_loop().time() + 60
+            for name in self.directory.peers.keys() & self.network.nodes.keys():
+                self.directory.peers[name] = self.directory.peers[name].model_copy(update={"expires": end})
+
+    def kill(self, name: str) -> None:
+        """A peer is gone; its record stays for a while."""
+        if name in self.network.nodes:
+            self.network.kill(name)
+
+
+class ToyClient:
+    """Generates over a toy swarm, with drafts that are sometimes right."""
+
+    def __init__(self, swarm: ToySwarm, *, window: int, floor: float = 0.5, timeout: float = 120.0) -> None:
+        self.swarm = swarm
+        self.node = swarm.network.join("client")
+        self.target = Target(info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory)
+        self.chain = Chain(
+            self.target, Sampling(), round_tokens=window + 1, timer=TripTimer(floor, 5.0), timeout=timeout
+        )
+        self.hops: tuple[Hop, ...] = ()
+        """Of the chain, at the last verdict."""
+        self._window = window
+
+    async def generate(self, count: int, on_verdict: Callable[[int], None] = lambda _: None) -> list[int]:
+        """The tokens after PROMPT; `on_verdict` is told how many there are."""
+        random, expected = self.swarm.network.random, reference(PROMPT, count + self._window, self.swarm.num_layers)
+        fresh = asyncio.create_task(self.target.keep_fresh())
+        tokens = list(PROMPT)
+        try:
+            await self.target.refresh()
+            while len(tokens) < len(PROMPT) + count:
+                done = len(tokens) - len(PROMPT)
+                drafts = [
+                    t if random.random() < 0.8 else 0
+                    for t in expected[done : done + random.randint(0, self._window)]
+                ]
+                try:
+                    verdict = await self.chain.verify(tokens, drafts)
+                except ChainLost:
+                    if done:
+                        raise
+                    continue  # before the first token a person is told at once, and asks again
+                tokens += verdict.tokens
+                self.hops = self.chain.hops
+                on_verdict(len(tokens) - len(PROMPT))
+        finally:
+            fresh.cancel()
+            await asyncio.wait([fresh])
+            await self.chain.close()
+        return tokens[len(PROMPT) :][:count]
