@@ -25,6 +25,18 @@ class Client:
         """One generation's result, as a dictionary."""
         return self._exchange({"prompt": prompt, **options})
 
+    def watch(self, prompt: str | Sequence[int], **options: Any) -> Iterator[dict[str, Any]]:
+        """The same, with a line for each verdict before the result, or before an `error`."""
+        line = self._exchange({"prompt": prompt, "watch": True, **options})
+        while line.get("event") == "verdict":
+            yield line
+            line = self._read()
+        yield line
+
+    def await_peers(self, count: int) -> None:
+        """Wait until the client reaches so many peers."""
+        self._exchange({"await_peers": count})
+
     def connect(self, **options: Any) -> None:
         """Join the swarm; `options` are those of SwarmModel.connect."""
         self._exchange(options)
@@ -42,7 +54,10 @@ class Client:
             raise RuntimeError("the worker was started without pipes")
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
             raise RuntimeError("the benchmark's client ended; its standard error has the cause")
         return dict(json.loads(line))

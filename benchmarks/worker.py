@@ -1,6 +1,8 @@
 """The benchmark's client: a process on a host of its own that generates what it is told on standard input.
 
-One JSON object per line: a job {"prompt", ...options of a generation} in, its result out; {"connect": {...}} first.
+One JSON object per line: a job {"prompt", ...options of a generation} in, its result out; {"connect": {...}} first. A
+job with "watch" also brings a line for each verdict: the tokens so far, whether a draft was rejected, and the chain.
+{"await_peers": n} is answered when the client reaches so many.
 """
 
 from __future__ import annotations
@@ -8,21 +10,52 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
-from client import SwarmModel
+from client import Result, SwarmModel
+from swarm.errors import SpecswarmError
 
 
 def main() -> None:
     """Serve jobs until standard input ends."""
     connection = json.loads(sys.stdin.readline())
     with SwarmModel.connect(**connection) as model:
-        print(json.dumps({"event": "ready"}), flush=True)
+        _print(event="ready")
         for line in sys.stdin:
             job = json.loads(line)
-            result = model.generate(job.pop("prompt"), **job)
-            fields = asdict(result)
-            fields["chain"] = [str(span) for _, span in result.chain]
-            print(json.dumps(fields), flush=True)
+            if "await_peers" in job:
+                while model.refresh() < job["await_peers"]:
+                    pass
+                _print(event="reached")
+                continue
+            try:
+                if job.pop("watch", False):
+                    result = _watched(model, job)
+                else:
+                    result = model.generate(job.pop("prompt"), **job)
+            except SpecswarmError as error:
+                _print(error=str(error))
+                continue
+            _print(**asdict(result) | _chain(result))
+
+
+def _watched(model: SwarmModel, job: dict[str, Any]) -> Result:
+    stream = model.stream(job.pop("prompt"), **job)
+    accepted = drafted = 0
+    for _ in stream:
+        now = stream.result
+        rejected = now.drafted - drafted > now.accepted - accepted
+        accepted, drafted = now.accepted, now.drafted
+        _print(event="verdict", tokens=len(now.token_ids), rejected=rejected, **_chain(now))
+    return stream.result
+
+
+def _chain(result: Result) -> dict[str, Any]:
+    return {"chain": [str(span) for _, span in result.chain], "peers": [peer for peer, _ in result.chain]}
+
+
+def _print(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
 
 
 if __name__ == "__main__":

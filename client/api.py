@@ -198,6 +198,11 @@ class AsyncSwarmModel:
             pass
         return generation.result
 
+    async def refresh(self) -> int:
+        """Look at the swarm again now; how many peers of the target can be reached."""
+        await self.target.refresh(silent_too=True)
+        return self.target.num_reachable
+
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """The prompt's token ids. Raises UsageError if it is empty or does not fit the model's context."""
         tokens = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)

@@ -92,6 +92,10 @@ class SwarmModel:
         """The whole new text, with its figures."""
         return self._thread.call(self._model.generate(prompt, **options))
 
+    def refresh(self) -> int:
+        """Look at the swarm again now; how many peers of the target can be reached."""
+        return self._thread.call(self._model.refresh())
+
     def __enter__(self) -> SwarmModel:
         self._thread = LoopThread()
         self._connection = AsyncSwarmModel.connect_with(self._settings)

@@ -38,6 +38,11 @@ class Target:
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
         self._cooldowns = Cooldowns()
 
+    @property
+    def num_reachable(self) -> int:
+        """Peers to which the way was measured."""
+        return len(self._round_trips)
+
     async def plan(self, *, tokens: int) -> list[Hop]:
         """The best chain for rounds of `tokens` tokens, by what is known now. Raises ChainLost."""
         if not self._peers:
