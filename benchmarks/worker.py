@@ -29,18 +29,16 @@ def main() -> None:
                 _print(event="reached")
                 continue
             try:
-                if job.pop("watch", False):
-                    result = _watched(model, job)
-                else:
-                    result = model.generate(job.pop("prompt"), **job)
+                watch, prompt = job.pop("watch", False), job.pop("prompt")
+                result = _watched(model, prompt, job) if watch else model.generate(prompt, **job)
             except SpecswarmError as error:
                 _print(error=str(error))
                 continue
             _print(**asdict(result) | _chain(result))
 
 
-def _watched(model: SwarmModel, job: dict[str, Any]) -> Result:
-    stream = model.stream(job.pop("prompt"), **job)
+def _watched(model: SwarmModel, prompt: str | list[int], options: dict[str, Any]) -> Result:
+    stream = model.stream(prompt, **options)
     accepted = drafted = 0
     for _ in stream:
         now = stream.result

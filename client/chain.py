@@ -4,6 +4,7 @@ Whatever goes wrong, the remedy is the same: ask every hop how far it got, put o
 lost, tell the hops who their neighbours are, and send the round again under the same number. What the new hops lack,
 they get from the hop before them. With the rule `match` the tokens come out as if nothing had happened.
 
+    a hop is about to leave                 another one is prepared meanwhile, and takes over between two rounds
     a hop's stream ends, or it fails        it is lost
     a hop refuses                           it is replaced; against the session's law: only if it goes on doing so
     a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
@@ -15,9 +16,11 @@ they get from the hop before them. With the rule `match` the tokens come out as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -57,6 +60,17 @@ class _Verdict:
         self.is_disturbed = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Relief:
+    """Others are being prepared for hops that leave."""
+
+    hops: list[Hop]
+    """The chain with them."""
+    prepared: int
+    """Positions that they will hold."""
+    task: asyncio.Task[None]
+
+
 class Chain:
     """Opens a session when one is needed and mends it when hops fail."""
 
@@ -76,6 +90,7 @@ class Chain:
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
         self._pending = _Verdict(0, 0.0)
+        self._relief: _Relief | None = None
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -120,6 +135,7 @@ class Chain:
 
     async def close(self) -> None:
         """End the open session, if any."""
+        await self._end_relief()
         if self._session is not None:
             self._past = self.traffic
             session, self._session = self._session, None
@@ -154,6 +170,8 @@ class Chain:
         elif pending.is_astray or not self._session.is_whole:
             pending.is_disturbed = True
             self._session = await self._mended(self._session, tokens)
+        else:
+            await self._relieve(self._session, tokens)
         pending.is_astray = False
         session = self._session
         wait = self._timer.wait(self._extra(session, tokens))
@@ -203,6 +221,7 @@ class Chain:
     async def _mended(self, session: ChainSession, tokens: Sequence[int]) -> ChainSession:
         """The session, or another one, with all its hops there. Raises ChainLost or PeerError."""
         started = _now()
+        await self._end_relief()
         reports = await self._survey(session)
         lost = self._lost(session, reports)
         for error in lost.values():
@@ -222,6 +241,7 @@ class Chain:
             return session
         ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
         await session.lead_over(hops, resume_points(ordered, len(tokens) - 1))
+        session.drop(session.outside)
         if gone:
             self.reroutes += 1
             new = ", ".join(
@@ -229,6 +249,39 @@ class Chain:
             )
             log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
         return session
+
+    async def _relieve(self, session: ChainSession, tokens: Sequence[int]) -> None:
+        """Prepare others for hops that are about to leave; have them take over when they are ready. Raises PeerLost."""
+        leaving = session.leaving & session.peer_ids
+        relief = self._relief
+        if relief is not None and relief.task.done():
+            self._relief = None
+            if (error := relief.task.exception()) is None:
+                kept = session.peer_ids
+                limit = len(tokens) - 1
+                points = [limit if hop.contact.peer_id in kept else relief.prepared for hop in relief.hops]
+                await session.lead_over(relief.hops, points)
+                self.reroutes += 1
+                log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
+            elif isinstance(error, PeerError):
+                self._target.note(error)
+            else:
+                raise error
+            session.drop(session.outside)
+        elif relief is None and leaving:
+            for peer_id in leaving:
+                self._target.note(PeerRefused(peer_id, "leaving", "it is about to leave"))
+            with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
+                hops = self._target.fill(session.hops, leaving, tokens=self._round_tokens)
+                if not leaving & {hop.contact.peer_id for hop in hops}:
+                    work = session.prepare(hops, self._pending.number, list(tokens), self._timer.ceiling)
+                    self._relief = _Relief(hops, len(tokens) - 1, asyncio.create_task(work))
+
+    async def _end_relief(self) -> None:
+        relief, self._relief = self._relief, None
+        if relief is not None:
+            relief.task.cancel()
+            await asyncio.wait([relief.task])
 
     async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """Other peers in the place of those that are gone. Raises ChainLost."""

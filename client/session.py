@@ -21,6 +21,9 @@ from swarm.wire import (
     AnyMessage,
     Ask,
     Broken,
+    Contact,
+    Copy,
+    Leaving,
     Open,
     Progress,
     Refused,
@@ -31,6 +34,7 @@ from swarm.wire import (
 
 _OPEN_ROUND_TRIPS = 4  # that opening a stream may take, ...
 _OPEN_SECONDS = 1.0  # ... and at least so long
+_PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class ChainSession:
         """By peer: what it has reported of itself, or how its stream ended."""
         self.accused: dict[str, tuple[str, PeerError]] = {}
         """By peer: which neighbour says that it is lost."""
+        self.leaving: set[str] = set()
+        """Peers that will be gone soon."""
         self._transport = transport
         self._fingerprint = fingerprint
         self._sampling = sampling
@@ -63,6 +69,8 @@ class ChainSession:
         self._past = [0, 0]  # bytes sent and received on streams that were closed
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
+        self._prepared: dict[str, int] = {}
+        """By peer that is no hop yet: positions of the text that it holds."""
         self._verdict: Verdict | None = None
         self._news = asyncio.Event()
 
@@ -89,14 +97,20 @@ class ChainSession:
         return self.peer_ids - self._reports.keys() - self.faults.keys() - self.missing
 
     @property
+    def outside(self) -> set[str]:
+        """Peers that take part in the session, but are no hops of the chain."""
+        return self._ends.keys() - self.peer_ids
+
+    @property
     def is_whole(self) -> bool:
         """Whether every hop takes part and nothing is wrong with any."""
-        return not (self.faults or self.accused or self.missing)
+        return not (self.faults.keys() & self.peer_ids or self.accused or self.missing)
 
     @property
     def trouble(self) -> PeerError:
         """One of the things that are wrong with a session that is not whole."""
-        errors = [*self.faults.values(), *(error for _, error in self.accused.values())]
+        errors = [error for peer, error in self.faults.items() if peer in self.peer_ids]
+        errors += [*(error for _, error in self.accused.values())]
         return errors[0] if errors else PeerLost(next(iter(self.missing)), "it takes no part in the session")
 
     async def lead_over(self, hops: Sequence[Hop], points: Sequence[int]) -> None:
@@ -105,35 +119,52 @@ class ChainSession:
         Hops that take part already are told their neighbours and go on, the others open the session; nothing is
         awaited but the streams to these. A hop that refuses says so before its first verdict is due. Raises PeerLost.
         """
-        fresh = [hop for hop in hops if hop.contact.peer_id not in self._ends]
-        for hop, stream in zip(fresh, await _open_streams(self._transport, fresh), strict=True):
-            listener = asyncio.create_task(self._listen(hop.contact.peer_id, stream))
-            self._ends[hop.contact.peer_id] = _End(stream, listener)
+        fresh = await self._join(hops)
         self.hops = tuple(hops)
         self.cached, self.complete = points[0], min(points)
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
             downstream, holds = (hops[i + 1].contact, points[i + 1]) if i < last else (None, 0)
-            link: Open | Relink = Relink(self._id, upstream, downstream, holds, self._chunk)
             if hop in fresh:
-                span = hop.span
-                link = Open(
-                    session=self._id,
-                    fingerprint=self._fingerprint,
-                    start=span.start,
-                    end=span.end,
-                    upstream=upstream,
-                    downstream=downstream,
-                    holds=holds,
-                    chunk=self._chunk,
-                    sampling=self._sampling,
-                )
-            await self._send(hop, link)
+                await self._send(hop, self._open(hop, upstream, downstream, holds))
+            else:
+                await self._send(hop, Relink(self._id, upstream, downstream, holds, self._chunk))
+
+    async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> None:
+        """Have those of `hops` that are no part of the session yet hold the text `tokens` without its newest one.
+
+        They are fed by the hops before them, or by this client, while the chain goes on as it is; `lead_over` can then
+        take them in. Returns when they hold the text. Raises PeerLost, after `seconds` also if they do not.
+        """
+        fresh = await self._join(hops)
+        end = len(tokens) - 1
+        for i, hop in enumerate(hops):
+            if hop not in fresh:
+                continue
+            after = hops[i + 1].contact if i + 1 < len(hops) and hops[i + 1] in fresh else None
+            await self._send(hop, self._open(hop, hops[i - 1].contact.peer_id if i else None, after, 0))
+            if i == 0:
+                for round in prefill_rounds(self._id, number, tokens, 0, min(self._chunk, hop.max_round)):
+                    await self._send(hop, round)
+            elif hops[i - 1] not in fresh:
+                chunk = min(self._chunk, hop.max_round)
+                await self._send(hops[i - 1], Copy(self._id, hop.contact, 0, end, chunk))
+        for hop in fresh:
+            await self._send(hop, Ask(self._id, _PREPARING, end))
+        names = {hop.contact.peer_id for hop in fresh}
+        await self._until(lambda: names <= self._prepared.keys() or bool(names & self.faults.keys()), seconds)
+        for name in names:
+            if name in self.faults:
+                raise self.faults[name]
+            if self._prepared.get(name, 0) < end:
+                raise PeerLost(name, f"it does not hold the text after {seconds:.0f} s")
 
     def drop(self, peer_ids: Collection[str]) -> None:
         """End the session at these peers; those that have none are no error."""
         for peer_id in peer_ids:
+            self.leaving.discard(peer_id)
+            self._prepared.pop(peer_id, None)
             end = self._ends.pop(peer_id, None)
             if end is not None:
                 self._past[0] += end.stream.bytes_sent
@@ -198,7 +229,7 @@ class ChainSession:
 
         async def ask(hop: Hop) -> None:
             try:
-                await self._send(hop, Ask(self._id, self._nonce))
+                await self._send(hop, Ask(self._id, self._nonce, 0))
             except PeerLost as error:
                 self.faults.setdefault(error.peer_id, error)
 
@@ -214,6 +245,28 @@ class ChainSession:
     @property
     def _chunk(self) -> int:
         return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
+
+    async def _join(self, hops: Sequence[Hop]) -> list[Hop]:
+        """Open streams to those hops that take no part yet; which these are. Raises PeerLost."""
+        fresh = [hop for hop in hops if hop.contact.peer_id not in self._ends]
+        for hop, stream in zip(fresh, await _open_streams(self._transport, fresh), strict=True):
+            self.faults.pop(hop.contact.peer_id, None)
+            listener = asyncio.create_task(self._listen(hop.contact.peer_id, stream))
+            self._ends[hop.contact.peer_id] = _End(stream, listener)
+        return fresh
+
+    def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int) -> Open:
+        return Open(
+            session=self._id,
+            fingerprint=self._fingerprint,
+            start=hop.span.start,
+            end=hop.span.end,
+            upstream=upstream,
+            downstream=downstream,
+            holds=holds,
+            chunk=self._chunk,
+            sampling=self._sampling,
+        )
 
     async def _send(self, hop: Hop, message: AnyMessage) -> None:
         end = self._ends.get(hop.contact.peer_id)
@@ -247,8 +300,12 @@ class ChainSession:
         match message:
             case Verdict() if peer_id == self.hops[-1].contact.peer_id:
                 self._verdict = message
+            case Progress(nonce=nonce, held=held) if nonce == _PREPARING:
+                self._prepared[peer_id] = held
             case Progress(nonce=nonce) if nonce == self._nonce:
                 self._reports[peer_id] = message
+            case Leaving():
+                self.leaving.add(peer_id)
             case Refused(why=why, reason=reason):
                 self.faults.setdefault(peer_id, PeerRefused(peer_id, why, reason))
             case Broken(peer_id=culprit, reason=reason) if culprit == peer_id:

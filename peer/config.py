@@ -35,6 +35,8 @@ class PeerConfig(Config):
     max_sessions: Annotated[int, Field(ge=1)] = 256
     max_batch_tokens: Annotated[int, Field(ge=1, le=2048)] = 512
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0
+    drain_seconds: Annotated[float, Field(ge=0, le=30)] = 30.0
+    """How long a peer that was told to stop serves the sessions it has."""
     announce_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
 
     @field_validator("layers", mode="before")

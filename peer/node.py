@@ -96,12 +96,36 @@ async def serve_on(
         )
         service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()
-        await announcer.publish(offer.model_copy(update={"state": "serving", **asdict(pace)}))
+        offer = offer.model_copy(update={"state": "serving", **asdict(pace)})
+        await announcer.publish(offer)
         on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
-        await run_until(stop, service.run(config.idle_seconds), announcer.run(lambda: table.free_tokens))
+        left = asyncio.Event()
+        await run_until(
+            left,
+            service.run(config.idle_seconds),
+            announcer.run(lambda: table.free_tokens),
+            _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WITHDRAW_SECONDS):
                 await announcer.withdraw()
+
+
+async def _leave_well(
+    stop: asyncio.Event,
+    left: asyncio.Event,
+    service: PeerService,
+    announcer: Announcer,
+    offer: Announcement,
+    seconds: float,
+) -> None:
+    """Once `stop` is set, serve whoever is there until they have moved on, `seconds` at most; then set `left`."""
+    await stop.wait()
+    announcing = asyncio.create_task(announcer.publish(offer.model_copy(update={"state": "draining"})))
+    await service.drain(seconds)
+    announcing.cancel()
+    await asyncio.wait([announcing])
+    left.set()
 
 
 def _find_model(config: PeerConfig) -> tuple[ModelSource, str]:

@@ -52,14 +52,21 @@ class Sent:
         if self._newest is None or position < self.first:
             return
         newest, compute = self._newest
-        chunk = min(chunk, CHUNK)
-        for start in range(position, newest.position, chunk):
-            end = min(start + chunk, newest.position)
-            tokens = tuple(self._tokens[start - self.first : end - self.first])
-            yield Round(newest.session, newest.number, start, tokens, 0, judged=False), self._rows(start, end), ()
+        yield from self.text(position, newest.position, chunk)
         rest = beyond(newest, position)
         if rest is not None and len(rest.tokens) <= chunk:
             yield rest, self._rows(rest.position, self.end), compute
+
+    def text(self, start: int, end: int, chunk: int) -> Iterator[Result]:
+        """The positions start..end, as far as the log has them, in rounds of at most `chunk` tokens, none judged."""
+        if self._newest is None or start < self.first:
+            return
+        newest, end = self._newest[0], min(end, self.end)
+        step = min(chunk, CHUNK)
+        for low in range(start, end, step):
+            high = min(low + step, end)
+            tokens = tuple(self._tokens[low - self.first : high - self.first])
+            yield Round(newest.session, newest.number, low, tokens, 0, judged=False), self._rows(low, high), ()
 
     def drop(self) -> None:
         """Forget the rows; the log begins anew with what comes next."""

@@ -1,8 +1,8 @@
 """The peer's side of the protocol: which message does what.
 
-A client's stream brings Open, Round, Relink, Ask and Ping; the peer before pushes Hidden. An admitted round goes to
-the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is answered with
-Refused, and what breaks around this peer with Broken: neither ends the stream.
+A client's stream brings Open, Round, Relink, Copy, Ask and Ping; the peer before pushes Hidden. An admitted round goes
+to the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is answered
+with Refused, and what breaks around this peer with Broken: neither ends the stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from swarm.wire import (
     Broken,
     Compute,
     Contact,
+    Copy,
     Hidden,
+    Leaving,
     Open,
     Ping,
     Pong,
@@ -43,6 +45,8 @@ from swarm.wire import (
 )
 
 log = logging.getLogger("specswarm")
+
+MAX_QUESTIONS = 8  # of one session, that wait to be answered; the oldest goes
 
 
 class PeerService:
@@ -66,6 +70,7 @@ class PeerService:
         self._links = Links(transport, self._on_link_lost)
         self._early = EarlyResults()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
+        self._closed = asyncio.Event()  # a session has ended
 
     async def start(self) -> None:
         """Accept streams from now on."""
@@ -79,6 +84,19 @@ class PeerService:
         finally:
             self._worker.stop()
             await self._links.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no new sessions, tell the clients of the open ones, and wait for these to end, `seconds` at most."""
+        self._table.is_leaving = True
+        for replies in set(self._replies.values()):
+            replies.post(Leaving(seconds))
+        try:
+            async with asyncio.timeout(seconds):
+                while len(self._table):
+                    self._closed.clear()
+                    await self._closed.wait()
+        except TimeoutError:
+            log.warning("%d sessions are still open; leaving all the same", len(self._table))
 
     async def _serve_client(self, stream: Stream) -> None:
         """One client's stream; the sessions it opened end with it."""
@@ -127,7 +145,9 @@ class PeerService:
                 case Round():
                     self._take_round(message, client)
                 case Ask():
-                    return self._progress(message, replies)
+                    return self._ask(message, replies)
+                case Copy():
+                    self._copy(message, replies)
                 case Relink():
                     self._relink(message, replies)
                 case _:
@@ -148,15 +168,24 @@ class PeerService:
         """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
         session = self._opened_on(replies, message.session)
         session.relink(message, self._stage.info.num_layers)
-        for round, rows, compute in session.sent.since(session.holds, session.chunk):
-            self._push(session, round, rows, compute)
+        if session.downstream is not None:
+            for round, rows, compute in session.sent.since(session.holds, session.chunk):
+                self._push(session.downstream, session, round, rows, compute)
         self._meet_neighbours(session)
 
-    def _progress(self, message: Ask, replies: Outbox) -> Progress:
-        """How far a session got. Raises Refusal."""
+    def _copy(self, message: Copy, replies: Outbox) -> None:
+        """Bring another peer what the next one has. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        held, kept = len(session.tokens), session.sent.first
-        return Progress(session.id, message.nonce, session.last_number + 1, held, session.waiting, kept)
+        for round, rows, compute in session.sent.text(message.start, message.end, message.chunk):
+            self._push(message.to, session, round, rows, compute)
+
+    def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
+        """How far a session got, now or when it is far enough. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        answer = session.progress(message)
+        if answer is None:
+            session.asked = [*session.asked[1 - MAX_QUESTIONS :], message]
+        return answer
 
     def _opened_on(self, replies: Outbox, session_id: bytes) -> Session:
         """The session, if this client's stream is the one it was opened on. Raises Refusal."""
@@ -169,6 +198,7 @@ class PeerService:
         self._table.close(session_id)
         self._worker.drop(session_id)
         self._replies.pop(session_id, None)
+        self._closed.set()
 
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
@@ -211,7 +241,7 @@ class PeerService:
         self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
     ) -> None:
         self._table.admit(session, round, layer, sender)
-        judged_here = round.judged and session.downstream is None
+        judged_here = round.judged and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if judged_here else ()
         self._worker.submit(Job(session, round, states, compute, context))
 
@@ -231,17 +261,20 @@ class PeerService:
             self._pass_on(session, round, result.states, compute)
         elif result.tokens:
             reply.post(Verdict(session.id, round.number, result.tokens, compute))
+        for question in list(session.asked):
+            if (answer := session.progress(question)) is not None:
+                session.asked.remove(question)
+                reply.post(answer)
 
     def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
         """Push a result, as far as the next peer lacks it."""
         rest = beyond(round, session.holds)
-        if rest is not None:
+        if rest is not None and session.downstream is not None:
             row_bytes = len(states) // len(round.tokens)
-            self._push(session, rest, states[-len(rest.tokens) * row_bytes :], compute)
+            self._push(session.downstream, session, rest, states[-len(rest.tokens) * row_bytes :], compute)
 
-    def _push(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        if session.downstream is not None:
-            self._links.push(session.downstream, Hidden(round, session.span.end, self._dtype, states, compute))
+    def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
+        self._links.push(to, Hidden(round, session.span.end, self._dtype, states, compute))
 
     def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""

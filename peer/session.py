@@ -15,7 +15,7 @@ from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.wire import MAX_ROUND_TOKENS, Contact, Relink, Round
+from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Relink, Round
 
 
 class Refusal(Exception):
@@ -51,6 +51,8 @@ class Session:
     last_number: int = -1
     waiting: int = 0
     """Admitted rounds that have not run yet."""
+    asked: list[Ask] = field(default_factory=list)
+    """Questions to be answered when the cache holds what they ask for."""
     last_used: float = 0.0
 
     def check(self, round: Round, layer: int, sender: str, model: ModelInfo) -> None:
@@ -74,6 +76,13 @@ class Session:
         self.last_number = round.number
         self.waiting += 1
 
+    def progress(self, question: Ask) -> Progress | None:
+        """The answer, if the time has come for it."""
+        if question.held and (len(self.tokens) < question.held or self.waiting):
+            return None
+        held, kept = len(self.tokens), self.sent.first
+        return Progress(self.id, question.nonce, self.last_number + 1, held, self.waiting, kept)
+
     def relink(self, request: Relink, num_layers: int) -> None:
         """Take new neighbours. Raises Refusal if they do not fit the layers."""
         check_neighbours(self.span, request.upstream, request.downstream, num_layers)
@@ -83,8 +92,8 @@ class Session:
 
 
 def check_neighbours(span: Span, upstream: str | None, downstream: Contact | None, num_layers: int) -> None:
-    """Raise Refusal unless exactly the first hop is fed by the client, and exactly the last one feeds nobody."""
+    """Raise Refusal unless exactly the first hop is fed by the client, and the last one feeds nobody."""
     if (upstream is None) != (span.start == 0):
         raise Refusal("unlawful", "the hop with layer 0, and no other, is fed by the client")
-    if (downstream is None) != (span.end == num_layers):
-        raise Refusal("unlawful", "the hop with the last layer, and no other, ends the chain")
+    if downstream is not None and span.end == num_layers:
+        raise Refusal("unlawful", "the hop with the last layer ends the chain")

@@ -34,6 +34,8 @@ class SessionTable:
         self._max_round = max_round
         self._clock = clock
         self._sent = SentStore(max_sent_bytes)
+        self.is_leaving = False
+        """Whether new sessions are refused, because this peer is about to go."""
         self._sessions: dict[bytes, Session] = {}
         self._reserved: dict[bytes, int] = {}  # bytes, by session
 
@@ -61,6 +63,8 @@ class SessionTable:
 
         Raises Refusal if the model, the layers or the room are not there.
         """
+        if self.is_leaving:
+            raise Refusal("leaving", "this peer is about to leave")
         if request.fingerprint != self._fingerprint:
             raise Refusal(
                 "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"

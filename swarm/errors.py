@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-Why = Literal["full", "model", "gone", "unlawful"]
-"""Why a peer refuses: no room; it does not serve that; no such session is open; against the session's law."""
+Why = Literal["full", "model", "gone", "unlawful", "leaving"]
+"""Why a peer refuses: no room; not served here; no such session is open; against the session's law; it leaves."""
 
 
 class SpecswarmError(Exception):

@@ -54,8 +54,8 @@ class Announcement(BaseModel):
     version: Annotated[str, Field(max_length=32)]
     started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """When the peer's program began, in seconds since 1970: another time means that it lost all it had."""
-    state: Literal["joining", "serving", "left"] = "serving"
-    """Whether it has chosen its layers and is loading them, serves them, or is gone."""
+    state: Literal["joining", "serving", "draining", "left"] = "serving"
+    """It has chosen its layers and loads them, serves them, serves only those who are there already, or is gone."""
     expires: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @model_validator(mode="after")

@@ -3,8 +3,8 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Relink, Ask, Ping
-    peer -> client   Refused, Verdict, Broken, Progress, Pong
+    client -> peer   Open, Round, Relink, Copy, Ask, Ping
+    peer -> client   Refused, Verdict, Broken, Leaving, Progress, Pong
     peer -> peer     Hidden
 """
 
@@ -55,9 +55,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Open(Message, frozen=True, tag=1):
     """Take part in a chain: serve layers start..end of the model, fed by `upstream`, feeding `downstream`.
 
-    Without `upstream` token ids come from the client; without `downstream` this is the last hop, which judges by
-    `sampling` and answers the client. Silence is consent: the first round may follow at once. The session ends with
-    the stream it was opened on. Who opens an open session again replaces it.
+    Without `upstream` token ids come from the client; the last hop, without `downstream`, judges by `sampling` and
+    answers the client. Another hop without it only computes and keeps, until a Relink makes it part of the chain.
+    Silence is consent: the first round may follow at once. The session ends with the stream it was opened on. Who opens
+    an open session again replaces it.
 
     What this hop computes for positions below `holds` it keeps, but does not pass on: the next hop has them already.
     When they are asked for after all, they go in messages of at most `chunk` tokens.
@@ -156,10 +157,11 @@ class Relink(Message, frozen=True, tag=9):
 
 
 class Ask(Message, frozen=True, tag=10):
-    """How far did the session get here?"""
+    """How far did the session get here? To be answered as soon as `held` positions are in the cache (0: at once)."""
 
     session: SessionId
     nonce: Count
+    held: Count
 
 
 class Progress(Message, frozen=True, tag=11):
@@ -177,7 +179,25 @@ class Progress(Message, frozen=True, tag=11):
     """The first position from which on it could pass its results on again."""
 
 
-AnyMessage = Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong | Relink | Ask | Progress
+class Copy(Message, frozen=True, tag=12):
+    """Bring another peer, too, what was passed on of the positions start..end: as text, `chunk` tokens at a time."""
+
+    session: SessionId
+    to: Contact
+    start: Count
+    end: Count
+    chunk: Chunk
+
+
+class Leaving(Message, frozen=True, tag=13):
+    """This peer will be gone in so many seconds, or as soon as no session is open any more."""
+
+    seconds: Seconds
+
+
+AnyMessage = (
+    Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong | Relink | Ask | Progress | Copy | Leaving
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -112,6 +112,42 @@ def test_without_a_peer_that_fits_the_gap_another_chain_is_opened() -> None:
     assert client.chain.reroutes == 1
 
 
+@pytest.mark.parametrize("hop", [0, 1, 2])
+def test_a_hop_that_leaves_is_replaced_between_rounds_and_free_to_go(hop: int) -> None:
+    gone: list[str] = []
+
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        name = name_of(client, hop)
+
+        async def leave() -> None:
+            await swarm.services[name].drain(30.0)
+            gone.append(name)
+
+        swarm.network.nodes[name].start(leave())
+
+    client = generated(pairs(), once(act))
+    assert gone
+    assert gone[0] not in {hop.contact.peer_id for hop in client.hops}
+    assert (client.chain.reroutes, client.chain.stall_seconds) == (1, 0.0)
+
+
+def test_two_hops_may_leave_at_once() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        for name in (name_of(client, 0), name_of(client, 1)):
+            swarm.network.nodes[name].start(swarm.services[name].drain(30.0))
+
+    client = generated(pairs(), once(act))
+    assert client.chain.stall_seconds == 0.0
+
+
+def test_a_peer_that_nobody_can_replace_serves_until_it_is_gone() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.network.nodes["only"].start(swarm.services["only"].drain(30.0))
+
+    client = generated({"first": Span(0, 1), "only": Span(1, 3), "last": Span(3, 4)}, once(act))
+    assert client.chain.reroutes == 0
+
+
 def test_a_hung_hop_is_found_by_asking_and_is_out_until_it_answers() -> None:
     def act(swarm: ToySwarm, client: ToyClient) -> None:
         swarm.network.nodes[name_of(client, 1)].is_hung = True

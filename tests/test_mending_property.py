@@ -31,7 +31,15 @@ async def disturb(swarm: ToySwarm, rate: float, act: object) -> None:
 
 
 async def disturbed(
-    seed: int, window: int, deaths: float, hangs: float, cuts: float, loss: float, repeats: float, sent: int
+    seed: int,
+    window: int,
+    deaths: float,
+    hangs: float,
+    cuts: float,
+    drains: float,
+    loss: float,
+    repeats: float,
+    sent: int,
 ) -> None:
     network = FaultyNetwork(seed, loss=loss, repeats=repeats)
     swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent)
@@ -50,6 +58,11 @@ async def disturbed(
         if name not in network.nodes:
             await swarm.start(name, random.choice(SPANS))
 
+    async def drain_one() -> None:
+        name = random.choice(mortal)
+        if name in network.nodes:
+            network.nodes[name].start(swarm.drain(name))
+
     async def hang_one() -> None:
         node = network.nodes.get(random.choice(mortal))
         if node is not None:
@@ -66,6 +79,7 @@ async def disturbed(
         asyncio.create_task(disturb(swarm, deaths, bring_one_back)),
         asyncio.create_task(disturb(swarm, hangs, hang_one)),
         asyncio.create_task(disturb(swarm, cuts, cut_one)),
+        asyncio.create_task(disturb(swarm, drains, drain_one)),
     ]
     tokens = await client.generate(COUNT)
     for task in work:
@@ -83,11 +97,20 @@ async def disturbed(
     rates,
     rates,
     rates,
+    rates,
     st.sampled_from([0.0, 0.002, 0.01]),
     st.sampled_from([0.0, 0.05, 0.3]),
     st.sampled_from([0, 100, 1 << 20]),
 )
 def test_any_order_of_loss_repeat_delay_and_death_gives_the_reference(
-    seed: int, window: int, deaths: float, hangs: float, cuts: float, loss: float, repeats: float, sent: int
+    seed: int,
+    window: int,
+    deaths: float,
+    hangs: float,
+    cuts: float,
+    drains: float,
+    loss: float,
+    repeats: float,
+    sent: int,
 ) -> None:
-    faulty.run(disturbed(seed, window, deaths, hangs, cuts, loss, repeats, sent))
+    faulty.run(disturbed(seed, window, deaths, hangs, cuts, drains, loss, repeats, sent))

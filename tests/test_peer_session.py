@@ -14,7 +14,7 @@ from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Contact, Relink, Round
+from swarm.wire import Ask, Contact, Progress, Relink, Round
 
 MODEL = ModelInfo(
     num_layers=4, hidden_size=8, vocab_size=50, max_positions=32, family="llama", config_hash="0" * 64
@@ -130,7 +130,7 @@ def test_states_of_other_layers_are_refused() -> None:
 def test_new_neighbours_must_fit_the_layers() -> None:
     session = session_with(1, 2, 3)
     before = state(session)
-    for upstream, downstream in ((None, Contact("next")), ("before", None)):
+    for upstream, downstream in ((None, Contact("next")), (None, None)):
         with pytest.raises(Refusal):
             session.relink(Relink(ID, upstream, downstream, 3, 512), MODEL.num_layers)
         assert state(session) == before
@@ -172,3 +172,12 @@ def test_any_history_follows_the_law(history: list[tuple[int, int, list[int], st
             with pytest.raises(Refusal):
                 session.check(round, 1, sender, MODEL)
         assert session.tokens == text
+
+
+def test_a_question_is_answered_when_the_rounds_it_waits_for_have_run() -> None:
+    session = session_with(1, 2, 3)
+    assert session.progress(Ask(ID, 7, 0)) == Progress(ID, 7, 4, 3, 1, 0)
+    assert session.progress(Ask(ID, 7, 3)) is None  # it has not run
+    session.waiting = 0
+    assert session.progress(Ask(ID, 7, 3)) == Progress(ID, 7, 4, 3, 0, 0)
+    assert session.progress(Ask(ID, 7, 4)) is None

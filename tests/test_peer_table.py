@@ -118,7 +118,6 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         ({"start": 2, "end": 4, "upstream": "before", "downstream": None}, "serves layers 0:2"),
         ({"upstream": "before"}, "fed by the client"),
         ({"start": 1}, "fed by the client"),
-        ({"downstream": None}, "ends the chain"),
     ],
     ids=[
         "another model",
@@ -126,7 +125,6 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         "other layers",
         "first with a peer before it",
         "later without",
-        "no next peer",
     ],
 )
 def test_refused_open_changes_nothing(changes: dict[str, Any], reason: str, first: Stage) -> None:
@@ -309,3 +307,13 @@ def test_count_of_a_later_peer_is_measured_too(last: Stage) -> None:
     (outcome,) = Engine(last).run([Job(session, round, states, (), (1,) * 100)])
     assert len(outcome.tokens) == 1
     assert session.cache.num_bytes == (10_000 - table.free_tokens) * last.cache_bytes_per_token
+
+
+def test_a_peer_that_leaves_takes_no_new_sessions(first: Stage) -> None:
+    table = table_of(first)
+    session = table.open(request(1), CLIENT)
+    table.is_leaving = True
+    with pytest.raises(Refusal, match="leave") as refusal:
+        table.open(request(2), CLIENT)
+    assert refusal.value.why == "leaving"
+    table.admit(session, round_of(session, 5), 0, CLIENT)

@@ -19,7 +19,9 @@ from swarm.wire import (
     Ask,
     Broken,
     Contact,
+    Copy,
     Hidden,
+    Leaving,
     Open,
     Ping,
     Pong,
@@ -78,7 +80,9 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Ping: st.builds(Ping, counts),
     Pong: st.builds(Pong, counts),
     Relink: st.builds(Relink, sessions, st.none() | peer_ids, st.none() | contacts, counts, chunks),
-    Ask: st.builds(Ask, sessions, counts),
+    Ask: st.builds(Ask, sessions, counts, counts),
+    Copy: st.builds(Copy, sessions, contacts, counts, counts, chunks),
+    Leaving: st.builds(Leaving, st.floats(0, 86400)),
     Progress: st.builds(Progress, sessions, counts, counts, counts, counts, counts),
 }
 messages = st.one_of(*KINDS.values())

@@ -59,6 +59,7 @@ class ToySwarm:
         self.num_layers = num_layers
         self.directory = Announced()
         self.engines: dict[str, ToyEngine] = {}
+        self.services: dict[str, PeerService] = {}
         self._max_sent_bytes = max_sent_bytes
 
     async def start(self, name: str, span: Span) -> None:
@@ -75,7 +76,7 @@ class ToySwarm:
             max_sent_bytes=self._max_sent_bytes,
             clock=asyncio.get_running_loop().time,
         )
-        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        service = self.services[name] = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
         await service.start()
         node.start(service.run(1000.0))
         now = asyncio.get_running_loop().time()
@@ -107,6 +108,13 @@ class ToySwarm:
             end = asyncio.get_running_loop().time() + 60
             for name in self.directory.peers.keys() & self.network.nodes.keys():
                 self.directory.peers[name] = self.directory.peers[name].model_copy(update={"expires": end})
+
+    async def drain(self, name: str, seconds: float = 30.0) -> None:
+        """A peer leaves well."""
+        service = self.services[name]
+        await service.drain(seconds)
+        if self.services[name] is service:
+            self.kill(name)
 
     def kill(self, name: str) -> None:
         """A peer is gone; its record stays for a while."""

@@ -32,7 +32,7 @@ def main() -> int:
     options = _options()
     console = Console(width=150)
     runs: list[Run] = []
-    chosen = [one for one in schedule(options.seed, options.runs) if not options.only or options.only in one.name]
+    chosen = [one for one in schedule(options.seed, options.runs) if any(part in one.name for part in options.only)]
     try:
         with tempfile.TemporaryDirectory(prefix="specswarm-chaos-") as folder:
             hosts = len(SPANS) + 3  # the bootstrap node, a better peer, and the client
@@ -78,7 +78,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="scenarios whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="of these, the ones whose name contains any of this"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos.json"))
     parser.set_defaults(started=time.strftime("%Y-%m-%d %H:%M:%S"))
     return parser.parse_args()

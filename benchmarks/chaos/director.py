@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.chaos.fleet import Fleet, Node
-from benchmarks.chaos.scenarios import TOKENS, Act, Scenario
+from benchmarks.chaos.scenarios import TOKENS, Act, Deed, Scenario
 from benchmarks.deployment import Client
 
 PATIENCE_SECONDS = 180.0
 LINK_MS = 25.0
+_SIGNALS: dict[Deed, signal.Signals] = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "continue": signal.SIGCONT,
+    "terminate": signal.SIGTERM,
+}
 
 
 @dataclass(frozen=True)
@@ -123,16 +129,11 @@ class Director:
     def _do(self, act: Act, peers: list[str]) -> None:
         nodes = [node for hop in act.hops if hop < len(peers) and (node := self._node(peers[hop])) is not None]
         lab = self.fleet.lab
+        for node in self.fleet.nodes if act.deed == "continue" else nodes:
+            if act.deed in _SIGNALS:
+                self.fleet.signal(node, _SIGNALS[act.deed])
         match act.deed:
-            case "kill":
-                for node in nodes:
-                    self.fleet.signal(node, signal.SIGKILL)
-            case "stop":
-                self._signal(nodes, signal.SIGSTOP)
-            case "continue":
-                self._signal(self.fleet.nodes, signal.SIGCONT)
             case "terminate":
-                self._signal(nodes, signal.SIGTERM)
                 self._leaving += nodes
             case "cut":
                 for node in nodes:
@@ -149,10 +150,6 @@ class Director:
                 self.fleet.begin(self.fleet.nodes[0])
             case "better":
                 self.fleet.begin(self.fleet.better)
-
-    def _signal(self, nodes: list[Node], number: signal.Signals) -> None:
-        for node in nodes:
-            self.fleet.signal(node, number)
 
     def _node(self, peer_id: str) -> Node | None:
         return self.fleet.serving(peer_id)
