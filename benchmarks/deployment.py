@@ -26,12 +26,13 @@ class Client:
         return self._exchange({"prompt": prompt, **options})
 
     def watch(self, prompt: str | Sequence[int], **options: Any) -> Iterator[dict[str, Any]]:
-        """The same, with a line for each verdict before the result, or before an `error`."""
-        line = self._exchange({"prompt": prompt, "watch": True, **options})
-        while line.get("event") == "verdict":
-            yield line
+        """The same, with a line for each event before the result, or before an `error`."""
+        self._write({"prompt": prompt, "watch": True, **options})
+        while True:
             line = self._read()
-        yield line
+            yield line
+            if "event" not in line:
+                return
 
     def await_peers(self, count: int) -> None:
         """Wait until the client reaches so many peers."""
@@ -50,11 +51,18 @@ class Client:
             self._process.stdout.close()
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a message; what is logged meanwhile is passed over."""
+        self._write(message)
+        while True:
+            line = self._read()
+            if line.get("event") != "log":
+                return line
+
+    def _write(self, message: dict[str, Any]) -> None:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the worker was started without pipes")
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
-        return self._read()
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -63,9 +71,9 @@ class Client:
         return dict(json.loads(line))
 
 
-def start_client(popen: Any = subprocess.Popen) -> Client:
-    """A worker, started by `popen`."""
-    argv = [sys.executable, "-m", "benchmarks.worker"]
+def start_client(popen: Any = subprocess.Popen, *options: str) -> Client:
+    """A worker with these options, started by `popen`."""
+    argv = [sys.executable, "-m", "benchmarks.worker", *options]
     return Client(popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
 
 

@@ -2,12 +2,14 @@
 
 One JSON object per line: a job {"prompt", ...options of a generation} in, its result out; {"connect": {...}} first. A
 job with "watch" also brings a line for each verdict: the tokens so far, whether a draft was rejected, and the chain.
-{"await_peers": n} is answered when the client reaches so many.
+{"await_peers": n} is answered when the client reaches so many. With --log, what the client logs
+comes as lines, too.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -16,8 +18,18 @@ from client import Result, SwarmModel
 from swarm.errors import SpecswarmError
 
 
+class _Told(logging.Handler):
+    """Passes the client's log on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _print(event="log", text=record.getMessage())
+
+
 def main() -> None:
     """Serve jobs until standard input ends."""
+    if "--log" in sys.argv:
+        logging.getLogger("specswarm").addHandler(_Told())
+        logging.getLogger("specswarm").setLevel(logging.INFO)
     connection = json.loads(sys.stdin.readline())
     with SwarmModel.connect(**connection) as model:
         _print(event="ready")

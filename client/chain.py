@@ -182,7 +182,6 @@ class Chain:
                 self._check(verdict, drafts, session)
                 session.cached = session.complete = len(tokens) + len(verdict.tokens) - 1
                 return verdict
-            pending.is_disturbed = True
             await self._look_for_the_round(session)
             wait = min(2 * wait, self._timer.ceiling)
 
@@ -240,13 +239,13 @@ class Chain:
             log.info("moved to another chain of %d peers", len(session.hops))
             return session
         ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
+        new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
+        if gone:
+            log.info("mending by %s", new)
         await session.lead_over(hops, resume_points(ordered, len(tokens) - 1))
         session.drop(session.outside)
         if gone:
             self.reroutes += 1
-            new = ", ".join(
-                hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None
-            )
             log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
         return session
 

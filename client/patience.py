@@ -1,7 +1,8 @@
 """How long to wait for a verdict before asking what became of it. Pure.
 
 As TCP does for its retransmission timer (RFC 6298): the mean of the trips so far and four times their mean deviation.
-A trip that was disturbed is no sample (Karn's rule), or one fault would make the next wait longer.
+A trip whose round was sent again is no sample (Karn's rule), or one fault would make the next wait longer; one that was
+only slow is, or the wait would never follow links that become longer.
 """
 
 from __future__ import annotations

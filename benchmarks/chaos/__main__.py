@@ -38,7 +38,7 @@ def main() -> int:
             hosts = len(SPANS) + 3  # the bootstrap node, a better peer, and the client
             with Lab(hosts=hosts, delay_ms=LINK_MS, seed=options.seed) as lab:
                 fleet = Fleet(lab, "embedded", SPANS, Path(folder))
-                client = start_client(partial(lab.popen, hosts - 1))
+                client = start_client(partial(lab.popen, hosts - 1), "--log")
                 try:
                     fleet.start()
                     client.connect(

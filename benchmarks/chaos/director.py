@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.chaos.fleet import Fleet, Node
@@ -100,7 +100,8 @@ class Director:
 
     def _direct(self, scenario: Scenario, lines: queue.Queue[dict[str, Any]], peers: list[str]) -> dict[str, Any]:
         """Do each act when it is due, until the generation ends; its result."""
-        waiting = list(scenario.acts)
+        waiting = [act for act in scenario.acts if act.deed != "kill substitute"]
+        for_the_mend = [act for act in scenario.acts if act.deed == "kill substitute"]
         due: list[tuple[float, Act]] = []
         tokens, was_rejected, now = 0, False, time.monotonic()
         end = now + PATIENCE_SECONDS
@@ -122,9 +123,16 @@ class Director:
                     return {"error": f"no end after {PATIENCE_SECONDS:.0f} s"}
                 continue
             now = time.monotonic()
-            if line.get("event") != "verdict":
-                return line
-            tokens, was_rejected, peers = line["tokens"], line["rejected"], line["peers"] or peers
+            match line.get("event"):
+                case "verdict":
+                    tokens, was_rejected, peers = line["tokens"], line["rejected"], line["peers"] or peers
+                case "log":
+                    if line["text"].startswith("mending by ") and for_the_mend:
+                        act = for_the_mend.pop()
+                        due.append((now + act.moment.seconds, replace(act, deed="kill", hops=(0,))))
+                        peers = line["text"].removeprefix("mending by ").split(", ")
+                case _:
+                    return line
 
     def _do(self, act: Act, peers: list[str]) -> None:
         nodes = [node for hop in act.hops if hop < len(peers) and (node := self._node(peers[hop])) is not None]

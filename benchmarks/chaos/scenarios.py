@@ -10,9 +10,22 @@ from typing import Literal
 NUM_SPANS = 4
 TOKENS = 96  # of a generation
 
-Deed = Literal["kill", "stop", "continue", "terminate", "cut", "heal", "loss", "delay", "bootstrap", "better"]
-"""kill, stop (SIGSTOP), continue, terminate (SIGTERM): a hop's process; cut, heal: its host; loss, delay: of all links;
-bootstrap: killed, and started again; better: another peer appears."""
+Deed = Literal[
+    "kill",
+    "kill substitute",
+    "stop",
+    "continue",
+    "terminate",
+    "cut",
+    "heal",
+    "loss",
+    "delay",
+    "bootstrap",
+    "better",
+]
+"""kill, stop (SIGSTOP), continue, terminate (SIGTERM): a hop's process; kill substitute: the peer by which the chain is
+being mended, when it is; cut, heal: a hop's host; loss, delay: of all links; bootstrap: killed, and started again;
+better: another peer appears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +91,8 @@ def _kinds(random: Random) -> Iterator[tuple[str, int, tuple[Act, ...]]]:
         for pair in ((0, 1), (1, 2), (2, 3), (0, 2), (1, 3), (0, 3)):
             yield f"kill: hops {pair[0]} and {pair[1]} at once", 1, (Act(somewhere(), "kill", pair),)
         first = somewhere()
-        again = Moment(first.tokens, first.seconds + random.uniform(0.05, 0.5))
-        yield "kill: the substitute during its replay", 1, (Act(first, "kill", (1,)), Act(again, "kill", (1,)))
+        during = Act(Moment(first.tokens, random.uniform(0.0, 0.2)), "kill substitute")
+        yield "kill: the substitute during its replay", 1, (Act(first, "kill", (1,)), during)
         hops = random.sample(range(NUM_SPANS), 3)
         thrice = tuple(
             Act(Moment(20 + 20 * i, random.uniform(0, 0.1)), "kill", (hop,)) for i, hop in enumerate(hops)
