@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench train clean
+.PHONY: demo test check bench chaos train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -20,6 +20,11 @@ check: $(STAMP)
 # Needs root: it makes network namespaces. Options: make bench ARGS="--delays 0 25"
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+# Peers die, hang and leave, links break; the tokens must stay the same. Needs root, and two hours for all runs.
+chaos: $(STAMP)
+	SPECSWARM_PROPERTY_RUNS=5000 $(BIN)/python -m pytest tests/test_mending_property.py --timeout 3600
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 # The embedded pair anew; hours on two cores.
 train: $(STAMP)
