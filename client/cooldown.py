@@ -8,7 +8,14 @@ from collections.abc import Callable
 from swarm.errors import PeerError, PeerRefused, Why
 
 _FIRST, _LONGEST = 2.0, 60.0  # seconds after a peer was lost; doubled each time it is lost again
-_REFUSALS: dict[Why, float] = {"full": 5.0, "model": 600.0, "gone": 0.0, "unlawful": 5.0}
+_REFUSALS: dict[Why, float] = {
+    "full": 5.0,
+    "model": 600.0,
+    "gone": 0.0,
+    "unlawful": 5.0,
+    "stranger": 600.0,
+    "rate": 5.0,
+}
 
 
 class Cooldowns:

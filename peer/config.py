@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from swarm.config import Config
+from peer.limits import Limits
 from swarm.errors import UsageError
 from swarm.span import Span
 
 DEFAULT_HOST_MADDRS = ("/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0")
 
 
-class PeerConfig(Config):
+class PeerConfig(Limits):
     """Options of `specswarm join`; sizes in MiB, times in seconds."""
 
     model: str

@@ -93,6 +93,7 @@ async def serve_on(
             max_sessions=config.max_sessions,
             max_round=config.max_batch_tokens,
             max_sent_bytes=config.replay_mib << 20,
+            limits=config,
         )
         service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()

@@ -97,8 +97,8 @@ class PeerService:
                 self._close(session.id)
 
     async def _serve_upstream(self, stream: Stream) -> None:
-        """The stream on which another peer pushes its results."""
-        while True:
+        """The stream on which another peer pushes its results; that of one who may not ends at once."""
+        while not self._table.admission.is_denied(stream.peer_id):
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
                 log.warning("peer %s pushes %s: ignored", stream.peer_id, type(message).__name__)
@@ -147,6 +147,7 @@ class PeerService:
     def _relink(self, message: Relink, replies: Outbox) -> None:
         """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
         session = self._opened_on(replies, message.session)
+        self._table.admission.check_upstream(message.upstream)
         session.relink(message, self._stage.info.num_layers)
         for round, rows, compute in session.sent.since(session.holds, session.chunk):
             self._push(session, round, rows, compute)

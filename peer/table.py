@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from peer.admission import Admission
+from peer.limits import DEFAULTS, Limits
 from peer.sent import SentStore
 from peer.session import Refusal, Session, check_neighbours
 from swarm.model.cache import KVCache
@@ -25,6 +27,7 @@ class SessionTable:
         max_sessions: int,
         max_round: int = MAX_ROUND_TOKENS,
         max_sent_bytes: int = 256 << 20,
+        limits: Limits = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -33,6 +36,7 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_round = max_round
         self._clock = clock
+        self.admission = Admission(limits, clock)
         self._sent = SentStore(max_sent_bytes)
         self._sessions: dict[bytes, Session] = {}
         self._reserved: dict[bytes, int] = {}  # bytes, by session
@@ -59,21 +63,11 @@ class SessionTable:
     def open(self, request: Open, client: str) -> Session:
         """Make a session, in place of one that the same client has open already under this id.
 
-        Raises Refusal if the model, the layers or the room are not there.
+        Raises Refusal if the client may not, or if the model, the layers or the room are not there.
         """
-        if request.fingerprint != self._fingerprint:
-            raise Refusal(
-                "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
-            )
+        self._check_open(request, client)
+        self.admission.note(client)
         span = Span(request.start, request.end)
-        if span not in self._stage.span:
-            raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
-        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
-        before = self._sessions.get(request.session)
-        if before is not None and before.client != client:
-            raise Refusal("unlawful", "the session is open already")
-        if before is None and len(self._sessions) >= self._max_sessions:
-            raise Refusal("full", f"full: {len(self._sessions)} sessions are open")
         session = Session(
             id=request.session,
             client=client,
@@ -90,6 +84,24 @@ class SessionTable:
         self._sessions[session.id] = session
         self._reserved[session.id] = 0
         return session
+
+    def _check_open(self, request: Open, client: str) -> None:
+        """Raise Refusal unless the session may be opened."""
+        others = [session for session in self if session.id != request.session]
+        self.admission.check(client, request.upstream, sum(session.client == client for session in others))
+        if request.fingerprint != self._fingerprint:
+            raise Refusal(
+                "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
+            )
+        span = Span(request.start, request.end)
+        if span not in self._stage.span:
+            raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
+        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
+        before = self._sessions.get(request.session)
+        if before is not None and before.client != client:
+            raise Refusal("unlawful", "the session is open already")
+        if len(others) >= self._max_sessions:
+            raise Refusal("full", f"full: {len(others)} sessions are open")
 
     def find(self, session_id: bytes) -> Session:
         """The open session of that id. Raises Refusal if there is none."""

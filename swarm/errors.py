@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Why = Literal["full", "model", "gone", "unlawful"]
-"""Why a peer refuses: no room; it does not serve that; no such session is open; against the session's law."""
+Why = Literal["full", "model", "gone", "unlawful", "stranger", "rate"]
+"""Why a peer refuses: no room; it does not serve that; no such session is open; against the session's law; not whom its
+owner allows; too often lately."""
 
 
 class SpecswarmError(Exception):
