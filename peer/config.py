@@ -30,6 +30,10 @@ class PeerConfig(Limits):
     identity: Path = Path("~/.config/specswarm/peer.key")
     threads: Annotated[int, Field(ge=1)] | None = None
     cache_mib: Annotated[int, Field(ge=1)] = 1024
+    max_streams: Annotated[int, Field(ge=1)] = 1024
+    """Open at once, from all other nodes; more are closed as they come."""
+    max_client_streams: Annotated[int, Field(ge=1)] = 64
+    """From one other node."""
     replay_mib: Annotated[int, Field(ge=1)] = 256
     """For what open sessions have passed on, so that it can be passed on again when the next peer dies."""
     max_sessions: Annotated[int, Field(ge=1)] = 256

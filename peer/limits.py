@@ -8,6 +8,7 @@ from pydantic import Field
 
 from swarm.config import Config
 from swarm.permits import PeerIds
+from swarm.wire import MAX_AHEAD
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -23,6 +24,14 @@ class Limits(Config):
     """Open at once, of one client."""
     opens_per_minute: Positive = 60
     """Of one client, on the average; as many may come at once."""
+    max_session_tokens: Positive | None = None
+    """Positions of one session's text; None: as many as the model and the caches hold."""
+    max_in_flight: Annotated[int, Field(ge=2 * MAX_AHEAD)] = 2 * MAX_AHEAD
+    """Tokens of one session that are admitted and have not run."""
+    max_drafts: Annotated[int, Field(ge=0)] = 64
+    """Of one round."""
+    unused_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """A session that was opened so long ago and never got a round makes room when there is no other."""
 
 
 DEFAULTS = Limits()

@@ -139,6 +139,9 @@ class PeerService:
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
+        unused = self._table.in_the_way(message, client)
+        if unused is not None:
+            self._end(unused, "it got no round, and others need the room")
         session = self._table.open(message, client)
         self._worker.drop(session.id)  # of a session that this one replaces
         self._replies[session.id] = replies
@@ -170,6 +173,11 @@ class PeerService:
         self._table.close(session_id)
         self._worker.drop(session_id)
         self._replies.pop(session_id, None)
+
+    def _end(self, session: Session, reason: str) -> None:
+        """Close a session, and say so."""
+        self._replies[session.id].post(Refused(session.id, "gone", reason))
+        self._close(session.id)
 
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
@@ -219,7 +227,7 @@ class PeerService:
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
         """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
         session, round = job.session, job.round
-        session.waiting -= 1
+        session.ran(round)
         if not self._table.has(session):
             return
         reply = self._replies[session.id]
@@ -254,6 +262,4 @@ class PeerService:
         while True:
             await asyncio.sleep(idle_seconds / 4)
             for session in self._table.idle(idle_seconds):
-                reason = f"idle for {idle_seconds:.0f} s"
-                self._replies[session.id].post(Refused(session.id, "gone", reason))
-                self._close(session.id)
+                self._end(session, f"idle for {idle_seconds:.0f} s")

@@ -50,7 +50,9 @@ class Session:
     """The token id at each cached position, once the admitted rounds have run."""
     last_number: int = -1
     waiting: int = 0
-    """Admitted rounds that have not run yet."""
+    """Admitted rounds that have not run yet, ..."""
+    in_flight: int = 0
+    """... and their tokens."""
     last_used: float = 0.0
 
     def check(self, round: Round, layer: int, sender: str, model: ModelInfo) -> None:
@@ -73,6 +75,12 @@ class Session:
         self.tokens[round.position :] = round.tokens
         self.last_number = round.number
         self.waiting += 1
+        self.in_flight += len(round.tokens)
+
+    def ran(self, round: Round) -> None:
+        """Take note that an admitted round has run."""
+        self.waiting -= 1
+        self.in_flight -= len(round.tokens)
 
     def relink(self, request: Relink, num_layers: int) -> None:
         """Take new neighbours. Raises Refusal if they do not fit the layers."""

@@ -36,6 +36,7 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_round = max_round
         self._clock = clock
+        self._limits = limits
         self.admission = Admission(limits, clock)
         self._sent = SentStore(max_sent_bytes)
         self._sessions: dict[bytes, Session] = {}
@@ -65,7 +66,9 @@ class SessionTable:
 
         Raises Refusal if the client may not, or if the model, the layers or the room are not there.
         """
-        self._check_open(request, client)
+        unused = self.in_the_way(request, client)
+        if unused is not None:
+            self.close(unused.id)
         self.admission.note(client)
         span = Span(request.start, request.end)
         session = Session(
@@ -85,8 +88,9 @@ class SessionTable:
         self._reserved[session.id] = 0
         return session
 
-    def _check_open(self, request: Open, client: str) -> None:
-        """Raise Refusal unless the session may be opened."""
+    def in_the_way(self, request: Open, client: str) -> Session | None:
+        """The session that has to end before this one may be opened; None if there is room. Raises Refusal if it may
+        not be opened."""
         others = [session for session in self if session.id != request.session]
         self.admission.check(client, request.upstream, sum(session.client == client for session in others))
         if request.fingerprint != self._fingerprint:
@@ -100,8 +104,13 @@ class SessionTable:
         before = self._sessions.get(request.session)
         if before is not None and before.client != client:
             raise Refusal("unlawful", "the session is open already")
-        if len(others) >= self._max_sessions:
+        if len(others) < self._max_sessions:
+            return None
+        limit = self._clock() - self._limits.unused_seconds
+        unused = [session for session in others if session.last_number < 0 and session.last_used <= limit]
+        if not unused:
             raise Refusal("full", f"full: {len(others)} sessions are open")
+        return min(unused, key=lambda session: session.last_used)
 
     def find(self, session_id: bytes) -> Session:
         """The open session of that id. Raises Refusal if there is none."""
@@ -116,6 +125,7 @@ class SessionTable:
             size = len(round.tokens)
             raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
         session.check(round, layer, sender, self._stage.info)
+        self._check_limits(session, round)
         capacity = session.cache.capacity_for(round.position + len(round.tokens))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
@@ -125,6 +135,17 @@ class SessionTable:
         session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round)
+
+    def _check_limits(self, session: Session, round: Round) -> None:
+        """Raise Refusal if the round is more than one session may have."""
+        limits = self._limits
+        if round.num_drafts > limits.max_drafts:
+            raise Refusal("unlawful", f"{round.num_drafts} drafts; this peer takes {limits.max_drafts} at a time")
+        end = round.position + len(round.tokens)
+        if limits.max_session_tokens is not None and end > limits.max_session_tokens:
+            raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
+        if session.in_flight + len(round.tokens) > limits.max_in_flight:
+            raise Refusal("unlawful", f"{session.in_flight} tokens of this session have not run yet")
 
     def keep(self, round: Round, states: bytes, compute: Compute) -> None:
         """Take note of the result of an open session's round, for it may have to be passed on again."""
