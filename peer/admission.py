@@ -30,21 +30,15 @@ class Admission:
         self._full_at: dict[str, float] = {}
         self._most = _FEW
 
-    def check(self, client: str, upstream: str | None, num_sessions: int) -> None:
-        """Raise Refusal unless a client with so many open sessions may open another one, fed by `upstream`."""
+    def check(self, client: str, num_sessions: int) -> None:
+        """Raise Refusal unless a client with so many open sessions may open another one."""
         limits = self._limits
         if not permits(client, limits.allow, limits.deny):
             raise Refusal("stranger", f"{client} may not use this peer: its owner would have to allow it")
-        self.check_upstream(upstream)
         if num_sessions >= limits.max_client_sessions:
             raise Refusal("full", f"full: this client has {num_sessions} sessions open")
         if self._debt(client) + _MINUTE / limits.opens_per_minute > _MINUTE + _ROUNDING:
             raise Refusal("rate", f"too many sessions opened: {limits.opens_per_minute} a minute are taken")
-
-    def check_upstream(self, upstream: str | None) -> None:
-        """Raise Refusal if the peer that is to feed a session may not push here."""
-        if upstream is not None and self.is_denied(upstream):
-            raise Refusal("stranger", f"peer {upstream} may not push to this peer: lead the chain past one of them")
 
     def is_denied(self, peer_id: str) -> bool:
         """Whether nothing of this node is to be taken."""

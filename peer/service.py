@@ -97,11 +97,16 @@ class PeerService:
                 self._close(session.id)
 
     async def _serve_upstream(self, stream: Stream) -> None:
-        """The stream on which another peer pushes its results; that of one who may not ends at once."""
-        while not self._table.admission.is_denied(stream.peer_id):
+        """The stream on which another peer pushes its results.
+
+        One who may not push is read nevertheless: if its stream ended, it would tell its clients that we are lost.
+        """
+        while True:
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
                 log.warning("peer %s pushes %s: ignored", stream.peer_id, type(message).__name__)
+                continue
+            if self._table.admission.is_denied(stream.peer_id):
                 continue
             try:
                 self._take_hidden(message, stream.peer_id)
@@ -150,7 +155,6 @@ class PeerService:
     def _relink(self, message: Relink, replies: Outbox) -> None:
         """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        self._table.admission.check_upstream(message.upstream)
         session.relink(message, self._stage.info.num_layers)
         for round, rows, compute in session.sent.since(session.holds, session.chunk):
             self._push(session, round, rows, compute)
@@ -183,6 +187,9 @@ class PeerService:
         """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
         if session.downstream is not None:
             self._links.prepare(session.downstream)
+        if self._table.admission.is_denied(session.source):
+            reason = f"peer {self._transport.peer_id} takes nothing from it"
+            self._replies[session.id].post(Broken(session.id, session.source, reason))
         for hidden in self._early.claim(session.id, session.source):
             self._take_hidden(hidden, session.source)
 

@@ -92,7 +92,7 @@ class SessionTable:
         """The session that has to end before this one may be opened; None if there is room. Raises Refusal if it may
         not be opened."""
         others = [session for session in self if session.id != request.session]
-        self.admission.check(client, request.upstream, sum(session.client == client for session in others))
+        self.admission.check(client, sum(session.client == client for session in others))
         if request.fingerprint != self._fingerprint:
             raise Refusal(
                 "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
