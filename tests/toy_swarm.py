@@ -61,6 +61,7 @@ class ToySwarm:
         num_layers: int,
         *,
         max_sent_bytes: int = 1 << 20,
+        max_cache_bytes: int = 1 << 20,
         max_sessions: int = 100,
         limits: Limits = DEFAULTS,
     ) -> None:
@@ -71,6 +72,7 @@ class ToySwarm:
         self.services: dict[str, PeerService] = {}
         self.tables: dict[str, SessionTable] = {}
         self._max_sent_bytes = max_sent_bytes
+        self._max_cache_bytes = max_cache_bytes
         self._max_sessions = max_sessions
         self.limits = limits
         """Of the peers that start from now on."""
@@ -83,7 +85,7 @@ class ToySwarm:
         table = self.tables[name] = SessionTable(
             stage,
             FINGERPRINT,
-            max_cache_bytes=1 << 20,
+            max_cache_bytes=self._max_cache_bytes,
             max_sessions=self._max_sessions,
             max_round=16,
             max_sent_bytes=self._max_sent_bytes,
