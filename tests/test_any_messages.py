@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from peer.early import EarlyResults
 from peer.limits import Limits
+from peer.links import Outbox
 from peer.session import Session
 from swarm.errors import PeerLost
 from swarm.span import Span
@@ -251,6 +252,39 @@ def open_at(hop: int, id_: bytes = IDS[0]) -> Open:
     upstream = names[hop - 1] if hop else None
     downstream = Contact(names[hop + 1]) if hop < 2 else None
     return Open(id_, FINGERPRINT, hop, hop + 1, upstream, downstream, 0, 16, Sampling())
+
+
+def whole(swarm: ToySwarm, name: str) -> Any:
+    """All that a peer knows and holds."""
+    table, service = swarm.tables[name], swarm.services[name]
+    return (
+        [snapshot(session) for session in table],
+        table.free_tokens,
+        dict(table.admission._full_at),
+        dict(service._replies),
+        list(service._worker._waiting),
+        list(service._links._outboxes),
+        service._early._bytes.total(),
+    )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["first", "middle", "last"]),
+    st.lists(st.tuples(st.sampled_from(["eve", "mallory"]), messages), max_size=60),
+)
+def test_a_refused_message_leaves_everything_as_it_was(name: str, history: list[tuple[str, AnyMessage]]) -> None:
+    async def run() -> None:
+        swarm = await toy_chain(limits=LIMITS, max_sessions=3)
+        service, outboxes = swarm.services[name], {"eve": Outbox(), "mallory": Outbox()}
+        for sender, message in history:
+            before = whole(swarm, name)
+            answer = service._answer(message, sender, outboxes[sender])
+            if answer is not None:
+                assert whole(swarm, name) == before
+                assert isinstance(answer, Refused | Pong | Progress)
+
+    faulty.run(run())
 
 
 @pytest.mark.parametrize("sender", ["eve", "mallory", "last"])
