@@ -24,6 +24,7 @@ from client.text import TextStream
 from swarm import config
 from swarm.directory import Directory
 from swarm.errors import UsageError
+from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
@@ -151,11 +152,13 @@ class AsyncSwarmModel:
     @contextlib.asynccontextmanager
     async def connect_with(cls, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
         """The same, from a whole configuration."""
-        async with (
-            Libp2pNetwork.join(None, initial_peers=settings.initial_peers) as network,
-            cls.connect_over(network, settings) as connected,
-        ):
-            yield connected
+        holding = Identity.hold(settings.identity) if settings.identity else contextlib.nullcontext()
+        with holding as identity:
+            async with (
+                Libp2pNetwork.join(identity, initial_peers=settings.initial_peers) as network,
+                cls.connect_over(network, settings) as connected,
+            ):
+                yield connected
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -166,7 +169,7 @@ class AsyncSwarmModel:
             loop = asyncio.get_running_loop()
             source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
-            target = Target(source.info, fingerprint, network, directory)
+            target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
             await target.refresh()
             freshness = asyncio.create_task(target.keep_fresh())
             try:

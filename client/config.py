@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from swarm.config import Config
+from swarm.permits import PeerIds
 
 
 class ClientConfig(Config):
@@ -18,6 +19,12 @@ class ClientConfig(Config):
     revision: str | None = None
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")] | None = None
     """Which weights, where a model is served with several; its beginning suffices."""
+    allow: PeerIds = ()
+    """Peers that may be in a chain; all may if none is named."""
+    deny: PeerIds = ()
+    """Peers that may not."""
+    identity: Path | None = None
+    """A key file, for peers that serve only clients they know; without it the client is somebody else each time."""
     draft: str = "ngram"
     """A model, or `ngram` or `none`."""
     draft_device: str = "cpu"
@@ -31,6 +38,11 @@ class ClientConfig(Config):
     """... and at most: a peer that answers but computes on for so long counts as lost."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds without any progress after which a generation is given up."""
+
+    @field_validator("identity")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser()
 
 
 class GenerationConfig(Config):

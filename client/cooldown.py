@@ -8,7 +8,15 @@ from collections.abc import Callable
 from swarm.errors import PeerError, PeerRefused, Why
 
 _FIRST, _LONGEST = 2.0, 60.0  # seconds after a peer was lost; doubled each time it is lost again
-_REFUSALS: dict[Why, float] = {"full": 5.0, "model": 600.0, "gone": 0.0, "unlawful": 5.0, "leaving": 60.0}
+_REFUSALS: dict[Why, float] = {
+    "full": 5.0,
+    "model": 600.0,
+    "gone": 0.0,
+    "unlawful": 5.0,
+    "stranger": 600.0,
+    "rate": 5.0,
+    "leaving": 60.0,
+}
 
 
 class Cooldowns:
@@ -18,11 +26,14 @@ class Cooldowns:
         self._clock = clock
         self._until: dict[str, float] = {}
         self._pause: dict[str, float] = {}  # the last one after a loss, by peer
+        self._barring: dict[str, PeerRefused] = {}  # refusals of peers that serve others, but not this client
 
     def note(self, error: PeerError) -> None:
         """Leave its peer alone for a while."""
         if isinstance(error, PeerRefused):
             pause = _REFUSALS[error.why]
+            if error.why == "stranger":
+                self._barring[error.peer_id] = error
         else:
             pause = min(2 * self._pause.get(error.peer_id, _FIRST / 2), _LONGEST)
             self._pause[error.peer_id] = pause
@@ -32,6 +43,12 @@ class Cooldowns:
         """It has started anew: what was does not count any more."""
         self._until.pop(peer_id, None)
         self._pause.pop(peer_id, None)
+        self._barring.pop(peer_id, None)
+
+    @property
+    def barring(self) -> dict[str, PeerRefused]:
+        """Of the active ones, those that are not to be asked even where nobody else is left, and what they said."""
+        return {peer_id: self._barring[peer_id] for peer_id in self.active & self._barring.keys()}
 
     @property
     def active(self) -> set[str]:

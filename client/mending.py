@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from client.routing import Hop
 from swarm.span import Span
-from swarm.wire import Progress
+from swarm.wire import MAX_AHEAD, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ def resume_points(reports: Sequence[Progress | None], limit: int) -> list[int]:
 
     `reports` is what each hop says of itself, None for a new one. `limit` is the position of the text's newest token,
     from which on everything is sent anew in any case. Whoever lacks rows gets them from the hop before, out of what
-    that one has kept; where that does not reach back far enough, that hop must compute them again, and so on upwards.
+    that one has kept; where that does not reach back far enough, or is more than a hop takes at once, that hop must
+    compute them again, and so on upwards: what the client sends anew, it sends in parts.
     """
     points = [0] * len(reports)
     needed = limit
@@ -50,7 +51,7 @@ def resume_points(reports: Sequence[Progress | None], limit: int) -> list[int]:
         report = reports[i]
         if report is not None:
             points[i] = min(report.held, limit)
-            if needed < report.kept:
+            if needed < report.kept or limit - needed > MAX_AHEAD:
                 points[i] = min(points[i], needed)
         needed = points[i]
     return points

@@ -16,6 +16,7 @@ from swarm.errors import BadMessage, PeerError, PeerLost, PeerRefused
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream, Transport
 from swarm.wire import (
+    MAX_AHEAD,
     MAX_ROUND_TOKENS,
     SESSION_PROTOCOL,
     AnyMessage,
@@ -35,6 +36,7 @@ from swarm.wire import (
 _OPEN_ROUND_TRIPS = 4  # that opening a stream may take, ...
 _OPEN_SECONDS = 1.0  # ... and at least so long
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
+_ASK_AGAIN_SECONDS = 0.02  # between questions how far a long prefill got
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,28 +181,23 @@ class ChainSession:
         await asyncio.gather(*listeners, return_exceptions=True)
 
     async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
-        """Bring the caches up to the text `tokens` without its newest one, for verdict `number`; nothing is awaited.
+        """Bring the caches up to the text `tokens` without its newest one, for verdict `number`.
 
-        Raises PeerLost, after `seconds` also if the first hop does not read.
+        Nothing is awaited, unless the text is so long that peers would have to keep too much of it waiting: then the
+        slowest hop is. Raises PeerError; after `seconds` also if a hop does not read, or does not get on.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                for round in prefill_rounds(self._id, number, tokens, self.cached, self._chunk):
-                    await self._send(self.hops[0], round)
-        except TimeoutError:
-            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
-        self.cached = max(self.cached, len(tokens) - 1)
+        for round in prefill_rounds(self._id, number, tokens, self.cached, self._chunk):
+            end = round.position + len(round.tokens)
+            await self._come_near(end - MAX_AHEAD, seconds)
+            await self._send_within(seconds, round)
+            self.cached = max(self.cached, end)
 
     async def send(self, number: int, tokens: Sequence[int], drafts: Sequence[int], seconds: float) -> None:
         """Have as many `drafts` as fit a round judged after the text `tokens`, by verdict `number`. Raises PeerLost."""
         await self.prefill(number, tokens, seconds)
         drafts = drafts[: self._chunk - 1]
         round = Round(self._id, number, len(tokens) - 1, (tokens[-1], *drafts), len(drafts), judged=True)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._send(self.hops[0], round)
-        except TimeoutError:
-            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
+        await self._send_within(seconds, round)
 
     async def verdict(self, number: int, seconds: float) -> Verdict | None:
         """The last hop's verdict `number`; None if it is not there after `seconds`.
@@ -268,6 +265,36 @@ class ChainSession:
             sampling=self._sampling,
         )
 
+    async def _come_near(self, position: int, seconds: float) -> None:
+        """Wait until every hop has run the text up to `position`.
+
+        Raises PeerError, also after `seconds` in which nothing moved.
+        """
+        reports: dict[str, Progress] = {}
+        moved = asyncio.get_running_loop().time()
+        while self.complete < position:
+            before, reports = reports, await self.survey(seconds)
+            if not self.is_whole:
+                raise self.trouble
+            if self.silent:
+                raise PeerLost(next(iter(self.silent)), "it is silent")
+            done = {peer: report.held - report.waiting * self._chunk for peer, report in reports.items()}
+            self.complete = max(self.complete, min(done.values()))
+            now = asyncio.get_running_loop().time()
+            if any(_place(report) != _place(before.get(peer)) for peer, report in reports.items()):
+                moved = now
+            elif now - moved > seconds:
+                raise PeerLost(min(done, key=lambda peer: done[peer]), "it does not get on with the text")
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _send_within(self, seconds: float, round: Round) -> None:
+        """Send to the first hop. Raises PeerLost, after `seconds` also if it does not read."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send(self.hops[0], round)
+        except TimeoutError:
+            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
+
     async def _send(self, hop: Hop, message: AnyMessage) -> None:
         end = self._ends.get(hop.contact.peer_id)
         if end is None:
@@ -328,6 +355,11 @@ def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: i
         Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
         for start in range(cached, end, chunk)
     ]
+
+
+def _place(report: Progress | None) -> tuple[int, int] | None:
+    """How far a hop got."""
+    return (report.held, report.waiting) if report else None
 
 
 async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:

@@ -13,6 +13,7 @@ from client.routing import Hop, plan
 from swarm.directory import Directory
 from swarm.errors import BadMessage, ChainLost, PeerError, PeerLost, UsageError
 from swarm.model.source import ModelInfo, ModelSource
+from swarm.permits import permits
 from swarm.ping import round_trip
 from swarm.records import Announcement
 from swarm.transport import Transport
@@ -28,11 +29,22 @@ log = logging.getLogger("specswarm")
 class Target:
     """The model that the chain serves, the peers that are known to serve it, and those that are left alone for now."""
 
-    def __init__(self, info: ModelInfo, fingerprint: str, transport: Transport, directory: Directory) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        fingerprint: str,
+        transport: Transport,
+        directory: Directory,
+        *,
+        allow: Collection[str] = (),
+        deny: Collection[str] = (),
+    ) -> None:
+        """`allow`, `deny`: peers that may be in a chain (none: all may), and peers that may not."""
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
         self._directory = directory
+        self._allow, self._deny = frozenset(allow), frozenset(deny)
         self._peers: dict[str, Announcement] = {}
         self._round_trips: dict[str, float] = {}
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
@@ -99,7 +111,11 @@ class Target:
         One that did not answer is tried again when it has renewed its record, or with `silent_too`: until then it is
         most likely gone, and the network would refuse to dial it again and again.
         """
-        found = {peer.peer_id: peer for peer in await self._directory.peers_of(self.fingerprint)}
+        found = {
+            peer.peer_id: peer
+            for peer in await self._directory.peers_of(self.fingerprint)
+            if permits(peer.peer_id, self._allow, self._deny)
+        }
         for peer_id, peer in found.items():
             before = self._peers.get(peer_id)
             if before is not None and peer.started > before.started:
@@ -122,13 +138,22 @@ class Target:
             await self.refresh()
 
     def _plan(self, *, excluded: Collection[str] = (), **options: Any) -> list[Hop]:
-        """A plan without the peers that are better left alone, or with them where it takes them."""
+        """A plan without the peers that are better left alone, or with them where it takes them.
+
+        Those that do not serve this client are no help even then. Raises ChainLost.
+        """
         peers = list(self._peers.values())
         try:
             wary = self._cooldowns.active.union(excluded)
             return plan(self.info.num_layers, peers, self._round_trips, excluded=wary, **options)
         except ChainLost:
-            return plan(self.info.num_layers, peers, self._round_trips, excluded=excluded, **options)
+            barring = self._cooldowns.barring
+            useless = barring.keys() | excluded
+            try:
+                return plan(self.info.num_layers, peers, self._round_trips, excluded=useless, **options)
+            except ChainLost as lost:
+                refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
+                raise ChainLost(f"{lost}{refusals}") from None
 
     async def _measured(self, contact: Contact) -> bool:
         """Take note of the way to a peer; whether it answered."""

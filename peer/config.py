@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from swarm.config import Config
+from peer.limits import Limits
 from swarm.errors import UsageError
 from swarm.span import Span
 
 DEFAULT_HOST_MADDRS = ("/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0")
 
 
-class PeerConfig(Config):
+class PeerConfig(Limits):
     """Options of `specswarm join`; sizes in MiB, times in seconds."""
 
     model: str
@@ -30,6 +30,10 @@ class PeerConfig(Config):
     identity: Path = Path("~/.config/specswarm/peer.key")
     threads: Annotated[int, Field(ge=1)] | None = None
     cache_mib: Annotated[int, Field(ge=1)] = 1024
+    max_streams: Annotated[int, Field(ge=1)] = 1024
+    """Open at once, from all other nodes; more are closed as they come."""
+    max_client_streams: Annotated[int, Field(ge=1)] = 64
+    """From one other node."""
     replay_mib: Annotated[int, Field(ge=1)] = 256
     """For what open sessions have passed on, so that it can be passed on again when the next peer dies."""
     max_sessions: Annotated[int, Field(ge=1)] = 256

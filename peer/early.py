@@ -10,10 +10,9 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from swarm.wire import Hidden
+from swarm.wire import Hidden, size_of
 
 MAX_BYTES = 64 << 20  # over all senders; the one that takes most of it makes room
-_OVERHEAD = 1000  # bytes of a held message beside its states and tokens
 MAX_SECONDS = 10.0  # what is not claimed by then never will be
 
 Key = tuple[str, bytes]
@@ -34,7 +33,7 @@ class EarlyResults:
         now = self._clock()
         _, messages = self._held.setdefault((sender, message.round.session), (now, []))
         messages.append(message)
-        self._bytes[sender] += _size(message)
+        self._bytes[sender] += size_of(message)
         while self._held and self._oldest[1] < now - MAX_SECONDS:
             self._forget(self._oldest[0])
         while self._bytes.total() > self._max_bytes:
@@ -52,12 +51,7 @@ class EarlyResults:
 
     def _forget(self, key: Key) -> list[Hidden]:
         _, messages = self._held.pop(key, (0.0, []))
-        self._bytes[key[0]] -= sum(map(_size, messages))
+        self._bytes[key[0]] -= sum(map(size_of, messages))
         if not self._bytes[key[0]]:
             del self._bytes[key[0]]
         return messages
-
-
-def _size(message: Hidden) -> int:
-    """Bytes it takes, roughly: the states, and something for all the rest."""
-    return len(message.states) + _OVERHEAD + 8 * len(message.round.tokens)

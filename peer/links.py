@@ -8,9 +8,10 @@ from contextlib import closing
 
 from swarm.errors import BadMessage, PeerLost
 from swarm.transport import Stream, Transport
-from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact
+from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, size_of
 
-MAX_QUEUED = 1024  # messages that wait for one neighbour; one that lags further behind counts as lost
+MAX_QUEUED = 1024  # messages that wait for one neighbour, ...
+MAX_BYTES = 128 << 20  # ... and what they take; one that lags further behind counts as lost
 
 
 class Outbox:
@@ -18,19 +19,23 @@ class Outbox:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[AnyMessage] = asyncio.Queue(MAX_QUEUED)
+        self._bytes = 0
 
     def post(self, message: AnyMessage) -> bool:
         """Queue a message; False if the neighbour reads too slowly to take more."""
-        try:
-            self._queue.put_nowait(message)
-        except asyncio.QueueFull:
+        size = size_of(message)
+        if self._queue.full() or self._bytes + size > MAX_BYTES:
             return False
+        self._queue.put_nowait(message)
+        self._bytes += size
         return True
 
     async def run(self, stream: Stream) -> None:
         """Send what is posted, in order. Raises PeerLost when the stream breaks."""
         while True:
-            await stream.send(await self._queue.get())
+            message = await self._queue.get()
+            self._bytes -= size_of(message)
+            await stream.send(message)
 
 
 class Links:

@@ -23,6 +23,7 @@ from swarm import VERSION
 from swarm.directory import Directory
 from swarm.errors import UsageError
 from swarm.identity import Identity
+from swarm.incoming import IncomingStreams
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import run_until
 from swarm.model.loading import load_stage
@@ -58,6 +59,7 @@ async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asy
             initial_peers=config.initial_peers,
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
+            incoming=IncomingStreams(config.max_streams, config.max_client_streams),
         ) as network:
             await serve_on(network, config, identity, on_ready, stop)
 
@@ -93,6 +95,7 @@ async def serve_on(
             max_sessions=config.max_sessions,
             max_round=config.max_batch_tokens,
             max_sent_bytes=config.replay_mib << 20,
+            limits=config,
         )
         service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()

@@ -115,11 +115,16 @@ class PeerService:
                 self._close(session.id)
 
     async def _serve_upstream(self, stream: Stream) -> None:
-        """The stream on which another peer pushes its results."""
+        """The stream on which another peer pushes its results.
+
+        One who may not push is read nevertheless: if its stream ended, it would tell its clients that we are lost.
+        """
         while True:
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
                 log.warning("peer %s pushes %s: ignored", stream.peer_id, type(message).__name__)
+                continue
+            if self._table.admission.is_denied(stream.peer_id):
                 continue
             try:
                 self._take_hidden(message, stream.peer_id)
@@ -159,6 +164,9 @@ class PeerService:
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
+        unused = self._table.in_the_way(message, client)
+        if unused is not None:
+            self._end(unused, "it got no round, and others need the room")
         session = self._table.open(message, client)
         self._worker.drop(session.id)  # of a session that this one replaces
         self._replies[session.id] = replies
@@ -200,10 +208,18 @@ class PeerService:
         self._replies.pop(session_id, None)
         self._closed.set()
 
+    def _end(self, session: Session, reason: str) -> None:
+        """Close a session, and say so."""
+        self._replies[session.id].post(Refused(session.id, "gone", reason))
+        self._close(session.id)
+
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
         if session.downstream is not None:
             self._links.prepare(session.downstream)
+        if self._table.admission.is_denied(session.source):
+            reason = f"peer {self._transport.peer_id} takes nothing from it"
+            self._replies[session.id].post(Broken(session.id, session.source, reason))
         for hidden in self._early.claim(session.id, session.source):
             self._take_hidden(hidden, session.source)
 
@@ -248,7 +264,7 @@ class PeerService:
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
         """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
         session, round = job.session, job.round
-        session.waiting -= 1
+        session.ran(round)
         if not self._table.has(session):
             return
         reply = self._replies[session.id]
@@ -286,6 +302,4 @@ class PeerService:
         while True:
             await asyncio.sleep(idle_seconds / 4)
             for session in self._table.idle(idle_seconds):
-                reason = f"idle for {idle_seconds:.0f} s"
-                self._replies[session.id].post(Refused(session.id, "gone", reason))
-                self._close(session.id)
+                self._end(session, f"idle for {idle_seconds:.0f} s")

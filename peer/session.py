@@ -50,7 +50,9 @@ class Session:
     """The token id at each cached position, once the admitted rounds have run."""
     last_number: int = -1
     waiting: int = 0
-    """Admitted rounds that have not run yet."""
+    """Admitted rounds that have not run yet, ..."""
+    in_flight: int = 0
+    """... and their tokens."""
     asked: list[Ask] = field(default_factory=list)
     """Questions to be answered when the cache holds what they ask for."""
     last_used: float = 0.0
@@ -75,6 +77,12 @@ class Session:
         self.tokens[round.position :] = round.tokens
         self.last_number = round.number
         self.waiting += 1
+        self.in_flight += len(round.tokens)
+
+    def ran(self, round: Round) -> None:
+        """Take note that an admitted round has run."""
+        self.waiting -= 1
+        self.in_flight -= len(round.tokens)
 
     def progress(self, question: Ask) -> Progress | None:
         """The answer, if the time has come for it."""

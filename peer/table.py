@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from peer.admission import Admission
+from peer.limits import DEFAULTS, Limits
 from peer.sent import SentStore
 from peer.session import Refusal, Session, check_neighbours
 from swarm.model.cache import KVCache
@@ -25,6 +27,7 @@ class SessionTable:
         max_sessions: int,
         max_round: int = MAX_ROUND_TOKENS,
         max_sent_bytes: int = 256 << 20,
+        limits: Limits = DEFAULTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stage = stage
@@ -33,6 +36,8 @@ class SessionTable:
         self._max_sessions = max_sessions
         self._max_round = max_round
         self._clock = clock
+        self._limits = limits
+        self.admission = Admission(limits, clock)
         self._sent = SentStore(max_sent_bytes)
         self.is_leaving = False
         """Whether new sessions are refused, because this peer is about to go."""
@@ -61,23 +66,13 @@ class SessionTable:
     def open(self, request: Open, client: str) -> Session:
         """Make a session, in place of one that the same client has open already under this id.
 
-        Raises Refusal if the model, the layers or the room are not there.
+        Raises Refusal if the client may not, or if the model, the layers or the room are not there.
         """
-        if self.is_leaving:
-            raise Refusal("leaving", "this peer is about to leave")
-        if request.fingerprint != self._fingerprint:
-            raise Refusal(
-                "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
-            )
+        unused = self.in_the_way(request, client)
+        if unused is not None:
+            self.close(unused.id)
+        self.admission.note(client)
         span = Span(request.start, request.end)
-        if span not in self._stage.span:
-            raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
-        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
-        before = self._sessions.get(request.session)
-        if before is not None and before.client != client:
-            raise Refusal("unlawful", "the session is open already")
-        if before is None and len(self._sessions) >= self._max_sessions:
-            raise Refusal("full", f"full: {len(self._sessions)} sessions are open")
         session = Session(
             id=request.session,
             client=client,
@@ -95,6 +90,32 @@ class SessionTable:
         self._reserved[session.id] = 0
         return session
 
+    def in_the_way(self, request: Open, client: str) -> Session | None:
+        """The session that has to end before this one may be opened; None if there is room. Raises Refusal if it may
+        not be opened."""
+        if self.is_leaving:
+            raise Refusal("leaving", "this peer is about to leave")
+        others = [session for session in self if session.id != request.session]
+        self.admission.check(client, sum(session.client == client for session in others))
+        if request.fingerprint != self._fingerprint:
+            raise Refusal(
+                "model", f"this peer serves model {self._fingerprint[:12]}, not {request.fingerprint[:12]}"
+            )
+        span = Span(request.start, request.end)
+        if span not in self._stage.span:
+            raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
+        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
+        before = self._sessions.get(request.session)
+        if before is not None and before.client != client:
+            raise Refusal("unlawful", "the session is open already")
+        if len(others) < self._max_sessions:
+            return None
+        limit = self._clock() - self._limits.unused_seconds
+        unused = [session for session in others if session.last_number < 0 and session.last_used <= limit]
+        if not unused:
+            raise Refusal("full", f"full: {len(others)} sessions are open")
+        return min(unused, key=lambda session: session.last_used)
+
     def find(self, session_id: bytes) -> Session:
         """The open session of that id. Raises Refusal if there is none."""
         try:
@@ -108,6 +129,7 @@ class SessionTable:
             size = len(round.tokens)
             raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
         session.check(round, layer, sender, self._stage.info)
+        self._check_limits(session, round)
         capacity = session.cache.capacity_for(round.position + len(round.tokens))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
@@ -117,6 +139,17 @@ class SessionTable:
         session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round)
+
+    def _check_limits(self, session: Session, round: Round) -> None:
+        """Raise Refusal if the round is more than one session may have."""
+        limits = self._limits
+        if round.num_drafts > limits.max_drafts:
+            raise Refusal("unlawful", f"{round.num_drafts} drafts; this peer takes {limits.max_drafts} at a time")
+        end = round.position + len(round.tokens)
+        if limits.max_session_tokens is not None and end > limits.max_session_tokens:
+            raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
+        if session.in_flight + len(round.tokens) > limits.max_in_flight:
+            raise Refusal("unlawful", f"{session.in_flight} tokens of this session have not run yet")
 
     def keep(self, round: Round, states: bytes, compute: Compute) -> None:
         """Take note of the result of an open session's round, for it may have to be passed on again."""

@@ -99,6 +99,13 @@ def join(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for computing.")] = None,
     cache_mib: Annotated[int | None, typer.Option(help="Memory for all sessions' caches.")] = None,
+    max_session_tokens: Annotated[int | None, typer.Option(help="Of one text; default: as many as fit.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="Peer id of a client that may use this peer; default: all may.")
+    ] = None,
+    deny: Annotated[
+        list[str] | None, typer.Option(help="Peer id of a node that may neither use this peer nor push to it.")
+    ] = None,
     host_maddr: HostMaddrs = None,
     announce_maddr: AnnounceMaddrs = None,
     identity: IdentityFile = None,
@@ -126,6 +133,9 @@ def join(
             "revision": revision,
             "threads": threads,
             "cache_mib": cache_mib,
+            "max_session_tokens": max_session_tokens,
+            "allow": allow,
+            "deny": deny,
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
             "identity": identity,
@@ -160,6 +170,11 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
     window: Annotated[int | None, typer.Option(help="Most tokens drafted a round; 0: plain decoding.")] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
+    deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
+    identity: Annotated[
+        Path | None, typer.Option(help="Key file, for peers that serve only clients they know; made on first use.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for drafting.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds without progress after which to give up.")] = None,
@@ -183,6 +198,9 @@ def generate(
             "initial_peers": initial_peer,
             "draft": draft,
             "fingerprint": fingerprint,
+            "allow": allow,
+            "deny": deny,
+            "identity": identity,
             "revision": revision,
             "threads": threads,
             "timeout": timeout,

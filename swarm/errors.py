@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Why = Literal["full", "model", "gone", "unlawful", "leaving"]
-"""Why a peer refuses: no room; not served here; no such session is open; against the session's law; it leaves."""
+Why = Literal["full", "model", "gone", "unlawful", "stranger", "rate", "leaving"]
+"""Why a peer refuses: no room; not served here; no such session is open; against the session's law; not whom its owner
+allows; too often lately; it is about to leave."""
 
 
 class SpecswarmError(Exception):

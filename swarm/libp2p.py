@@ -26,8 +26,9 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm import directory
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
+from swarm.incoming import IncomingStreams
 from swarm.transport import Handler
-from swarm.wire import MAX_MESSAGE, AnyMessage, Contact, decode, encode
+from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
 
 log = logging.getLogger("specswarm")
 
@@ -46,10 +47,17 @@ class Libp2pStream:
     """
 
     def __init__(
-        self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_own: bool
+        self,
+        peer_id: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        max_message: int,
+        is_own: bool,
     ) -> None:
-        """`is_own`: this node opened it."""
+        """`max_message`: bytes of the longest message that is taken; `is_own`: this node opened the stream."""
         self.peer_id = peer_id
+        self._max_message = max_message
         self._is_own = is_own
         self._goodbye: asyncio.Task[None] | None = None
         self.bytes_sent = 0
@@ -75,8 +83,10 @@ class Libp2pStream:
         """The next message."""
         try:
             size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
-            if size > MAX_MESSAGE:  # nothing after it can be made sense of
-                raise PeerLost(self.peer_id, f"it sends a message of {size} bytes; at most {MAX_MESSAGE} are taken")
+            if size > self._max_message:  # nothing after it can be made sense of
+                raise PeerLost(
+                    self.peer_id, f"it sends a message of {size} bytes; at most {self._max_message} are taken"
+                )
             if size == 0:
                 raise EOFError
             data = await self._reader.readexactly(size)
@@ -103,10 +113,11 @@ class Libp2pStream:
 class Libp2pNetwork:
     """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
 
-    def __init__(self, p2p: P2P, dht: DHTNode) -> None:
+    def __init__(self, p2p: P2P, dht: DHTNode, incoming: IncomingStreams) -> None:
         self.peer_id: str = p2p.peer_id.to_base58()
         self._p2p = p2p
         self._dht = dht
+        self._incoming = incoming
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
 
     @classmethod
@@ -118,10 +129,12 @@ class Libp2pNetwork:
         initial_peers: Sequence[str] = (),
         host_maddrs: Sequence[str] = (),
         announce_maddrs: Sequence[str] = (),
+        incoming: IncomingStreams | None = None,
     ) -> AsyncIterator[Libp2pNetwork]:
         """Start the daemon, reach the swarm, and leave it at the end.
 
-        Without `host_maddrs` the node listens nowhere and is a mere client. Raises UsageError for an address that
+        Without `host_maddrs` the node listens nowhere and is a mere client; streams beyond what `incoming` takes are
+        closed at once. Raises UsageError for an address that
         cannot be parsed or listened on, SwarmUnreachable if there are initial peers and none answers.
         """
         bootstrap = [_contact(maddr) for maddr in initial_peers]
@@ -141,7 +154,7 @@ class Libp2pNetwork:
                 wait_timeout=5.0,
             )
             try:
-                yield cls(p2p, dht)
+                yield cls(p2p, dht, incoming or IncomingStreams())
             finally:
                 await dht.shutdown()
         finally:
@@ -163,15 +176,18 @@ class Libp2pNetwork:
         except (*_BROKEN, ValueError) as error:
             self._known.pop(contact.peer_id, None)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({_first_line(error)})") from None
-        return Libp2pStream(contact.peer_id, reader, writer, is_own=True)
+        return Libp2pStream(contact.peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=True)
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = Libp2pStream(info.peer_id.to_base58(), reader, writer, is_own=False)
+            peer_id = info.peer_id.to_base58()
+            stream = Libp2pStream(peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=False)
             try:
-                await handler(stream)
+                with self._incoming.taken_by(peer_id) as is_within_limits:
+                    if is_within_limits:
+                        await handler(stream)
             except PeerLost:
                 pass  # the stream's natural end
             except BadMessage as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from swarm.errors import PeerLost
 from swarm.transport import Handler
-from swarm.wire import AnyMessage, Contact, decode, encode
+from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
 
 _END = b""  # no message encodes to nothing
 
@@ -18,8 +18,12 @@ _END = b""  # no message encodes to nothing
 class MemoryStream:
     """One end of a pair of queues."""
 
-    def __init__(self, peer_id: str, inbox: asyncio.Queue[bytes], outbox: asyncio.Queue[bytes]) -> None:
+    def __init__(
+        self, peer_id: str, inbox: asyncio.Queue[bytes], outbox: asyncio.Queue[bytes], max_message: int
+    ) -> None:
+        """`max_message`: bytes of the longest message that is taken."""
         self.peer_id = peer_id
+        self._max_message = max_message
         self.bytes_sent = 0
         self.bytes_received = 0
         self._inbox = inbox
@@ -41,6 +45,8 @@ class MemoryStream:
             self._ended = True
             self._inbox.put_nowait(_END)  # the end stays the end, however often it is asked for
             raise PeerLost(self.peer_id, "its stream has ended")
+        if len(data) > self._max_message:
+            raise PeerLost(self.peer_id, f"it sends a message of {len(data)} bytes")
         self.bytes_received += len(data)
         return decode(data)
 
@@ -107,9 +113,9 @@ class MemoryTransport:
         other = self._network.find(contact.peer_id)
         there: asyncio.Queue[bytes] = asyncio.Queue()
         here: asyncio.Queue[bytes] = asyncio.Queue()
-        stream = MemoryStream(other.peer_id, here, there)
+        stream = MemoryStream(other.peer_id, here, there, MAX_SIZES[protocol])
         self.streams.append(stream)
-        other.accept(protocol, MemoryStream(self.peer_id, there, here))
+        other.accept(protocol, MemoryStream(self.peer_id, there, here, MAX_SIZES[protocol]))
         return stream
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:

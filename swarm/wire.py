@@ -22,9 +22,17 @@ from swarm.speculation.sampling import Sampling
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
 MAX_ROUND_TOKENS = 2048
+MAX_AHEAD = 4096
+"""Tokens of a text that a client lets be on their way at a time: sent, and not yet run by every hop; also those that it
+has passed on again to a hop. Peers may refuse more than twice as many."""
 
 SESSION_PROTOCOL = "/specswarm/session/2"  # a client opens it to every peer of its chain
 PUSH_PROTOCOL = "/specswarm/push/2"  # a peer opens it to the next one
+
+MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
+MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
+
+_OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
 
 NO_SESSION = bytes(16)  # stands where a message concerns no session
 
@@ -218,6 +226,13 @@ def decode(data: bytes) -> AnyMessage:
         raise BadMessage(f"not a message: {error}") from None
     _check(message)
     return message
+
+
+def size_of(message: AnyMessage) -> int:
+    """Bytes of memory it takes, roughly: hidden states, and something for all the rest."""
+    if not isinstance(message, Hidden):
+        return _OVERHEAD
+    return len(message.states) + _OVERHEAD + 8 * len(message.round.tokens)
 
 
 def _check(message: AnyMessage) -> None:

@@ -122,6 +122,13 @@ def test_layers_out_of_range(layers: str, target: Path, initial_peer: str, tmp_p
     assert "layers" in complaint(run("join", target, *arguments, *LISTEN), 2)
 
 
+@pytest.mark.parametrize("command", ["join", "generate"])
+@pytest.mark.parametrize("option", ["--allow", "--deny"])
+def test_list_with_a_misspelt_peer_id(command: str, option: str, target: Path) -> None:
+    line = complaint(run(command, target, option, "12D3Kool", "--initial-peer", NOBODY), 2)
+    assert "'12D3Kool' is no peer id" in line
+
+
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
 def test_port_in_use(kind: str, tmp_path: Path) -> None:
     with socket.socket(type=socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as taken:

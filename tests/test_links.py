@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.links import Links
+from peer.links import MAX_QUEUED, Links, Outbox
 from swarm.errors import PeerLost
 from swarm.memory import MemoryNetwork, MemoryTransport
 from swarm.transport import Stream
-from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, Ping
+from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
 
 NEXT = Contact("next")
 
@@ -74,6 +74,28 @@ def test_a_neighbour_that_answers_is_dropped() -> None:
         links.push(NEXT, Ping(0))
         assert "answer" in (await asyncio.wait_for(lost.get(), 5)).reason
         await links.close()
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_one_stream_is_bounded_in_bytes_and_in_number() -> None:
+    def posted(states: int) -> int:
+        outbox, message = Outbox(), Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(states), ())
+        return next(count for count in range(5000) if not outbox.post(message))
+
+    assert posted(0) == MAX_QUEUED
+    assert posted(32 << 20) == 3  # each takes a little more than its states
+
+
+def test_what_was_sent_makes_room_for_more() -> None:
+    async def run() -> None:
+        links, neighbour, _, lost = await start()
+        large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(48 << 20), ())
+        for _ in range(4):
+            links.push(NEXT, large)
+            assert await asyncio.wait_for(neighbour.received.get(), 5) == large
+        await links.close()
+        assert lost.empty()
 
     asyncio.run(run())
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from peer.compute import Engine, Job, States
+from peer.limits import DEFAULTS, Limits
 from peer.session import Refusal, Session
 from peer.table import SessionTable
 from swarm.model.cache import PIECE
@@ -53,12 +54,19 @@ class Clock:
         return self.now
 
 
-def table_of(stage: Stage, tokens: int = 10_000, sessions: int = 4, clock: Clock | None = None) -> SessionTable:
+def table_of(
+    stage: Stage,
+    tokens: int = 10_000,
+    sessions: int = 4,
+    clock: Clock | None = None,
+    limits: Limits = DEFAULTS,
+) -> SessionTable:
     return SessionTable(
         stage,
         FINGERPRINT,
         max_cache_bytes=tokens * stage.cache_bytes_per_token,
         max_sessions=sessions,
+        limits=limits,
         clock=clock or Clock(),
     )
 
@@ -170,6 +178,77 @@ def test_full_table_refuses_until_a_session_closes(first: Stage) -> None:
     assert state(table) == before
     table.close(request(0).session)
     assert table.open(request(2), CLIENT).id == request(2).session
+
+
+def test_a_client_with_many_sessions_is_refused_while_others_are_not(first: Stage) -> None:
+    table = table_of(first, limits=Limits(max_client_sessions=2))
+    for i in range(2):
+        table.open(request(i), CLIENT)
+    before = state(table)
+    with pytest.raises(Refusal, match="2 sessions open") as refusal:
+        table.open(request(2), CLIENT)
+    assert refusal.value.why == "full"
+    assert state(table) == before
+    table.open(request(1), CLIENT)  # in place of one it has
+    table.open(request(2), "another")
+
+
+def test_a_client_that_opens_too_fast_is_refused(first: Stage) -> None:
+    table = table_of(first, limits=Limits(opens_per_minute=3))
+    for _ in range(3):
+        table.close(table.open(request(), CLIENT).id)
+    with pytest.raises(Refusal) as refusal:
+        table.open(request(), CLIENT)
+    assert (refusal.value.why, len(table)) == ("rate", 0)
+
+
+def test_in_a_full_table_the_oldest_session_that_got_no_round_makes_room(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, sessions=3, clock=clock)
+    used = table.open(request(0), CLIENT)
+    table.admit(used, round_of(used, 1), 0, CLIENT)
+    for i in (1, 2):
+        clock.now += 1
+        table.open(request(i), CLIENT)
+    clock.now += 8.5
+    with pytest.raises(Refusal, match="full"):
+        table.open(request(3), CLIENT)  # the older one may still get its round
+    clock.now += 1
+    table.open(request(3), CLIENT)
+    assert [session.id[-1] for session in table] == [0, 2, 3]
+    assert table.in_the_way(request(2), CLIENT) is None  # it would take its own place
+
+
+def test_a_refused_open_ends_nobody(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, sessions=1, clock=clock)
+    table.open(request(0), CLIENT)
+    clock.now += 100
+    before = state(table)
+    for changes in ({"fingerprint": "b" * 64}, {"upstream": "before"}):
+        with pytest.raises(Refusal):
+            table.open(request(1, **changes), CLIENT)
+        assert state(table) == before
+
+
+def test_rounds_beyond_a_sessions_limits_are_refused_and_change_nothing(first: Stage) -> None:
+    limits = Limits.model_construct(max_session_tokens=100, max_in_flight=150, max_drafts=3)
+    table = table_of(first, limits=limits)
+    session = table.open(request(), CLIENT)
+    drafts = Round(session.id, 0, 0, (1,) * 5, 4, True)
+    rounds = [round_of(session, 100), round_of(session, 50)]
+    for round in rounds:
+        table.admit(session, round, 0, CLIENT)
+    before = state(table)
+    wrong = [(round_of(session, 51, 50), "full"), (drafts, "unlawful"), (round_of(session, 1), "unlawful")]
+    for round, why in wrong:
+        with pytest.raises(Refusal) as refusal:
+            table.admit(session, round, 0, CLIENT)
+        assert refusal.value.why == why
+        assert state(table) == before
+    session.ran(rounds[0])
+    table.admit(session, round_of(session, 100), 0, CLIENT)
+    assert (session.waiting, session.in_flight) == (2, 150)
 
 
 def test_session_that_is_not_open_is_refused_and_closing_it_is_no_error(first: Stage) -> None:

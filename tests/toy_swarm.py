@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -11,6 +11,7 @@ from client.chain import Chain
 from client.patience import TripTimer
 from client.routing import Hop
 from client.target import Target
+from peer.limits import DEFAULTS, Limits
 from peer.service import PeerService
 from peer.table import SessionTable
 from swarm.errors import ChainLost
@@ -54,29 +55,45 @@ class Announced:
 class ToySwarm:
     """Peers by name, each with a span of a model of so many layers."""
 
-    def __init__(self, network: FaultyNetwork, num_layers: int, *, max_sent_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        network: FaultyNetwork,
+        num_layers: int,
+        *,
+        max_sent_bytes: int = 1 << 20,
+        max_cache_bytes: int = 1 << 20,
+        max_sessions: int = 100,
+        limits: Limits = DEFAULTS,
+    ) -> None:
         self.network = network
         self.num_layers = num_layers
         self.directory = Announced()
         self.engines: dict[str, ToyEngine] = {}
         self.services: dict[str, PeerService] = {}
+        self.tables: dict[str, SessionTable] = {}
         self._max_sent_bytes = max_sent_bytes
+        self._max_cache_bytes = max_cache_bytes
+        self._max_sessions = max_sessions
+        self.limits = limits
+        """Of the peers that start from now on."""
 
     async def start(self, name: str, span: Span) -> None:
         """A peer comes up, or comes back."""
         node = self.network.join(name)
         stage = ToyStage(span, self.num_layers)
         engine = self.engines[name] = ToyEngine(self.num_layers)
-        table = SessionTable(
+        table = self.tables[name] = SessionTable(
             stage,
             FINGERPRINT,
-            max_cache_bytes=1 << 20,
-            max_sessions=100,
+            max_cache_bytes=self._max_cache_bytes,
+            max_sessions=self._max_sessions,
             max_round=16,
             max_sent_bytes=self._max_sent_bytes,
+            limits=self.limits,
             clock=asyncio.get_running_loop().time,
         )
-        service = self.services[name] = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        self.services[name] = service
         await service.start()
         node.start(service.run(1000.0))
         now = asyncio.get_running_loop().time()
@@ -125,10 +142,23 @@ class ToySwarm:
 class ToyClient:
     """Generates over a toy swarm, with drafts that are sometimes right."""
 
-    def __init__(self, swarm: ToySwarm, *, window: int, floor: float = 0.5, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        swarm: ToySwarm,
+        *,
+        window: int,
+        floor: float = 0.5,
+        timeout: float = 120.0,
+        prompt: Sequence[int] = PROMPT,
+        allow: Collection[str] = (),
+        deny: Collection[str] = (),
+    ) -> None:
         self.swarm = swarm
+        self.prompt = list(prompt)
         self.node = swarm.network.join("client")
-        self.target = Target(info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory)
+        self.target = Target(
+            info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory, allow=allow, deny=deny
+        )
         self.chain = Chain(
             self.target, Sampling(), round_tokens=window + 1, timer=TripTimer(floor, 5.0), timeout=timeout
         )
@@ -137,14 +167,15 @@ class ToyClient:
         self._window = window
 
     async def generate(self, count: int, on_verdict: Callable[[int], None] = lambda _: None) -> list[int]:
-        """The tokens after PROMPT; `on_verdict` is told how many there are."""
-        random, expected = self.swarm.network.random, reference(PROMPT, count + self._window, self.swarm.num_layers)
+        """The tokens after the prompt; `on_verdict` is told how many there are."""
+        random, prompt = self.swarm.network.random, self.prompt
+        expected = reference(prompt, count + self._window, self.swarm.num_layers)
         fresh = asyncio.create_task(self.target.keep_fresh())
-        tokens = list(PROMPT)
+        tokens = list(prompt)
         try:
             await self.target.refresh()
-            while len(tokens) < len(PROMPT) + count:
-                done = len(tokens) - len(PROMPT)
+            while len(tokens) < len(prompt) + count:
+                done = len(tokens) - len(prompt)
                 drafts = [
                     t if random.random() < 0.8 else 0
                     for t in expected[done : done + random.randint(0, self._window)]
@@ -157,9 +188,9 @@ class ToyClient:
                     continue  # before the first token a person is told at once, and asks again
                 tokens += verdict.tokens
                 self.hops = self.chain.hops
-                on_verdict(len(tokens) - len(PROMPT))
+                on_verdict(len(tokens) - len(prompt))
         finally:
             fresh.cancel()
             await asyncio.wait([fresh])
             await self.chain.close()
-        return tokens[len(PROMPT) :][:count]
+        return tokens[len(prompt) :][:count]

@@ -1,0 +1,123 @@
+"""Real peers, as processes over libp2p, that die, hang and leave in mid-generation: the tokens are always the same."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import SwarmModel
+from client.blocking import BlockingGeneration
+from specswarm.processes import Program, running_swarm
+from tests.models import greedy, load_whole
+
+READY_SECONDS = 120.0
+PROMPT = [1, 2, 3] * 20
+TOKENS = 80
+SPANS = ["0:2"] * 3 + ["2:4"] * 3
+
+
+@pytest.fixture(scope="module")
+def expected(target: Path) -> list[int]:
+    return greedy(load_whole(target), PROMPT, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], dict[str, Program]]]:
+    """Three peers for each half; initial peers, and programs by peer id."""
+    folder = tmp_path_factory.mktemp("swarm")
+    options = ["--threads", "1"]
+    with running_swarm(str(target), SPANS, folder, options=options, ready_seconds=READY_SECONDS) as (
+        peers,
+        programs,
+    ):
+        yield peers, {program.ready["peer_id"]: program for program in programs}
+
+
+@pytest.fixture
+def model(target: Path, swarm: tuple[list[str], dict[str, Program]]) -> Iterator[SwarmModel]:
+    with SwarmModel.connect(str(target), initial_peers=swarm[0], draft="ngram", threads=1) as connected:
+        yield connected
+
+
+def disturbed(model: SwarmModel, acts: dict[int, Any]) -> BlockingGeneration:
+    """A generation, whole; each act gets the chain's peer ids when so many tokens are there."""
+    stream = model.stream(PROMPT, max_new_tokens=TOKENS)
+    waiting = sorted(acts.items())
+    for _ in stream:
+        while waiting and len(stream.result.token_ids) >= waiting[0][0]:
+            waiting.pop(0)[1]([peer for peer, _ in stream.result.chain])
+    assert not waiting
+    return stream
+
+
+def test_each_hop_may_die_in_mid_decode(
+    model: SwarmModel, swarm: tuple[list[str], dict[str, Program]], expected: list[int]
+) -> None:
+    def kill(hop: int) -> Any:
+        return lambda chain: swarm[1][chain[hop]].process.kill()
+
+    result = disturbed(model, {20: kill(0), 45: kill(1)}).result
+    assert result.token_ids == expected
+    assert result.reroutes == 2
+
+
+def test_a_stopped_peer_is_left_within_five_seconds(
+    model: SwarmModel, swarm: tuple[list[str], dict[str, Program]], expected: list[int]
+) -> None:
+    stopped = []
+
+    def stop(chain: list[str]) -> None:
+        stopped.append(chain[0])
+        swarm[1][chain[0]].process.send_signal(signal.SIGSTOP)
+
+    try:
+        result = disturbed(model, {30: stop}).result
+    finally:
+        for peer in stopped:
+            swarm[1][peer].process.send_signal(signal.SIGCONT)
+    assert result.token_ids == expected
+    assert result.reroutes == 1
+    assert stopped[0] not in [peer for peer, _ in result.chain]
+
+
+def test_a_peer_that_is_told_to_stop_is_left_between_two_rounds(
+    model: SwarmModel, swarm: tuple[list[str], dict[str, Program]], expected: list[int]
+) -> None:
+    leaving: list[Program] = []
+
+    def terminate(chain: list[str]) -> None:
+        leaving.append(swarm[1][chain[1]])
+        leaving[0].process.terminate()
+
+    result = disturbed(model, {10: terminate}).result
+    assert result.token_ids == expected
+    assert leaving[0].finish(30) == 0
+
+
+def test_a_generation_goes_on_after_its_client_was_killed(
+    target: Path, swarm: tuple[list[str], dict[str, Program]], expected: list[int], tmp_path: Path
+) -> None:
+    file, text = tmp_path / "text", "once upon a time " * 4
+    with SwarmModel.connect(str(target), initial_peers=swarm[0], draft="none", threads=1) as model:
+        whole = model.generate(text, max_new_tokens=TOKENS)
+    reach = [part for maddr in swarm[0] for part in ("--initial-peer", maddr)]
+    arguments = ["generate", str(target), *reach, "--resume", str(file)]
+    killed = Program([*arguments, "-p", text, "--max-new-tokens", str(TOKENS)], tmp_path / "first.log")
+    while not file.exists() or file.read_bytes().count(b"\n") < 5:
+        assert killed.process.poll() is None
+        time.sleep(0.01)
+    killed.process.kill()
+    killed.finish(10)
+    kept = [token for line in file.read_bytes().split(b"\n")[1:5] for token in json.loads(line)]
+    again = Program(arguments, tmp_path / "second.log")
+    printed = again.next(READY_SECONDS)
+    assert again.finish(READY_SECONDS) == 0
+    assert printed["token_ids"] == whole.token_ids
+    assert printed["token_ids"][: len(kept)] == kept
+    assert printed["rounds"] < TOKENS
