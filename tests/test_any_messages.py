@@ -46,9 +46,9 @@ from tests.toy_swarm import FINGERPRINT, PROMPT, ToyClient, ToySwarm
 
 LAYERS = 3
 LIMITS = Limits.model_construct(max_client_sessions=4, max_in_flight=64, max_drafts=8, max_session_tokens=100)
-IDS = [bytes([i]) * 16 for i in range(1, 7)]
+IDS = [bytes([i]) * 16 for i in range(1, 6)]
 
-ids = st.sampled_from(IDS)
+ids = st.sampled_from([*IDS[:1] * 4, *IDS])
 peer_ids = st.sampled_from(["first", "middle", "last", "eve", "mallory", "nobody"])
 contacts = st.none() | st.builds(Contact, peer_ids)
 counts = st.integers(0, 40)
@@ -57,9 +57,9 @@ rounds = st.builds(
         session, number, position, tuple(tokens), min(drafts, len(tokens) - 1), judged
     ),
     ids,
-    st.integers(0, 4),
-    counts,
-    st.lists(st.integers(0, VOCAB), min_size=1, max_size=20),
+    st.sampled_from([0, 1, 1, 2]),
+    st.sampled_from([0, 0, 0, 1, 5, 40]),
+    st.lists(st.sampled_from([*range(VOCAB)] * 2 + [VOCAB]), min_size=1, max_size=20),
     st.integers(0, 10),
     st.booleans(),
 )
@@ -85,25 +85,29 @@ opens = st.builds(
     counts,
 )
 lawful_opens = st.builds(
-    lambda session, hop: Open(
+    lambda session, hop, upstream: Open(
         session,
         FINGERPRINT,
         hop,
         hop + 1,
-        ["first", "middle", "last"][hop - 1] if hop else None,
+        upstream if hop else None,
         Contact(["first", "middle", "last"][hop + 1]) if hop < 2 else None,
         0,
         16,
         Sampling(),
     ),
     ids,
-    st.integers(0, 2),
+    st.sampled_from([0, 0, 0, 1, 2]),
+    st.sampled_from(["eve", "eve", "mallory", "first"]),
 )
 messages: st.SearchStrategy[AnyMessage] = st.one_of(
     lawful_opens,
+    lawful_opens,
     opens,
     rounds,
-    st.builds(hidden, rounds, st.integers(0, 3), st.integers(0, 3), st.sampled_from(["float32", "float32", "?"])),
+    rounds,
+    rounds,
+    st.builds(hidden, rounds, st.integers(1, 2), st.integers(0, 3), st.sampled_from(["float32", "float32", "?"])),
     st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
     st.builds(Ask, ids, counts),
     st.builds(Ping, counts),
@@ -128,10 +132,10 @@ class Act:
 
 acts = st.builds(
     Act,
-    st.sampled_from(["eve", "mallory"]),
-    st.sampled_from(["first", "middle", "last"]),
-    st.sampled_from([SESSION_PROTOCOL, SESSION_PROTOCOL, PUSH_PROTOCOL]),
-    st.one_of(messages, messages, messages, st.binary(min_size=1, max_size=80), st.none()),
+    st.sampled_from(["eve", "eve", "eve", "mallory"]),
+    st.sampled_from(["first", "first", "first", "middle", "last"]),
+    st.sampled_from([SESSION_PROTOCOL, SESSION_PROTOCOL, SESSION_PROTOCOL, PUSH_PROTOCOL]),
+    st.one_of(messages, messages, messages, messages, st.binary(min_size=1, max_size=80), st.none()),
     st.sampled_from([0.0, 0.0, 0.01, 0.2, 12.0]),
 )
 
@@ -195,14 +199,15 @@ async def perform(swarm: ToySwarm, history: list[Act]) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 1 << 32), st.lists(acts, max_size=60))
+@given(st.integers(0, 1 << 32), st.lists(acts, min_size=30, max_size=60))
 def test_any_messages_leave_all_counts_right_and_the_peers_serving(seed: int, history: list[Act]) -> None:
     async def run() -> None:
         swarm = await toy_chain(seed, limits=LIMITS)
         for name in ("eve", "mallory"):
             swarm.network.join(name)
         running = {name: set(swarm.network.nodes[name].tasks) for name in swarm.tables}
-        await perform(swarm, history)
+        lawful = Act("eve", "first", SESSION_PROTOCOL, open_at(0), 0.1)
+        await perform(swarm, [lawful, *history])
         assert all(not task.done() for tasks in running.values() for task in tasks)
         client = ToyClient(swarm, window=3)
         assert await client.generate(8) == reference(PROMPT, 8, LAYERS)
@@ -293,7 +298,7 @@ def test_pushes_into_anothers_session_do_nothing(sender: str) -> None:
 
     async def run() -> None:
         swarm = await toy_chain()
-        await opened(swarm, "middle", open_at(1))
+        client = await opened(swarm, "middle", open_at(1))
         node = swarm.network.nodes.get(sender) or swarm.network.join(sender)
         push = await node.open(Contact("middle"), PUSH_PROTOCOL)
         [session] = swarm.tables["middle"]
@@ -303,6 +308,24 @@ def test_pushes_into_anothers_session_do_nothing(sender: str) -> None:
         await asyncio.sleep(1)
         assert snapshot(session) == before
         assert swarm.engines["middle"].computed == 0
+        assert client._inbox.empty()  # nor is it told of what others do
+
+    faulty.run(run())
+
+
+def test_a_session_that_ends_leaves_none_of_its_rounds_waiting() -> None:
+    async def run() -> None:
+        swarm = await toy_chain()
+        stream = await opened(swarm, "first", open_at(0))
+        worker = swarm.services["first"]._worker
+        worker._is_busy = True  # with something long
+        for _ in range(3):
+            await stream.send(Round(IDS[0], 0, 0, (1,) * 16, 0, False))
+        await asyncio.sleep(0.5)
+        assert len(worker._waiting) == 3
+        stream.close()
+        await asyncio.sleep(0.5)
+        assert not worker._waiting
 
     faulty.run(run())
 
