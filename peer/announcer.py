@@ -15,7 +15,7 @@ from swarm.transport import Transport
 
 log = logging.getLogger("specswarm")
 
-_LIFETIME_PERIODS = 3.5  # an announcement outlives so many missed renewals
+_LIFETIME_PERIODS = 3.0  # an announcement ends when its third renewal is missing
 _MAX_LINKS = 32  # neighbours measured and announced
 
 

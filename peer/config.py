@@ -35,7 +35,8 @@ class PeerConfig(Config):
     max_sessions: Annotated[int, Field(ge=1)] = 256
     max_batch_tokens: Annotated[int, Field(ge=1, le=2048)] = 512
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0
-    announce_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
+    announce_seconds: Annotated[float, Field(ge=1, le=20)] = 15.0
+    """Between renewals of the announcement, which lasts three of them: a dead peer's is gone within a minute."""
 
     @field_validator("layers", mode="before")
     @classmethod

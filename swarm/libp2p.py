@@ -1,6 +1,6 @@
-"""The real network: one libp2p daemon and one DHT node in this process's event loop.
+"""The real network: one libp2p daemon and one node of the DHT in this process's event loop.
 
-hivemind's exceptions end here: what leaves this file is named in `swarm.errors`.
+hivemind's exceptions end here and in `swarm.calls`: what leaves is named in `swarm.errors`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 
-from hivemind.dht.node import DHTNode
-from hivemind.dht.routing import DHTID
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon import P2PDaemonError
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
-from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
-from swarm import directory
+from swarm.dht import Dht
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.transport import Handler
@@ -103,7 +99,7 @@ class Libp2pStream:
 class Libp2pNetwork:
     """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
 
-    def __init__(self, p2p: P2P, dht: DHTNode) -> None:
+    def __init__(self, p2p: P2P, dht: Dht) -> None:
         self.peer_id: str = p2p.peer_id.to_base58()
         self._p2p = p2p
         self._dht = dht
@@ -129,21 +125,14 @@ class Libp2pNetwork:
         p2p = await _start_daemon(identity, host_maddrs, announce_maddrs)
         try:
             reached = await _reach_any(p2p, bootstrap)
-            dht = await DHTNode.create(
-                p2p=p2p,
-                initial_peers=[f"/p2p/{peer_id}" for peer_id in reached] or None,
-                client_mode=not host_maddrs,
-                record_validator=_OwnRecordsOnly(),
-                cache_locally=False,
-                cache_nearest=0,
-                ensure_bootstrap_success=False,
-                bootstrap_timeout=3.0,
-                wait_timeout=5.0,
-            )
+            dht = Dht(p2p, is_server=bool(host_maddrs))
+            await dht.start()
             try:
+                await asyncio.gather(*map(dht.ping, reached))
+                await dht.look_around()
                 yield cls(p2p, dht)
             finally:
-                await dht.shutdown()
+                await dht.stop()
         finally:
             await p2p.shutdown()
 
@@ -183,31 +172,11 @@ class Libp2pNetwork:
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
         """Store a record on the nodes nearest to each key."""
-        stored = await self._dht.store_many(list(keys), [value] * len(keys), expires, subkeys=[subkey] * len(keys))
-        return all(stored.values())
+        return await self._dht.put(keys, subkey, value, expires)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """The live records under a key: (subkey, value, expires)."""
-        found = await self._dht.get(key, latest=True)
-        if found is None or not isinstance(found.value, dict):
-            return []
-        return [(subkey, entry.value, entry.expiration_time) for subkey, entry in found.value.items()]
-
-
-class _OwnRecordsOnly(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
-    """Nodes store and pass on only announcements that the peer they speak about has signed, under their own keys."""
-
-    def validate(self, record: DHTRecord) -> bool:
-        try:
-            peer_id, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
-            if not isinstance(peer_id, str) or not isinstance(value, bytes):
-                return False
-            announcement = directory.accepts(value, peer_id, record.expiration_time)
-        except BadMessage:
-            return False
-        except Exception:  # the stranger's bytes may break msgpack in any way: no record then
-            return False
-        return any(record.key == DHTID.generate(key).to_bytes() for key in directory.keys_of(announcement))
+        return await self._dht.get(key)
 
 
 async def _start_daemon(

@@ -115,7 +115,7 @@ def test_record_stored_under_another_models_key_is_ignored(place: Place, identit
 
 
 def test_expired_announcement_vanishes(place: Place, identities: list[Identity]) -> None:
-    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 120)
+    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 75)
     place.publish(brief, identities[0])
     place.publish(lasting, identities[1])
     place.now = NOW + 59
@@ -153,7 +153,7 @@ def test_old_announcement_put_back_after_leaving_stays_away(place: Place, identi
 
 
 def test_peer_that_left_can_come_back(place: Place, identities: list[Identity]) -> None:
-    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 90)
+    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 70)
     place.publish(first, identities[0])
     place.withdraw(first, identities[0])
     place.publish(again, identities[0])
@@ -199,7 +199,16 @@ def test_nonsense_hides_nobody(place: Place, identities: list[Identity]) -> None
 def test_record_is_accepted_for_its_own_peer_and_time_alone(identities: list[Identity]) -> None:
     offer = announcement(identities[0])
     record = records.sign(offer, identities[0])
-    assert accepts(record, offer.peer_id, offer.expires) == offer
+    assert accepts(record, offer.peer_id, offer.expires, now=NOW) == offer
     for peer_id, expires in ((identities[1].peer_id, offer.expires), (offer.peer_id, offer.expires + 1)):
         with pytest.raises(BadMessage):
-            accepts(record, peer_id, expires)
+            accepts(record, peer_id, expires, now=NOW)
+
+
+@pytest.mark.parametrize("seconds", [76, 3600, 1e300, float("inf"), float("nan")])
+def test_record_that_would_outlive_all_others_is_refused(seconds: float, identities: list[Identity]) -> None:
+    lasting = announcement(identities[0], expires=NOW + 75)
+    assert accepts(records.sign(lasting, identities[0]), lasting.peer_id, NOW + 75, now=NOW) == lasting
+    eternal = lasting.model_copy(update={"expires": NOW + seconds})
+    with pytest.raises(BadMessage, match="lasts longer"):
+        accepts(records.sign(eternal, identities[0]), eternal.peer_id, eternal.expires, now=NOW)
