@@ -58,6 +58,7 @@ class Directory:
     def __init__(self, store: RecordStore, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
+        self._seen: dict[str, list[tuple[str, bytes, float]]] = {}  # by key, what was found last
 
     async def publish(self, announcement: Announcement, identity: Identity) -> bool:
         """Store the announcement for as long as it says; whether anybody took it."""
@@ -82,9 +83,12 @@ class Directory:
         return [peer for peer in await self._live(INDEX_KEY) if peer.state == "serving"]
 
     async def _live(self, key: str) -> list[Announcement]:
+        """The announcements under a key; to a node that is cut off, those it saw last count until they end."""
+        entries = await self._store.get(key) or self._seen.get(key, [])
+        self._seen[key] = entries
         now = self._clock()
         found = []
-        for subkey, record, expires in await self._store.get(key):
+        for subkey, record, expires in entries:
             try:
                 announcement = accepts(record, subkey, expires, now=now)
             except BadMessage:

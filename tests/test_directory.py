@@ -124,6 +124,19 @@ def test_expired_announcement_vanishes(place: Place, identities: list[Identity])
     assert place.peers_of() == place.all_peers() == [lasting]
 
 
+def test_node_that_is_cut_off_goes_on_with_what_it_saw_until_that_ends(
+    place: Place, identities: list[Identity]
+) -> None:
+    offer = announcement(identities[0])
+    place.publish(offer, identities[0])
+    assert place.peers_of() == [offer]
+    place.store._records.clear()
+    place.now = NOW + 59
+    assert place.peers_of() == [offer]
+    place.now = NOW + 60
+    assert place.peers_of() == []
+
+
 def test_withdrawn_announcement_vanishes_alone(place: Place, identities: list[Identity]) -> None:
     leaver, stayer = announcement(identities[0]), announcement(identities[1])
     place.publish(leaver, identities[0])
