@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from swarm.directory import Directory
 from swarm.identity import Identity
@@ -15,7 +16,8 @@ from swarm.transport import Transport
 
 log = logging.getLogger("specswarm")
 
-_LIFETIME_PERIODS = 3.5  # an announcement outlives so many missed renewals
+_LIFETIME_PERIODS = 3.0  # an announcement ends when its third renewal is missing
+_RETRY_SECONDS = (1.0, 2.0, 4.0)  # between attempts when nobody took it
 _MAX_LINKS = 32  # neighbours measured and announced
 
 
@@ -30,19 +32,38 @@ class Announcer:
         self._published: Announcement | None = None
 
     async def publish(self, announcement: Announcement) -> None:
-        """Announce this, in place of whatever was announced before."""
-        expires = time.time() + _LIFETIME_PERIODS * self._period
-        self._published = announcement.model_copy(update={"expires": expires})
-        if not await self.directory.publish(self._published, self._identity):
-            log.warning("no node of the swarm took this peer's announcement; next attempt in %.0f s", self._period)
+        """Announce this, in place of whatever was announced before.
+
+        Nobody takes it while this node is cut off; or for a second after a restart, when the nodes still have the
+        record that says it left, which ends later.
+        """
+        for wait in (0.0, *_RETRY_SECONDS):
+            await asyncio.sleep(wait)
+            expires = time.time() + _LIFETIME_PERIODS * self._period
+            self._published = announcement.model_copy(update={"expires": expires})
+            if await self.directory.publish(self._published, self._identity):
+                return
+        log.warning("no node of the swarm took this peer's announcement; next attempt in %.0f s", self._period)
 
     async def run(self, free_tokens: Callable[[], int]) -> None:
-        """Renew what was published until cancelled; each time after measuring the links to the model's other peers."""
-        while self._published is not None:
-            links = await self._measure_links(self._published)
-            changes = {"links": links, "free_tokens": free_tokens()}
-            await self.publish(self._published.model_copy(update=changes))
-            await asyncio.sleep(self._period)
+        """Renew what was published until cancelled; each time after measuring the links to the model's other peers.
+
+        Peers that are gone take long to measure: the renewal does not wait for them, or it would come too late.
+        """
+        measuring: asyncio.Task[dict[str, float]] | None = None
+        try:
+            while self._published is not None:
+                changes: dict[str, Any] = {"free_tokens": free_tokens()}
+                measuring = measuring or asyncio.create_task(self._measure_links(self._published))
+                await asyncio.wait([measuring], timeout=self._period / 2)
+                if measuring.done():
+                    changes["links"] = measuring.result()
+                    measuring = None
+                await self.publish(self._published.model_copy(update=changes))
+                await asyncio.sleep(self._period)
+        finally:
+            if measuring is not None:
+                measuring.cancel()
 
     async def withdraw(self) -> None:
         """Say that the peer has left."""

@@ -41,7 +41,8 @@ class PeerConfig(Limits):
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0
     drain_seconds: Annotated[float, Field(ge=0, le=30)] = 30.0
     """How long a peer that was told to stop serves the sessions it has."""
-    announce_seconds: Annotated[float, Field(ge=1, le=600)] = 15.0
+    announce_seconds: Annotated[float, Field(ge=1, le=20)] = 15.0
+    """Between renewals of the announcement, which lasts three of them: a dead peer's is gone within a minute."""
 
     @field_validator("layers", mode="before")
     @classmethod

@@ -16,6 +16,7 @@ from swarm.identity import Identity
 from swarm.records import Announcement
 
 INDEX_KEY = "specswarm/1/index"
+MAX_LIFETIME = 75.0  # seconds; a minute, and room for clocks that differ
 
 
 def model_key(fingerprint: str) -> str:
@@ -28,8 +29,13 @@ def keys_of(announcement: Announcement) -> tuple[str, str]:
     return model_key(announcement.fingerprint), INDEX_KEY
 
 
-def accepts(record: bytes, peer_id: str, expires: float) -> Announcement:
-    """The announcement in a stored record. Raises BadMessage if it is not `peer_id`'s, or ends at another time."""
+def accepts(record: bytes, peer_id: str, expires: float, *, now: float) -> Announcement:
+    """The announcement in a stored record.
+
+    Raises BadMessage if it is not `peer_id`'s, ends at another time, or later than any may.
+    """
+    if not expires <= now + MAX_LIFETIME:  # not a number is refused too
+        raise BadMessage(f"record stored as {peer_id}'s lasts longer than {MAX_LIFETIME:.0f} s")
     announcement = records.read(record)
     if announcement.peer_id != peer_id or announcement.expires != expires:
         raise BadMessage(f"record stored as {peer_id}'s speaks of another peer or time")
@@ -52,6 +58,7 @@ class Directory:
     def __init__(self, store: RecordStore, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
+        self._seen: dict[str, list[tuple[str, bytes, float]]] = {}  # by key, what was found last
 
     async def publish(self, announcement: Announcement, identity: Identity) -> bool:
         """Store the announcement for as long as it says; whether anybody took it."""
@@ -76,11 +83,14 @@ class Directory:
         return [peer for peer in await self._live(INDEX_KEY) if peer.state == "serving"]
 
     async def _live(self, key: str) -> list[Announcement]:
+        """The announcements under a key; to a node that is cut off, those it saw last count until they end."""
+        entries = await self._store.get(key) or self._seen.get(key, [])
+        self._seen[key] = entries
         now = self._clock()
         found = []
-        for subkey, record, expires in await self._store.get(key):
+        for subkey, record, expires in entries:
             try:
-                announcement = accepts(record, subkey, expires)
+                announcement = accepts(record, subkey, expires, now=now)
             except BadMessage:
                 continue  # a stranger's nonsense; whoever stored it is not known here
             if announcement.expires > now:

@@ -1,6 +1,6 @@
-"""The real network: one libp2p daemon and one DHT node in this process's event loop.
+"""The real network: one libp2p daemon and one node of the DHT in this process's event loop.
 
-hivemind's exceptions end here: what leaves this file is named in `swarm.errors`.
+hivemind's exceptions end here and in `swarm.calls`: what leaves is named in `swarm.errors`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 
-from hivemind.dht.node import DHTNode
-from hivemind.dht.routing import DHTID
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon import P2PDaemonError
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
 from hivemind.proto import p2pd_pb2
-from hivemind.utils import MSGPackSerializer
 from hivemind.utils.multiaddr import Multiaddr
 
-from swarm import directory
+from swarm.dht import Dht
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
+from swarm.neighbours import greet_any, stay_in
 from swarm.transport import Handler
 from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
 
@@ -34,6 +31,7 @@ log = logging.getLogger("specswarm")
 
 CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by the daemon
 _HEADER = 4  # bytes of a frame's length
+_MAX_REACHED = 64  # contacts to go back to when no neighbour is left
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream
 _CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
 _BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
@@ -113,12 +111,13 @@ class Libp2pStream:
 class Libp2pNetwork:
     """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
 
-    def __init__(self, p2p: P2P, dht: DHTNode, incoming: IncomingStreams) -> None:
+    def __init__(self, p2p: P2P, dht: Dht, incoming: IncomingStreams) -> None:
         self.peer_id: str = p2p.peer_id.to_base58()
         self._p2p = p2p
         self._dht = dht
         self._incoming = incoming
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
+        self._reached: dict[str, Contact] = {}  # the last ones, and where; still there when they cannot be any more
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -134,29 +133,21 @@ class Libp2pNetwork:
         """Start the daemon, reach the swarm, and leave it at the end.
 
         Without `host_maddrs` the node listens nowhere and is a mere client; streams beyond what `incoming` takes are
-        closed at once. Raises UsageError for an address that
-        cannot be parsed or listened on, SwarmUnreachable if there are initial peers and none answers.
+        closed at once. Raises UsageError for an address that cannot be parsed or listened on, SwarmUnreachable if there
+        are initial peers and none answers. From then on the node stays in by itself, whichever of them come and go.
         """
-        bootstrap = [_contact(maddr) for maddr in initial_peers]
+        initial = _contacts(initial_peers)
         _check_ports(host_maddrs)
         p2p = await _start_daemon(identity, host_maddrs, announce_maddrs)
         try:
-            reached = await _reach_any(p2p, bootstrap)
-            dht = await DHTNode.create(
-                p2p=p2p,
-                initial_peers=[f"/p2p/{peer_id}" for peer_id in reached] or None,
-                client_mode=not host_maddrs,
-                record_validator=_OwnRecordsOnly(),
-                cache_locally=False,
-                cache_nearest=0,
-                ensure_bootstrap_success=False,
-                bootstrap_timeout=3.0,
-                wait_timeout=5.0,
-            )
+            dht = Dht(p2p, is_server=bool(host_maddrs))
+            network = cls(p2p, dht, incoming or IncomingStreams())
+            await dht.start()
             try:
-                yield cls(p2p, dht, incoming or IncomingStreams())
+                async with network._staying_in(initial):
+                    yield network
             finally:
-                await dht.shutdown()
+                await dht.stop()
         finally:
             await p2p.shutdown()
 
@@ -172,6 +163,7 @@ class Libp2pNetwork:
                 if contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs:
                     await _connect(self._p2p, contact)
                     self._known[contact.peer_id] = contact.maddrs
+                    self._note_reached(contact)
                 reader, writer = await _open_stream(self._p2p, PeerID.from_base58(contact.peer_id), protocol)
         except (*_BROKEN, ValueError) as error:
             self._known.pop(contact.peer_id, None)
@@ -199,31 +191,47 @@ class Libp2pNetwork:
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
         """Store a record on the nodes nearest to each key."""
-        stored = await self._dht.store_many(list(keys), [value] * len(keys), expires, subkeys=[subkey] * len(keys))
-        return all(stored.values())
+        return await self._dht.put(keys, subkey, value, expires)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """The live records under a key: (subkey, value, expires)."""
-        found = await self._dht.get(key, latest=True)
-        if found is None or not isinstance(found.value, dict):
-            return []
-        return [(subkey, entry.value, entry.expiration_time) for subkey, entry in found.value.items()]
+        return await self._dht.get(key)
 
-
-class _OwnRecordsOnly(RecordValidatorBase):  # type: ignore[misc]  # hivemind is untyped
-    """Nodes store and pass on only announcements that the peer they speak about has signed, under their own keys."""
-
-    def validate(self, record: DHTRecord) -> bool:
+    @contextlib.asynccontextmanager
+    async def _staying_in(self, initial: Sequence[Contact]) -> AsyncIterator[None]:
+        """Reach the swarm, and keep reaching it. Raises SwarmUnreachable."""
+        if initial and not await greet_any(self._greet, initial):
+            listed = ", ".join(f"{maddr}/p2p/{c.peer_id}" for c in initial for maddr in c.maddrs)
+            raise SwarmUnreachable(f"no initial peer answers ({listed}): check the address and that it is running")
+        staying = asyncio.create_task(
+            stay_in(
+                initial,
+                self._greet,
+                self._dht.look_around,
+                is_alone=lambda: self._dht.is_alone,
+                reached=lambda: list(self._reached.values()),
+            )
+        )
         try:
-            peer_id, value = MSGPackSerializer.loads(record.subkey), MSGPackSerializer.loads(record.value)
-            if not isinstance(peer_id, str) or not isinstance(value, bytes):
-                return False
-            announcement = directory.accepts(value, peer_id, record.expiration_time)
-        except BadMessage:
+            yield
+        finally:
+            staying.cancel()
+            await asyncio.wait([staying])
+
+    async def _greet(self, contact: Contact) -> bool:
+        """Connect to a node and have it answer; whether it did."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await _connect(self._p2p, contact)
+        except (*_BROKEN, ValueError):
             return False
-        except Exception:  # the stranger's bytes may break msgpack in any way: no record then
-            return False
-        return any(record.key == DHTID.generate(key).to_bytes() for key in directory.keys_of(announcement))
+        return await self._dht.ping(contact.peer_id)
+
+    def _note_reached(self, contact: Contact) -> None:
+        self._reached.pop(contact.peer_id, None)
+        self._reached[contact.peer_id] = contact
+        if len(self._reached) > _MAX_REACHED:
+            del self._reached[next(iter(self._reached))]
 
 
 async def _start_daemon(
@@ -266,6 +274,14 @@ def _check_ports(maddrs: Sequence[str]) -> None:
             raise UsageError(f"cannot listen on {text}: {error.strerror}; choose another --host-maddr") from None
 
 
+def _contacts(maddrs: Sequence[str]) -> list[Contact]:
+    """The nodes at these addresses, each with all of its own."""
+    found: dict[str, tuple[str, ...]] = {}
+    for contact in map(_contact, maddrs):
+        found[contact.peer_id] = (*found.get(contact.peer_id, ()), *contact.maddrs)
+    return [Contact(peer_id, addresses) for peer_id, addresses in found.items()]
+
+
 def _contact(maddr: str) -> Contact:
     """Split /ip4/.../p2p/PEER_ID. Raises UsageError if it is no such address."""
     address, _, peer_id = maddr.rpartition("/p2p/")
@@ -280,18 +296,28 @@ def _contact(maddr: str) -> Contact:
 
 async def _connect(p2p: P2P, contact: Contact) -> None:
     """Tell the daemon where a peer is, and have it connect."""
-    addresses = [Multiaddr(maddr.partition("/p2p/")[0]) for maddr in contact.maddrs]
-    await p2p._client.connect(PeerID.from_base58(contact.peer_id), addresses)  # hivemind offers no public way
+    addresses = [Multiaddr(maddr.partition("/p2p/")[0]).to_bytes() for maddr in contact.maddrs]
+    request = p2pd_pb2.ConnectRequest(peer=PeerID.from_base58(contact.peer_id).to_bytes(), addrs=addresses)
+    _, writer = await _ask_daemon(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
+    writer.close()
 
 
 async def _open_stream(
     p2p: P2P, peer_id: PeerID, protocol: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """What hivemind's own call does; but that leaves its socket open when it fails or is cancelled."""
+    """A raw stream to a peer that the daemon knows how to reach."""
+    request = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol])
+    return await _ask_daemon(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+
+
+async def _ask_daemon(p2p: P2P, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """What hivemind's own calls do; but those leave their socket open when they fail or are cancelled.
+
+    The socket it was asked over, after its consent. Raises what is in _BROKEN.
+    """
     reader, writer = await p2p._client.control.daemon_connector.open_connection()
     try:
-        request = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol])
-        await write_pbmsg(writer, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+        await write_pbmsg(writer, request)
         response = p2pd_pb2.Response()
         await read_pbmsg_safe(reader, response)
         raise_if_failed(response)
@@ -299,23 +325,6 @@ async def _open_stream(
         writer.close()
         raise
     return reader, writer
-
-
-async def _reach_any(p2p: P2P, contacts: Sequence[Contact]) -> set[str]:
-    """Connect to all; the peer ids that answered. Raises SwarmUnreachable if there are contacts and none did."""
-
-    async def reach(contact: Contact) -> str | None:
-        with contextlib.suppress(*_BROKEN):
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await _connect(p2p, contact)
-                return contact.peer_id
-        return None
-
-    reached = {peer_id for peer_id in await asyncio.gather(*map(reach, contacts)) if peer_id}
-    if contacts and not reached:
-        listed = ", ".join(f"{c.maddrs[0]}/p2p/{c.peer_id}" for c in contacts)
-        raise SwarmUnreachable(f"no initial peer answers ({listed}): check the address and that it is running")
-    return reached
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from swarm.identity import Identity, verify
 from swarm.span import Span
 from swarm.wire import Contact
 
-MAX_RECORD = 16 << 10  # bytes
+MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
 _DOMAIN = b"specswarm announcement 1:"  # a signature made for anything else is none here
 _SIGNATURE = 64
 

@@ -115,13 +115,26 @@ def test_record_stored_under_another_models_key_is_ignored(place: Place, identit
 
 
 def test_expired_announcement_vanishes(place: Place, identities: list[Identity]) -> None:
-    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 120)
+    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 75)
     place.publish(brief, identities[0])
     place.publish(lasting, identities[1])
     place.now = NOW + 59
     assert len(place.peers_of()) == 2
     place.now = NOW + 60
     assert place.peers_of() == place.all_peers() == [lasting]
+
+
+def test_node_that_is_cut_off_goes_on_with_what_it_saw_until_that_ends(
+    place: Place, identities: list[Identity]
+) -> None:
+    offer = announcement(identities[0])
+    place.publish(offer, identities[0])
+    assert place.peers_of() == [offer]
+    place.store._records.clear()
+    place.now = NOW + 59
+    assert place.peers_of() == [offer]
+    place.now = NOW + 60
+    assert place.peers_of() == []
 
 
 def test_withdrawn_announcement_vanishes_alone(place: Place, identities: list[Identity]) -> None:
@@ -153,7 +166,7 @@ def test_old_announcement_put_back_after_leaving_stays_away(place: Place, identi
 
 
 def test_peer_that_left_can_come_back(place: Place, identities: list[Identity]) -> None:
-    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 90)
+    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 70)
     place.publish(first, identities[0])
     place.withdraw(first, identities[0])
     place.publish(again, identities[0])
@@ -199,7 +212,16 @@ def test_nonsense_hides_nobody(place: Place, identities: list[Identity]) -> None
 def test_record_is_accepted_for_its_own_peer_and_time_alone(identities: list[Identity]) -> None:
     offer = announcement(identities[0])
     record = records.sign(offer, identities[0])
-    assert accepts(record, offer.peer_id, offer.expires) == offer
+    assert accepts(record, offer.peer_id, offer.expires, now=NOW) == offer
     for peer_id, expires in ((identities[1].peer_id, offer.expires), (offer.peer_id, offer.expires + 1)):
         with pytest.raises(BadMessage):
-            accepts(record, peer_id, expires)
+            accepts(record, peer_id, expires, now=NOW)
+
+
+@pytest.mark.parametrize("seconds", [76, 3600, 1e300, float("inf"), float("nan")])
+def test_record_that_would_outlive_all_others_is_refused(seconds: float, identities: list[Identity]) -> None:
+    lasting = announcement(identities[0], expires=NOW + 75)
+    assert accepts(records.sign(lasting, identities[0]), lasting.peer_id, NOW + 75, now=NOW) == lasting
+    eternal = lasting.model_copy(update={"expires": NOW + seconds})
+    with pytest.raises(BadMessage, match="lasts longer"):
+        accepts(records.sign(eternal, identities[0]), eternal.peer_id, eternal.expires, now=NOW)

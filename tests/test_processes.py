@@ -16,6 +16,7 @@ import pytest
 
 from client import AsyncSwarmModel, SwarmModel
 from specswarm.processes import LOOPBACK, Program, running_swarm
+from swarm.directory import Directory
 from swarm.libp2p import Libp2pNetwork
 from swarm.ping import round_trip
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
@@ -172,6 +173,63 @@ def test_a_bootstrap_node_keeps_its_address(tmp_path: Path) -> None:
     second = Program([*again, *(part for port in ports for part in ("--host-maddr", port))], tmp_path / "log")
     assert second.next(READY_SECONDS)["maddrs"] == maddrs
     assert second.stop() == 0
+
+
+def test_a_swarm_outlives_its_bootstrap_and_finds_it_again(target: Path, tmp_path: Path) -> None:
+    """Those who are in go on without it; once it is back at its address, newcomers who know only it find the peers."""
+    expected = greedy(load_whole(target), [1, 2, 3], 8)
+    spans = ["0:2", "2:4"]
+    with running_swarm(
+        str(target), spans, tmp_path, options=["--threads", "1"], ready_seconds=READY_SECONDS
+    ) as running:
+        initial_peers, programs = running
+        peers = sorted(program.ready["peer_id"] for program in programs[1:])
+        with SwarmModel.connect(str(target), initial_peers=initial_peers, draft="none") as model:
+            programs[0].process.kill()
+            programs[0].process.wait()
+            assert model.generate([1, 2, 3], max_new_tokens=8).token_ids == expected
+            by_peer = [maddr for program in programs[1:] for maddr in program.ready["maddrs"]]
+            with SwarmModel.connect(
+                str(target), initial_peers=[*initial_peers, *by_peer], draft="none"
+            ) as newcomer:
+                assert newcomer.generate([1, 2, 3], max_new_tokens=8).token_ids == expected
+        listen = [part for maddr in initial_peers for part in ("--host-maddr", maddr.partition("/p2p/")[0])]
+        again = Program(["bootstrap", "--identity", str(tmp_path / "0.key"), *listen], tmp_path / "again.log")
+        try:
+            assert sorted(again.next(READY_SECONDS)["maddrs"]) == sorted(initial_peers)
+            assert sorted(wait_for_peers(initial_peers, 2, seconds=30.0)) == peers
+            with SwarmModel.connect(str(target), initial_peers=initial_peers, draft="none") as model:
+                assert model.generate([1, 2, 3], max_new_tokens=8).token_ids == expected
+        finally:
+            again.stop()
+
+
+def wait_for_peers(initial_peers: list[str], count: int, *, seconds: float) -> list[str]:
+    """The ids of the peers that newcomers find, as soon as they are that many."""
+
+    async def look() -> list[str]:
+        async with asyncio.timeout(seconds):
+            while True:
+                async with Libp2pNetwork.join(None, initial_peers=initial_peers) as network:
+                    found = await Directory(network).all_peers()
+                if len(found) == count:
+                    return [peer.peer_id for peer in found]
+                await asyncio.sleep(0.5)  # a stranger is told of no event
+
+    return asyncio.run(look())
+
+
+def test_a_dead_peers_record_ends_with_its_third_renewal(target: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[join]\nannounce_seconds = 1\nthreads = 1\n")
+    options = ["--config", str(config)]
+    with running_swarm(
+        str(target), ["0:2", "2:4"], tmp_path, options=options, ready_seconds=READY_SECONDS
+    ) as running:
+        initial_peers, programs = running
+        assert len(wait_for_peers(initial_peers, 2, seconds=READY_SECONDS)) == 2
+        programs[1].process.kill()
+        assert wait_for_peers(initial_peers, 1, seconds=30.0) == [programs[2].ready["peer_id"]]
 
 
 def test_a_peer_without_layers_takes_the_least_served(target: Path, tmp_path: Path) -> None:

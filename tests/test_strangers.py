@@ -64,7 +64,7 @@ async def stranger(
             "links": {},
             "version": "0",
             "started": 0,
-            "expires": time.time() + 1000,
+            "expires": time.time() + 70,
         }
         await Directory(place).publish(Announcement.model_validate(announcement | changes), identity)
         yield identity.peer_id

@@ -1,0 +1,223 @@
+"""What the nodes of the DHT ask each other: are you there, keep this record, what do you have near this key.
+
+The rules that nobody can talk a node out of:
+- A node's place follows from its peer id, which the transport has proven: nobody sits where he likes, or in another's
+  seat.
+- A record is kept and passed on only if the peer it speaks about has signed it, under that peer's own subkey, and
+  ends within `directory.MAX_LIFETIME`; and never in place of one that ends later.
+- Whatever else a stranger answers is no answer, and he is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from hivemind.dht.routing import DHTID, RoutingTable
+from hivemind.p2p import P2P, P2PContext, PeerID
+from hivemind.p2p.servicer import ServicerBase
+from hivemind.proto import dht_pb2
+
+from swarm import directory
+from swarm.errors import BadMessage
+from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
+
+log = logging.getLogger("specswarm")
+
+ANSWER_SECONDS = 3.0  # for a node to answer
+NEAREST = 20  # nodes to name in an answer, and to keep a record
+_SILENT_SECONDS = 10.0  # a node that did not answer is not asked again so soon
+_MAX_KEYS = 4  # of one request
+_MAX_NODES = 2048  # in the routing table
+_MAX_PEER_ID = 64  # bytes
+_NONSENSE = (msgspec.MsgspecError, ValueError, RecursionError)  # what msgspec says of a stranger's bytes
+
+_items = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_SUBKEYS)])
+_record = msgspec.msgpack.Decoder(tuple[str, bytes, float])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node has under a key, unchecked, and the nodes it names."""
+
+    records: Mapping[str, Entry]
+    nodes: frozenset[PeerID]
+
+
+def place_of(peer: PeerID) -> DHTID:
+    """Where a node stands among the keys."""
+    return DHTID.generate(peer.to_bytes())
+
+
+def accepts(place: DHTID, subkey: str, entry: Entry) -> bool:
+    """Whether a record may lie there."""
+    try:
+        announcement = directory.accepts(entry.record, subkey, entry.expires, now=time.time())
+    except BadMessage:
+        return False
+    return any(place == DHTID.generate(key) for key in directory.keys_of(announcement))
+
+
+class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
+    """One node: its shelf, its routing table, and the calls of and to others.
+
+    A mere client (`is_server=False`) answers nobody, and nobody takes note of it.
+    """
+
+    # hivemind keeps the calls it finds in a class here; a subclass must not take over those of its parent
+    _rpc_handlers = None
+    _stub_type = None
+
+    def __init__(self, p2p: P2P, *, is_server: bool) -> None:
+        super().__init__()
+        self.peer: PeerID = p2p.peer_id
+        self.shelf = Shelf()
+        self._p2p = p2p
+        self._is_server = is_server
+        self._table = RoutingTable(place_of(self.peer), NEAREST, depth_modulo=5)
+        self._silent: dict[PeerID, float] = {}  # until when, by the monotonic clock
+        # With an empty id in it, nobody adds this node to a routing table.
+        self._info = dht_pb2.NodeInfo(node_id=place_of(self.peer).to_bytes() if is_server else b"")
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        if self._is_server:
+            await self.add_p2p_handlers(self._p2p)
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        if self._is_server:
+            await self.remove_p2p_handlers(self._p2p)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node is known."""
+        return not self._table.uid_to_peer_id
+
+    def nearest(self, place: DHTID) -> list[PeerID]:
+        """The known nodes nearest to a place."""
+        return [peer for _, peer in self._table.get_nearest_neighbors(place, NEAREST)]
+
+    def keep(self, place: DHTID, subkey: str, entry: Entry) -> bool:
+        """Put a record on this node's shelf, if it may lie there."""
+        return accepts(place, subkey, entry) and self.shelf.put(place.to_bytes(), subkey, entry)
+
+    # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
+
+    async def ping(self, peer: PeerID) -> bool:
+        """Whether the node answers; asked even if it was silent just now."""
+        self._silent.pop(peer, None)
+        return await self._call(peer, "rpc_ping", dht_pb2.PingRequest(peer=self._info)) is not None
+
+    async def store(self, peer: PeerID, place: DHTID, subkey: str, entry: Entry) -> bool:
+        """Whether the node keeps this record now."""
+        request = dht_pb2.StoreRequest(
+            keys=[place.to_bytes()],
+            subkeys=[subkey.encode()],
+            values=[entry.record],
+            expiration_time=[entry.expires],
+            peer=self._info,
+        )
+        response = await self._call(peer, "rpc_store", request)
+        return response is not None and all(response.store_ok) and len(response.store_ok) == 1
+
+    async def find(self, peer: PeerID, place: DHTID) -> Answer | None:
+        """What a node has at a place; None if it does not answer, or not in order."""
+        request = dht_pb2.FindRequest(keys=[place.to_bytes()], peer=self._info)
+        response = await self._call(peer, "rpc_find", request)
+        if response is None:
+            return None
+        try:
+            [result] = response.results
+            records = _unpack(result.value) if result.value else {}
+        except _NONSENSE:
+            self._lose(peer)
+            return None
+        named = (raw for raw in result.nearest_peer_ids[:NEAREST] if 0 < len(raw) <= _MAX_PEER_ID)
+        return Answer(records, frozenset(map(PeerID, named)))
+
+    # Calls of others. hivemind finds them by their names, and reads the annotations.
+
+    async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
+        """I am here."""
+        self._meet(context.remote_id, request.peer)
+        return dht_pb2.PingResponse(peer=self._info, dht_time=time.time(), available=True)
+
+    async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
+        """Keep records."""
+        self._meet(context.remote_id, request.peer)
+        given = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=False)
+        kept = [
+            self.keep(DHTID.from_bytes(key), subkey.decode(errors="replace"), Entry(record, expires))
+            for key, subkey, record, expires in list(given)[:_MAX_KEYS]
+        ]
+        return dht_pb2.StoreResponse(store_ok=kept, peer=self._info)
+
+    async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+        """Say what is here, and who is nearer."""
+        self._meet(context.remote_id, request.peer)
+        found = [self._result(DHTID.from_bytes(key), context.remote_id) for key in request.keys[:_MAX_KEYS]]
+        return dht_pb2.FindResponse(results=found, peer=self._info)
+
+    def _result(self, place: DHTID, asker: PeerID) -> dht_pb2.FindResult:
+        records = self.shelf.get(place.to_bytes())
+        return dht_pb2.FindResult(
+            type=dht_pb2.FOUND_REGULAR if records else dht_pb2.NOT_FOUND,
+            value=_pack(records) if records else b"",
+            nearest_peer_ids=[peer.to_bytes() for peer in self.nearest(place) if peer != asker],
+        )
+
+    async def _call(self, peer: PeerID, name: str, request: Any) -> Any:
+        """The response of another node; None if there is none."""
+        if self._silent.get(peer, 0.0) > time.monotonic():
+            return None
+        try:
+            response = await getattr(self.get_stub(self._p2p, peer), name)(request, timeout=ANSWER_SECONDS)
+        except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
+            log.debug("%s of %s failed: %s", name, peer, error or type(error).__name__)
+            self._lose(peer)
+            return None
+        self._meet(peer, response.peer)
+        return response
+
+    def _meet(self, peer: PeerID, info: dht_pb2.NodeInfo) -> None:
+        """Note a node that called or answered; mere clients are not noted. The id that it claims does not count."""
+        if not info.node_id or peer == self.peer:
+            return
+        self._silent.pop(peer, None)
+        place = place_of(peer)
+        if place in self._table or len(self._table.uid_to_peer_id) < _MAX_NODES:
+            self._table.add_or_update_node(place, peer)
+
+    def _lose(self, peer: PeerID) -> None:
+        """Forget a node that does not answer."""
+        now = time.monotonic()
+        self._silent = {other: until for other, until in self._silent.items() if until > now}
+        self._silent[peer] = now + _SILENT_SECONDS
+        if place_of(peer) in self._table:
+            del self._table[place_of(peer)]
+
+    @classmethod
+    def _get_handle_name(cls, _namespace: str | None, method_name: str) -> str:
+        """The name of a call on the wire."""
+        return f"specswarm/1/{method_name}"
+
+
+def _pack(records: Mapping[str, Entry]) -> bytes:
+    """An array of (subkey, record, expires) in msgpack."""
+    return msgspec.msgpack.encode([(subkey, entry.record, entry.expires) for subkey, entry in records.items()])
+
+
+def _unpack(data: bytes) -> dict[str, Entry]:
+    """The records of an answer; what is none is left out by itself. Raises one of _NONSENSE if it is no array."""
+    records = {}
+    for item in _items.decode(data):
+        with contextlib.suppress(*_NONSENSE):
+            subkey, record, expires = _record.decode(item)
+            records[subkey] = Entry(record, expires)
+    return records

@@ -1,0 +1,121 @@
+"""The records that all share, on a Kademlia of our own nodes: found by walking towards a key, from node to node.
+
+hivemind carries the calls (`swarm/calls.py`) and keeps the routing table. Its own look-up is not used: there, one node
+that answers with nonsense can end or hang a search, and one that names others can push honest ones out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import insort
+from collections.abc import Callable, Sequence
+
+from hivemind.dht.routing import DHTID
+from hivemind.p2p import P2P, PeerID
+
+from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepts, place_of
+from swarm.shelf import Entry
+
+log = logging.getLogger("specswarm")
+
+DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
+_WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
+_AT_ONCE = 32  # nodes being asked at the same time
+
+
+class Dht:
+    """A RecordStore on the nodes of the swarm; neither reading nor writing ever raises, or takes longer than said."""
+
+    def __init__(self, p2p: P2P, *, is_server: bool) -> None:
+        """A mere client (`is_server=False`) keeps nothing for others."""
+        self._node = DhtNode(p2p, is_server=is_server)
+        self._is_server = is_server
+
+    async def start(self) -> None:
+        """Take part."""
+        await self._node.start()
+
+    async def stop(self) -> None:
+        """Take part no more."""
+        await self._node.stop()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node is known."""
+        return self._node.is_alone
+
+    async def ping(self, peer_id: str) -> bool:
+        """Whether that node answers; both know each other then."""
+        return await self._node.ping(PeerID.from_base58(peer_id))
+
+    async def look_around(self) -> None:
+        """Get to know the nodes nearest to this one, and forget those that are gone."""
+        await self._walk(place_of(self._node.peer), lambda peer, answer: None)
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+        """Store on the nodes nearest to each key; whether under each of them some node took it."""
+        places = [DHTID.generate(key) for key in keys]
+        return all(await asyncio.gather(*(self._put(place, subkey, Entry(value, expires)) for place in places)))
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        """The records under a key: (subkey, value, expires), of every subkey the one that ends last."""
+        place = DHTID.generate(key)
+        found = dict(self._node.shelf.get(place.to_bytes()))
+
+        def heed(_: PeerID, answer: Answer) -> None:
+            for subkey, entry in answer.records.items():
+                # the cheap question first: most nodes have the same records
+                if (subkey not in found or found[subkey].expires < entry.expires) and accepts(place, subkey, entry):
+                    found[subkey] = entry
+
+        await self._walk(place, heed)
+        return [(subkey, entry.record, entry.expires) for subkey, entry in found.items()]
+
+    async def _put(self, place: DHTID, subkey: str, entry: Entry) -> bool:
+        nodes: list[PeerID] = []
+        await self._walk(place, lambda peer, answer: nodes.append(peer))
+        nodes.sort(key=lambda peer: place.xor_distance(place_of(peer)))
+        if self._is_server:
+            self._node.keep(place, subkey, entry)  # this alone is nobody who took it
+        taken = await asyncio.gather(*(self._node.store(peer, place, subkey, entry) for peer in nodes[:NEAREST]))
+        return any(taken)
+
+    async def _walk(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> None:
+        """Ask the nodes nearest to a place, and those that they name; `heed` gets each answer.
+
+        Ends when the nearest that answer have all been asked, or after a while: what has been heeded counts then.
+        """
+        try:
+            async with asyncio.timeout(_WALK_SECONDS):
+                await self._ask_all(place, heed)
+        except TimeoutError:
+            log.warning("a look-up took too long: some nodes of the swarm were not asked")
+
+    async def _ask_all(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> None:
+        def distance(peer: PeerID) -> int:
+            return int(place.xor_distance(place_of(peer)))
+
+        waiting = set(self._node.nearest(place))
+        met = {self._node.peer, *waiting}
+        answered: list[int] = []  # distances; only who answers may push others out of the search
+        asking: dict[asyncio.Task[Answer | None], PeerID] = {}
+        try:
+            while True:
+                near = [p for p in waiting if len(answered) < NEAREST or distance(p) < answered[NEAREST - 1]]
+                for peer in sorted(near, key=distance)[: _AT_ONCE - len(asking)]:
+                    waiting.remove(peer)
+                    asking[asyncio.create_task(self._node.find(peer, place))] = peer
+                if not asking:
+                    return
+                done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    peer, answer = asking.pop(task), task.result()
+                    if answer is not None:
+                        insort(answered, distance(peer))
+                        heed(peer, answer)
+                        waiting |= answer.nodes - met
+                        met |= answer.nodes
+        finally:
+            for task in asking:
+                task.cancel()

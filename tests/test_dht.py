@@ -1,0 +1,215 @@
+"""Real nodes on loopback, one of them hostile: whatever it answers and stores, the others find each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.p2p import PeerID
+from hivemind.proto import dht_pb2
+from hivemind.utils import MSGPackSerializer
+
+from specswarm.processes import LOOPBACK
+from swarm import records
+from swarm.calls import ANSWER_SECONDS, DhtNode, place_of
+from swarm.dht import DEADLINE_SECONDS
+from swarm.directory import INDEX_KEY, MAX_LIFETIME, Directory, keys_of
+from swarm.identity import Identity
+from swarm.libp2p import Libp2pNetwork
+from swarm.records import Announcement
+from swarm.wire import Contact
+from tests.test_records import announcement
+
+Reply = Callable[[dht_pb2.FindRequest], dht_pb2.FindResult]
+
+
+class Swarm:
+    """Nodes that joined one after the other, each by the address of the first."""
+
+    def __init__(self, folder: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.initial_peers: list[str] = []
+        self._folder = folder
+        self._stack = stack
+
+    async def join(self, name: str) -> tuple[Libp2pNetwork, Identity]:
+        """A node that keeps records."""
+        identity = self._stack.enter_context(Identity.hold(self._folder / name))
+        joining = Libp2pNetwork.join(identity, initial_peers=self.initial_peers, host_maddrs=LOOPBACK)
+        network = await self._stack.enter_async_context(joining)
+        self.initial_peers = self.initial_peers or await network.maddrs()
+        return network, identity
+
+    @contextlib.asynccontextmanager
+    async def client_knowing(self, other: Libp2pNetwork) -> AsyncIterator[Libp2pNetwork]:
+        """A node that only asks, and asks that one too: others may not name it any more, once it has sent nonsense."""
+        async with Libp2pNetwork.join(None, initial_peers=self.initial_peers) as network:
+            assert await network._greet(Contact(other.peer_id, tuple(await other.maddrs())))
+            yield network
+
+
+def in_a_swarm(folder: Path, test: Callable[[Swarm], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await test(Swarm(folder, stack))
+
+    asyncio.run(run())
+
+
+def offer(identity: Identity, seconds: float = 60.0, **changes: Any) -> Announcement:
+    return announcement(identity.peer_id, expires=time.time() + seconds, **changes)
+
+
+def distance(place: DHTID, peer: PeerID) -> int:
+    return int(place.xor_distance(place_of(peer)))
+
+
+def hostile(monkeypatch: pytest.MonkeyPatch, network: Libp2pNetwork, reply: Reply) -> None:
+    """From now on this node answers as it likes when it is asked for records."""
+    honest = DhtNode._result
+    node = network._dht._node
+
+    def result(self: DhtNode, place: DHTID, asker: PeerID) -> dht_pb2.FindResult:
+        if self is node:
+            return reply(dht_pb2.FindRequest(keys=[place.to_bytes()]))
+        return honest(self, place, asker)
+
+    monkeypatch.setattr(DhtNode, "_result", result)
+
+
+def dictionary(*entries: tuple[str, bytes, float], maxsize: Any = None) -> bytes:
+    """What plain hivemind nodes send each other."""
+    value = DictionaryDHTValue()
+    for subkey, record, expires in entries:
+        value.store(subkey, record, expires)
+    value.maxsize = maxsize
+    with value.freeze():
+        return bytes(MSGPackSerializer.dumps(value))
+
+
+def strange_results() -> dict[str, dht_pb2.FindResult]:
+    """Answers that must not hide anybody."""
+    forever = float("inf")
+    entries = [["somebody", b"x", forever], ["somebody", b"x"], 5, [1, 2, 3], ["", b"", float("nan")]]
+    return {
+        "empty for ever": dht_pb2.FindResult(type=2, value=dictionary(), expiration_time=forever),
+        "maxsize": dht_pb2.FindResult(
+            type=2, value=dictionary(("a", b"b", 1e12), maxsize="x"), expiration_time=1e12
+        ),
+        "no type": dht_pb2.FindResult(type=9, value=b"\xc1" * 50),
+        "empty array": dht_pb2.FindResult(type=1, value=b"\x90", expiration_time=forever),
+        "bad entries": dht_pb2.FindResult(type=1, value=msgspec.msgpack.encode(entries)),
+        "half an array": dht_pb2.FindResult(type=1, value=msgspec.msgpack.encode(entries)[:-3]),
+        "deep": dht_pb2.FindResult(type=1, value=b"\x91" * 100_000),
+        "many": dht_pb2.FindResult(type=1, value=msgspec.msgpack.encode([["a", b"b", 1.0]] * 100_000)),
+        "nobody near": dht_pb2.FindResult(nearest_peer_ids=[b"", b"x" * 10_000, b"\x00\x01"]),
+    }
+
+
+def test_strange_answers_hide_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    async def test(swarm: Swarm) -> None:
+        good, identity = await swarm.join("good")
+        bad, _ = await swarm.join("bad")
+        mine = offer(identity)
+        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), mine.expires)
+        for kind, result in strange_results().items():
+
+            def reply(_: dht_pb2.FindRequest, result: dht_pb2.FindResult = result) -> dht_pb2.FindResult:
+                nonlocal asked
+                asked += 1
+                return result
+
+            hostile(monkeypatch, bad, reply)
+            async with asyncio.timeout(20.0), swarm.client_knowing(bad) as reader:
+                assert await Directory(reader).all_peers() == [mine], kind
+        assert asked >= len(strange_results())
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_nodes_that_are_not_there_are_no_place_to_hide_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile node names as many as it may, all of them made up to stand nearer to the key than any other."""
+
+    async def test(swarm: Swarm) -> None:
+        good, identity = await swarm.join("good")
+        bad, _ = await swarm.join("bad")
+        mine = offer(identity)
+        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), mine.expires)
+        place = DHTID.generate(INDEX_KEY)
+        made_up = sorted(map(PeerID, (b"made up %d" % i for i in range(2000))), key=lambda p: distance(place, p))
+        named = [peer.to_bytes() for peer in made_up]
+        hostile(monkeypatch, bad, lambda _: dht_pb2.FindResult(nearest_peer_ids=named))
+        async with swarm.client_knowing(bad) as reader:
+            async with asyncio.timeout(DEADLINE_SECONDS + 1.0):
+                assert await Directory(reader).all_peers() == [mine]
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_replayed_records_neither_hide_the_newer_nor_outlive_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(swarm: Swarm) -> None:
+        good, identity = await swarm.join("good")
+        bad, _ = await swarm.join("bad")
+        older, newer = offer(identity, 40.0), offer(identity, 60.0, free_tokens=7)
+        replayed = records.sign(older, identity)
+        assert await good.put(keys_of(newer), newer.peer_id, records.sign(newer, identity), newer.expires)
+        assert not await bad.put([INDEX_KEY], older.peer_id, replayed, older.expires)
+        entries = [[older.peer_id, replayed, older.expires], [older.peer_id, replayed, newer.expires]]
+        hostile(monkeypatch, bad, lambda _: dht_pb2.FindResult(value=msgspec.msgpack.encode(entries)))
+        async with swarm.client_knowing(bad) as reader:
+            assert await Directory(reader).all_peers() == [newer]
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_nodes_keep_only_what_its_peer_has_signed_for_that_key_and_time(tmp_path: Path) -> None:
+    async def test(swarm: Swarm) -> None:
+        _, identity = await swarm.join("good")
+        writer, _ = await swarm.join("writer")
+
+        async def is_kept(key: str, subkey: str, record: bytes, expires: float) -> bool:
+            return await writer.put([key], subkey, record, expires)
+
+        mine, eternal = offer(identity), offer(identity, MAX_LIFETIME + 60.0)
+        record = records.sign(mine, identity)
+        assert not await is_kept(INDEX_KEY, mine.peer_id, records.sign(eternal, identity), eternal.expires)
+        for expires in (mine.expires + 1.0, float("inf"), float("nan"), 0.0):
+            assert not await is_kept(INDEX_KEY, mine.peer_id, record, expires)
+        assert not await is_kept("some other key", mine.peer_id, record, mine.expires)
+        assert not await is_kept(INDEX_KEY, writer.peer_id, record, mine.expires)
+        assert not await is_kept(INDEX_KEY, mine.peer_id, record[:-1] + b"x", mine.expires)
+        assert await is_kept(INDEX_KEY, mine.peer_id, record, mine.expires)
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_dead_nodes_delay_nothing_once_they_are_known_to_be_dead(tmp_path: Path) -> None:
+    async def test(swarm: Swarm) -> None:
+        _, identity = await swarm.join("good")
+        async with contextlib.AsyncExitStack() as mortal:
+            others = Swarm(tmp_path, mortal)
+            others.initial_peers = swarm.initial_peers
+            for i in range(3):
+                await others.join(f"mortal {i}")
+            stays, _ = await swarm.join("stays")
+        mine = offer(identity)
+        record = records.sign(mine, identity)
+        assert await stays.put(keys_of(mine), mine.peer_id, record, mine.expires)  # finds out who is dead
+        async with asyncio.timeout(ANSWER_SECONDS):  # so long takes a node that does not answer
+            assert await stays.put(keys_of(mine), mine.peer_id, record, mine.expires)
+            assert await Directory(stays).all_peers() == [mine]
+
+    in_a_swarm(tmp_path, test)
