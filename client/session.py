@@ -36,7 +36,6 @@ from swarm.wire import (
 _OPEN_ROUND_TRIPS = 4  # that opening a stream may take, ...
 _OPEN_SECONDS = 1.0  # ... and at least so long
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
-_ASK_AGAIN_SECONDS = 0.02  # between questions how far a long prefill got
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +214,11 @@ class ChainSession:
             raise self.trouble
         return None
 
-    async def survey(self, seconds: float) -> dict[str, Progress]:
-        """How far the session got at each hop that answers within `seconds`; one with a fault is not asked."""
+    async def survey(self, seconds: float, held: int = 0) -> dict[str, Progress]:
+        """How far the session got at each hop that answers within `seconds`; one with a fault is not asked.
+
+        A hop answers when it has run the text up to position `held`.
+        """
         self._nonce += 1
         self._reports.clear()
         asked = [hop for hop in self.hops if hop.contact.peer_id in self._ends.keys() - self.faults.keys()]
@@ -226,7 +228,7 @@ class ChainSession:
 
         async def ask(hop: Hop) -> None:
             try:
-                await self._send(hop, Ask(self._id, self._nonce, 0))
+                await self._send(hop, Ask(self._id, self._nonce, held))
             except PeerLost as error:
                 self.faults.setdefault(error.peer_id, error)
 
@@ -266,26 +268,15 @@ class ChainSession:
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:
-        """Wait until every hop has run the text up to `position`.
-
-        Raises PeerError, also after `seconds` in which nothing moved.
-        """
-        reports: dict[str, Progress] = {}
-        moved = asyncio.get_running_loop().time()
-        while self.complete < position:
-            before, reports = reports, await self.survey(seconds)
-            if not self.is_whole:
-                raise self.trouble
-            if self.silent:
-                raise PeerLost(next(iter(self.silent)), "it is silent")
-            done = {peer: report.held - report.waiting * self._chunk for peer, report in reports.items()}
-            self.complete = max(self.complete, min(done.values()))
-            now = asyncio.get_running_loop().time()
-            if any(_place(report) != _place(before.get(peer)) for peer, report in reports.items()):
-                moved = now
-            elif now - moved > seconds:
-                raise PeerLost(min(done, key=lambda peer: done[peer]), "it does not get on with the text")
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        """Wait until every hop has run the text up to `position`, `seconds` at most. Raises PeerError."""
+        if position <= self.complete:
+            return
+        await self.survey(seconds, held=position)
+        if not self.is_whole:
+            raise self.trouble
+        if self.silent:
+            raise PeerLost(next(iter(self.silent)), "it does not get on with the text")
+        self.complete = position
 
     async def _send_within(self, seconds: float, round: Round) -> None:
         """Send to the first hop. Raises PeerLost, after `seconds` also if it does not read."""
@@ -355,11 +346,6 @@ def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: i
         Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
         for start in range(cached, end, chunk)
     ]
-
-
-def _place(report: Progress | None) -> tuple[int, int] | None:
-    """How far a hop got."""
-    return (report.held, report.waiting) if report else None
 
 
 async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:

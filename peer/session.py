@@ -53,6 +53,8 @@ class Session:
     """Admitted rounds that have not run yet, ..."""
     in_flight: int = 0
     """... and their tokens."""
+    computed: int = 0
+    """Positions up to the end of the round that ran last."""
     asked: list[Ask] = field(default_factory=list)
     """Questions to be answered when the cache holds what they ask for."""
     last_used: float = 0.0
@@ -83,10 +85,11 @@ class Session:
         """Take note that an admitted round has run."""
         self.waiting -= 1
         self.in_flight -= len(round.tokens)
+        self.computed = round.position + len(round.tokens)
 
     def progress(self, question: Ask) -> Progress | None:
         """The answer, if the time has come for it."""
-        if question.held and (len(self.tokens) < question.held or self.waiting):
+        if self.computed < question.held:
             return None
         held, kept = len(self.tokens), self.sent.first
         return Progress(self.id, question.nonce, self.last_number + 1, held, self.waiting, kept)

@@ -165,7 +165,7 @@ class Relink(Message, frozen=True, tag=9):
 
 
 class Ask(Message, frozen=True, tag=10):
-    """How far did the session get here? To be answered as soon as `held` positions are in the cache (0: at once)."""
+    """How far did the session get here? To be answered as soon as the text up to position `held` has been run."""
 
     session: SessionId
     nonce: Count

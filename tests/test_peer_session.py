@@ -178,6 +178,6 @@ def test_a_question_is_answered_when_the_rounds_it_waits_for_have_run() -> None:
     session = session_with(1, 2, 3)
     assert session.progress(Ask(ID, 7, 0)) == Progress(ID, 7, 4, 3, 1, 0)
     assert session.progress(Ask(ID, 7, 3)) is None  # it has not run
-    session.waiting = 0
+    session.ran(round_at(0, (1, 2, 3), 3))
     assert session.progress(Ask(ID, 7, 3)) == Progress(ID, 7, 4, 3, 0, 0)
     assert session.progress(Ask(ID, 7, 4)) is None
