@@ -26,6 +26,7 @@ from swarm.directory import Directory
 from swarm.errors import UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
+from swarm.lifetime import end
 from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Network
@@ -175,8 +176,7 @@ class AsyncSwarmModel:
             try:
                 yield cls(settings, source, target, tokenizer, draft, thread)
             finally:
-                freshness.cancel()
-                await asyncio.wait([freshness])
+                await end(freshness)
 
     def stream(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Generation:
         """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError.

@@ -30,6 +30,7 @@ from client.routing import Hop
 from client.session import ChainSession
 from client.target import Target
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
+from swarm.lifetime import end
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Progress, Verdict
 
@@ -279,8 +280,7 @@ class Chain:
     async def _end_relief(self) -> None:
         relief, self._relief = self._relief, None
         if relief is not None:
-            relief.task.cancel()
-            await asyncio.wait([relief.task])
+            await end(relief.task)
 
     async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """Other peers in the place of those that are gone. Raises ChainLost."""

@@ -25,7 +25,7 @@ from swarm.errors import UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.libp2p import Libp2pNetwork
-from swarm.lifetime import run_until
+from swarm.lifetime import end, run_until
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
@@ -86,8 +86,7 @@ async def serve_on(
         try:
             stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
         finally:
-            joining.cancel()
-            await asyncio.wait([joining])
+            await end(joining)
         table = SessionTable(
             stage,
             fingerprint,
@@ -126,8 +125,7 @@ async def _leave_well(
     await stop.wait()
     announcing = asyncio.create_task(announcer.publish(offer.model_copy(update={"state": "draining"})))
     await service.drain(seconds)
-    announcing.cancel()
-    await asyncio.wait([announcing])
+    await end(announcing)
     left.set()
 
 

@@ -10,6 +10,7 @@ The rules that nobody can talk a node out of:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -177,7 +178,9 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         if self._silent.get(peer, 0.0) > time.monotonic():
             return None
         try:
-            response = await getattr(self.get_stub(self._p2p, peer), name)(request, timeout=ANSWER_SECONDS)
+            # hivemind's own time limit may swallow a cancellation (asyncio.wait_for before Python 3.12 does)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                response = await getattr(self.get_stub(self._p2p, peer), name)(request)
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
             log.debug("%s of %s failed: %s", name, peer, error or type(error).__name__)
             self._lose(peer)

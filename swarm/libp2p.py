@@ -23,6 +23,7 @@ from swarm.dht import Dht
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
+from swarm.lifetime import end
 from swarm.neighbours import greet_any, stay_in
 from swarm.transport import Handler
 from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
@@ -215,8 +216,7 @@ class Libp2pNetwork:
         try:
             yield
         finally:
-            staying.cancel()
-            await asyncio.wait([staying])
+            await end(staying)
 
     async def _greet(self, contact: Contact) -> bool:
         """Connect to a node and have it answer; whether it did."""

@@ -22,6 +22,13 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended: a library may swallow a cancellation that comes just as its call ends."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+
+
 async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
     """Run coroutines side by side until `stop` is set, then cancel them; if one fails, all end and it raises."""
     async with asyncio.TaskGroup() as group:
@@ -29,3 +36,5 @@ async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> No
         await stop.wait()
         for task in tasks:
             task.cancel()
+        for task in tasks:
+            await end(task)
