@@ -22,7 +22,7 @@ class Limits(Config):
     """Nodes that may neither open sessions nor push."""
     max_client_sessions: Positive = 16
     """Open at once, of one client."""
-    opens_per_minute: Positive = 60
+    opens_per_minute: Positive = 1200
     """Of one client, on the average; as many may come at once."""
     max_session_tokens: Positive | None = None
     """Positions of one session's text; None: as many as the model and the caches hold."""
