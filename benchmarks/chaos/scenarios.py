@@ -59,13 +59,6 @@ class Scenario:
     seed: int
     acts: tuple[Act, ...]
 
-    @property
-    def bar_seconds(self) -> float | None:
-        """The longest stall that is allowed, where there is a bar."""
-        return {"hung": 5.0, "drain": 0.5}.get(
-            self.name.split(":")[0], 3.0 if self.name.startswith("kill") else None
-        )
-
 
 def schedule(seed: int, runs: int) -> list[Scenario]:
     """`runs` scenarios: each kind in its turn, the rest drawn from the seed; greedy and sampled by turns."""
