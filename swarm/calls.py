@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from hivemind.dht.routing import DHTID, RoutingTable
@@ -64,6 +65,18 @@ def accepts(place: DHTID, subkey: str, entry: Entry) -> bool:
     return any(place == DHTID.generate(key) for key in directory.keys_of(announcement))
 
 
+class _WaitingCalls(dict[UUID, asyncio.Future[bytes]]):
+    """hivemind's calls that wait for an answer, by number; one that was cancelled counts as gone at once.
+
+    Else, an answer that comes before hivemind has taken it away ends the task that reads all answers: this node would
+    never hear of any again, and not even be able to leave.
+    """
+
+    def __contains__(self, number: object) -> bool:
+        call = self.get(number)  # type: ignore[call-overload]
+        return call is not None and not call.done()
+
+
 class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     """One node: its shelf, its routing table, and the calls of and to others.
 
@@ -79,6 +92,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         self.peer: PeerID = p2p.peer_id
         self.shelf = Shelf()
         self._p2p = p2p
+        p2p._client.control._pending_calls = _WaitingCalls()
         self._is_server = is_server
         self._table = RoutingTable(place_of(self.peer), NEAREST, depth_modulo=5)
         self._silent: dict[PeerID, float] = {}  # until when, by the monotonic clock
@@ -89,11 +103,6 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """Answer from now on."""
         if self._is_server:
             await self.add_p2p_handlers(self._p2p)
-
-    async def stop(self) -> None:
-        """Answer no more."""
-        if self._is_server:
-            await self.remove_p2p_handlers(self._p2p)
 
     @property
     def is_alone(self) -> bool:

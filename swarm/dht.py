@@ -33,12 +33,8 @@ class Dht:
         self._is_server = is_server
 
     async def start(self) -> None:
-        """Take part."""
+        """Take part, until the daemon ends."""
         await self._node.start()
-
-    async def stop(self) -> None:
-        """Take part no more."""
-        await self._node.stop()
 
     @property
     def is_alone(self) -> bool:

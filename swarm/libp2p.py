@@ -33,6 +33,7 @@ log = logging.getLogger("specswarm")
 CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by the daemon
 _HEADER = 4  # bytes of a frame's length
 _MAX_REACHED = 64  # contacts to go back to when no neighbour is left
+_LEAVE_SECONDS = 5.0  # for the daemon to end
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream
 _CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
 _BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
@@ -144,13 +145,10 @@ class Libp2pNetwork:
             dht = Dht(p2p, is_server=bool(host_maddrs))
             network = cls(p2p, dht, incoming or IncomingStreams())
             await dht.start()
-            try:
-                async with network._staying_in(initial):
-                    yield network
-            finally:
-                await dht.stop()
+            async with network._staying_in(initial):
+                yield network
         finally:
-            await p2p.shutdown()
+            await _end_daemon(p2p)
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included; QUIC first."""
@@ -252,6 +250,15 @@ async def _start_daemon(
         raise SwarmUnreachable(f"the network daemon did not start: {_first_line(error)}") from None
     except ValueError as error:
         raise UsageError(f"not a multiaddr: {error}") from None
+
+
+async def _end_daemon(p2p: P2P) -> None:
+    """Have the daemon end, by itself or by force."""
+    try:
+        async with asyncio.timeout(_LEAVE_SECONDS):
+            await p2p.shutdown()
+    except TimeoutError:
+        p2p._child.kill()
 
 
 def _check_ports(maddrs: Sequence[str]) -> None:
