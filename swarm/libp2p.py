@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from typing import Any
 
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon import P2PDaemonError
@@ -24,9 +26,10 @@ from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.lifetime import end
+from swarm.membership import PUBLIC, REFUSAL, Membership
 from swarm.neighbours import greet_any, stay_in
 from swarm.transport import Handler
-from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
+from swarm.wire import MAX_SIZES, NO_SESSION, AnyMessage, Contact, Hello, Refused, decode, encode
 
 log = logging.getLogger("specswarm")
 
@@ -34,7 +37,9 @@ CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by th
 _HEADER = 4  # bytes of a frame's length
 _MAX_REACHED = 64  # contacts to go back to when no neighbour is left
 _LEAVE_SECONDS = 5.0  # for the daemon to end
+_HELLO_SECONDS = 5.0  # for whoever opened a stream to show that it is a member
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream
+_SETSID = ("setsid",) if shutil.which("setsid") else ()
 _CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
 _BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
 
@@ -113,8 +118,9 @@ class Libp2pStream:
 class Libp2pNetwork:
     """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
 
-    def __init__(self, p2p: P2P, dht: Dht, incoming: IncomingStreams) -> None:
+    def __init__(self, p2p: P2P, dht: Dht, incoming: IncomingStreams, swarm: Membership) -> None:
         self.peer_id: str = p2p.peer_id.to_base58()
+        self.swarm = swarm
         self._p2p = p2p
         self._dht = dht
         self._incoming = incoming
@@ -131,24 +137,31 @@ class Libp2pNetwork:
         host_maddrs: Sequence[str] = (),
         announce_maddrs: Sequence[str] = (),
         incoming: IncomingStreams | None = None,
+        swarm: Membership = PUBLIC,
     ) -> AsyncIterator[Libp2pNetwork]:
         """Start the daemon, reach the swarm, and leave it at the end.
 
-        Without `host_maddrs` the node listens nowhere and is a mere client; streams beyond what `incoming` takes are
-        closed at once. Raises UsageError for an address that cannot be parsed or listened on, SwarmUnreachable if there
-        are initial peers and none answers. From then on the node stays in by itself, whichever of them come and go.
+        Without `host_maddrs` the node listens nowhere and is a mere client. Streams beyond what `incoming` takes, and
+        those of nodes outside `swarm`, are closed at once. Raises UsageError for an address that cannot be parsed
+        or listened on, SwarmUnreachable if there are initial peers and none answers. From then on the node stays in by
+        itself, whichever of them come and go.
         """
         initial = _contacts(initial_peers)
         _check_ports(host_maddrs)
         p2p = await _start_daemon(identity, host_maddrs, announce_maddrs)
         try:
-            dht = Dht(p2p, is_server=bool(host_maddrs))
-            network = cls(p2p, dht, incoming or IncomingStreams())
+            dht = Dht(p2p, is_server=bool(host_maddrs), swarm=swarm)
+            network = cls(p2p, dht, incoming or IncomingStreams(), swarm)
             await dht.start()
             async with network._staying_in(initial):
                 yield network
         finally:
             await _end_daemon(p2p)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises SwarmUnreachable if the daemon ends by itself."""
+        await self._p2p._child.wait()
+        raise SwarmUnreachable("the network daemon has ended: start this program again")
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included; QUIC first."""
@@ -167,7 +180,10 @@ class Libp2pNetwork:
         except (*_BROKEN, ValueError) as error:
             self._known.pop(contact.peer_id, None)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({_first_line(error)})") from None
-        return Libp2pStream(contact.peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=True)
+        stream = Libp2pStream(contact.peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=True)
+        if self.swarm.is_private:
+            await stream.send(Hello(self.swarm.badge(self.peer_id)))
+        return stream
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
@@ -177,7 +193,7 @@ class Libp2pNetwork:
             stream = Libp2pStream(peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=False)
             try:
                 with self._incoming.taken_by(peer_id) as is_within_limits:
-                    if is_within_limits:
+                    if is_within_limits and await self._is_member(stream):
                         await handler(stream)
             except PeerLost:
                 pass  # the stream's natural end
@@ -201,6 +217,11 @@ class Libp2pNetwork:
         """Reach the swarm, and keep reaching it. Raises SwarmUnreachable."""
         if initial and not await greet_any(self._greet, initial):
             listed = ", ".join(f"{maddr}/p2p/{c.peer_id}" for c in initial for maddr in c.maddrs)
+            if self._dht.met_strangers:
+                hint = (
+                    "is --swarm-key the right file?" if self.swarm.is_private else "is it private? give --swarm-key"
+                )
+                raise SwarmUnreachable(f"the initial peers belong to another swarm ({listed}): {hint}")
             raise SwarmUnreachable(f"no initial peer answers ({listed}): check the address and that it is running")
         staying = asyncio.create_task(
             stay_in(
@@ -225,6 +246,19 @@ class Libp2pNetwork:
             return False
         return await self._dht.ping(contact.peer_id)
 
+    async def _is_member(self, stream: Libp2pStream) -> bool:
+        """Whether the other end belongs to this swarm; if not, it has been told so. Raises PeerLost or BadMessage."""
+        if not self.swarm.is_private:
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HELLO_SECONDS):
+                hello = await stream.receive()
+                if isinstance(hello, Hello) and self.swarm.admits(stream.peer_id, hello.badge):
+                    return True
+                await stream.send(Refused(NO_SESSION, "stranger", REFUSAL))
+                await stream.receive()  # what is closed at once may not arrive: the other end is to close it
+        return False
+
     def _note_reached(self, contact: Contact) -> None:
         self._reached.pop(contact.peer_id, None)
         self._reached[contact.peer_id] = contact
@@ -232,11 +266,19 @@ class Libp2pNetwork:
             del self._reached[next(iter(self._reached))]
 
 
+class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
+    """A daemon in a session of its own: Ctrl-C in a terminal is for this program, which needs it in order to leave."""
+
+    @staticmethod
+    def _make_process_args(*args: Any, **options: Any) -> list[str]:
+        return [*_SETSID, *P2P._make_process_args(*args, **options)]
+
+
 async def _start_daemon(
     identity: Identity | None, host_maddrs: Sequence[str], announce_maddrs: Sequence[str]
 ) -> P2P:
     try:
-        return await P2P.create(
+        return await _Daemon.create(
             identity_path=str(identity.path) if identity else None,
             host_maddrs=[Multiaddr(maddr) for maddr in host_maddrs],
             announce_maddrs=[Multiaddr(maddr) for maddr in announce_maddrs] or None,
