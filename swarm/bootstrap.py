@@ -22,6 +22,8 @@ class BootstrapConfig(Config):
     host_maddrs: tuple[str, ...] = DEFAULT_HOST_MADDRS
     announce_maddrs: tuple[str, ...] = ()
     identity: Path = Path("~/.config/specswarm/bootstrap.key")
+    relay: bool = True
+    """Whether to pass on what goes to peers behind NAT and comes from them."""
 
     @field_validator("identity")
     @classmethod
@@ -37,6 +39,7 @@ async def serve(config: BootstrapConfig, on_ready: Callable[[str, list[str]], No
             initial_peers=config.initial_peers,
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
+            is_relay=config.relay,
         ) as network:
             on_ready(network.peer_id, await network.maddrs())
             await stop.wait()

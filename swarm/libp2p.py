@@ -19,14 +19,16 @@ from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_s
 from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr
 
+from swarm.circuits import HOP_PROTOCOL, address_of
 from swarm.dht import Dht
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.lifetime import end
 from swarm.neighbours import greet_any, stay_in
+from swarm.relay import Relay, reserve
 from swarm.transport import Handler
-from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
+from swarm.wire import MAX_MADDRS, MAX_SIZES, AnyMessage, Contact, decode, encode
 
 log = logging.getLogger("specswarm")
 
@@ -112,8 +114,16 @@ class Libp2pStream:
 class Libp2pNetwork:
     """This node on the network: a Transport and a RecordStore in one, since both are the one daemon's."""
 
-    def __init__(self, p2p: P2P, dht: Dht, incoming: IncomingStreams) -> None:
+    def __init__(
+        self, p2p: P2P, dht: Dht, incoming: IncomingStreams, *, listens: bool, is_behind_nat: bool
+    ) -> None:
         self.peer_id: str = p2p.peer_id.to_base58()
+        self._listens = listens
+        self._is_behind_nat = is_behind_nat
+        self._own: list[str] | None = (
+            None  # addresses at which the daemon listens, or which it was told to announce
+        )
+        self._relays: dict[str, Contact] = {}  # through which others reach this node
         self._p2p = p2p
         self._dht = dht
         self._incoming = incoming
@@ -130,19 +140,31 @@ class Libp2pNetwork:
         host_maddrs: Sequence[str] = (),
         announce_maddrs: Sequence[str] = (),
         incoming: IncomingStreams | None = None,
+        is_relay: bool = False,
+        is_behind_nat: bool = False,
     ) -> AsyncIterator[Libp2pNetwork]:
         """Start the daemon, reach the swarm, and leave it at the end.
 
         Without `host_maddrs` the node listens nowhere and is a mere client; streams beyond what `incoming` takes are
-        closed at once. Raises UsageError for an address that cannot be parsed or listened on, SwarmUnreachable if there
-        are initial peers and none answers. From then on the node stays in by itself, whichever of them come and go.
+        closed at once. A node that is behind NAT is reached through those of its initial peers that relay. Raises
+        UsageError for an address that cannot be parsed or listened on, SwarmUnreachable if there are initial peers and
+        none answers, or relays. From then on the node stays in by itself, whichever of them come and go.
         """
         initial = _contacts(initial_peers)
         _check_ports(host_maddrs)
-        p2p = await _start_daemon(identity, host_maddrs, announce_maddrs)
+        is_server = bool(host_maddrs) and not is_behind_nat
+        p2p = await _start_daemon(identity, host_maddrs, announce_maddrs, is_server=is_server, is_relay=is_relay)
         try:
-            dht = Dht(p2p, is_server=bool(host_maddrs))
-            network = cls(p2p, dht, incoming or IncomingStreams())
+            dht = Dht(p2p, is_server=is_server)
+            network = cls(
+                p2p,
+                dht,
+                incoming or IncomingStreams(),
+                listens=bool(host_maddrs),
+                is_behind_nat=is_behind_nat,
+            )
+            if is_relay:
+                await network._relay_for_others()
             await dht.start()
             try:
                 async with network._staying_in(initial):
@@ -153,15 +175,26 @@ class Libp2pNetwork:
             await p2p.shutdown()
 
     async def maddrs(self) -> list[str]:
-        """The addresses under which others can dial this node, peer id included; QUIC first."""
-        visible = await self._p2p.get_visible_maddrs(latest=True)
-        return sorted(map(str, visible), key=lambda maddr: "quic" not in maddr)
+        """The addresses under which others can dial this node, peer id included: those of relays, QUIC, others.
+
+        Once asked for, they only change when a relay is added.
+        """
+        if self._own is None:
+            visible = await self._p2p.get_visible_maddrs(latest=True) if self._listens else []
+            self._own = sorted(map(str, visible), key=lambda maddr: "quic" not in maddr)
+        circuits = [
+            f"{maddr}/p2p/{relay.peer_id}/p2p-circuit/p2p/{self.peer_id}"
+            for relay in self._relays.values()
+            for maddr in relay.maddrs
+        ]
+        return [*circuits, *self._own][:MAX_MADDRS]
 
     async def open(self, contact: Contact, protocol: str) -> Libp2pStream:
         """A new stream to another node. Raises PeerLost if it cannot be reached in CONNECT_SECONDS."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                if contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs:
+                # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
+                if contact.is_relayed or (contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs):
                     await _connect(self._p2p, contact)
                     self._known[contact.peer_id] = contact.maddrs
                     self._note_reached(contact)
@@ -203,7 +236,8 @@ class Libp2pNetwork:
         """Reach the swarm, and keep reaching it. Raises SwarmUnreachable."""
         if initial and not await greet_any(self._greet, initial):
             listed = ", ".join(f"{maddr}/p2p/{c.peer_id}" for c in initial for maddr in c.maddrs)
-            raise SwarmUnreachable(f"no initial peer answers ({listed}): check the address and that it is running")
+            does = "relays for this one" if self._is_behind_nat else "answers"
+            raise SwarmUnreachable(f"no initial peer {does} ({listed}): check the address and that it is running")
         staying = asyncio.create_task(
             stay_in(
                 initial,
@@ -219,13 +253,36 @@ class Libp2pNetwork:
             await end(staying)
 
     async def _greet(self, contact: Contact) -> bool:
-        """Connect to a node and have it answer; whether it did."""
+        """Connect to a node and have it answer; whether it did, and relays for this one if it has to."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await _connect(self._p2p, contact)
         except (*_BROKEN, ValueError):
             return False
-        return await self._dht.ping(contact.peer_id)
+        return await self._dht.ping(contact.peer_id) and (not self._is_behind_nat or await self._reserve(contact))
+
+    async def _reserve(self, contact: Contact) -> bool:
+        """Ask a node to relay for this one; whether it does."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                streams = await _open_stream(self._p2p, PeerID.from_base58(contact.peer_id), HOP_PROTOCOL)
+                with closing(streams[1]):
+                    relays = await reserve(*streams)
+        except (*_BROKEN, ValueError):
+            return False
+        if relays and contact.peer_id not in self._relays:
+            log.info("reachable through the relay %s", contact.peer_id)
+            self._relays[contact.peer_id] = contact
+        return relays
+
+    async def _relay_for_others(self) -> None:
+        """Take the place of the daemon's own relay."""
+        relay = Relay(lambda peer, protocol: _open_stream(self._p2p, peer, protocol))
+
+        async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await relay.serve(info.peer_id, reader, writer)
+
+        await self._p2p.add_binary_stream_handler(HOP_PROTOCOL, handle)
 
     def _note_reached(self, contact: Contact) -> None:
         self._reached.pop(contact.peer_id, None)
@@ -235,7 +292,12 @@ class Libp2pNetwork:
 
 
 async def _start_daemon(
-    identity: Identity | None, host_maddrs: Sequence[str], announce_maddrs: Sequence[str]
+    identity: Identity | None,
+    host_maddrs: Sequence[str],
+    announce_maddrs: Sequence[str],
+    *,
+    is_server: bool,
+    is_relay: bool,
 ) -> P2P:
     try:
         return await P2P.create(
@@ -243,7 +305,9 @@ async def _start_daemon(
             host_maddrs=[Multiaddr(maddr) for maddr in host_maddrs],
             announce_maddrs=[Multiaddr(maddr) for maddr in announce_maddrs] or None,
             no_listen=not host_maddrs,
-            dht_mode="server" if host_maddrs else "client",
+            dht_mode="server" if is_server else "client",
+            # else the daemon starts another relay of its own, in place of ours, once others say that it is public
+            force_reachability="public" if is_relay else None,
             auto_nat=False,
             nat_port_map=False,
             startup_timeout=30,
@@ -296,7 +360,7 @@ def _contact(maddr: str) -> Contact:
 
 async def _connect(p2p: P2P, contact: Contact) -> None:
     """Tell the daemon where a peer is, and have it connect."""
-    addresses = [Multiaddr(maddr.partition("/p2p/")[0]).to_bytes() for maddr in contact.maddrs]
+    addresses = [address_of(maddr) for maddr in contact.maddrs]
     request = p2pd_pb2.ConnectRequest(peer=PeerID.from_base58(contact.peer_id).to_bytes(), addrs=addresses)
     _, writer = await _ask_daemon(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
     writer.close()
