@@ -60,6 +60,7 @@ async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asy
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
             incoming=IncomingStreams(config.max_streams, config.max_client_streams),
+            is_behind_nat=config.behind_nat,
         ) as network:
             await serve_on(network, config, identity, on_ready, stop)
 
