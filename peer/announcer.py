@@ -12,7 +12,7 @@ from swarm.directory import Directory
 from swarm.identity import Identity
 from swarm.ping import round_trips
 from swarm.records import Announcement
-from swarm.transport import Transport
+from swarm.transport import Network
 
 log = logging.getLogger("specswarm")
 
@@ -24,9 +24,9 @@ _MAX_LINKS = 32  # neighbours measured and announced
 class Announcer:
     """Owns what this peer has published; renews it every `period` seconds."""
 
-    def __init__(self, directory: Directory, transport: Transport, identity: Identity, period: float) -> None:
+    def __init__(self, directory: Directory, network: Network, identity: Identity, period: float) -> None:
         self.directory = directory
-        self._transport = transport
+        self._network = network
         self._identity = identity
         self._period = period
         self._published: Announcement | None = None
@@ -53,7 +53,10 @@ class Announcer:
         measuring: asyncio.Task[dict[str, float]] | None = None
         try:
             while self._published is not None:
-                changes: dict[str, Any] = {"free_tokens": free_tokens()}
+                changes: dict[str, Any] = {
+                    "free_tokens": free_tokens(),
+                    "maddrs": tuple(await self._network.maddrs()),
+                }
                 measuring = measuring or asyncio.create_task(self._measure_links(self._published))
                 await asyncio.wait([measuring], timeout=self._period / 2)
                 if measuring.done():
@@ -71,6 +74,15 @@ class Announcer:
             await self.directory.withdraw(self._published, self._identity)
 
     async def _measure_links(self, own: Announcement) -> dict[str, float]:
-        others = await self.directory.peers_of(own.fingerprint)
-        contacts = [other.contact for other in others if other.peer_id != own.peer_id]
-        return await round_trips(self._transport, contacts[:_MAX_LINKS])
+        """By peer, the seconds to those that answer.
+
+        A peer behind NAT is left to dial this one, unless this one is behind NAT as well. It does so while this one
+        still loads: so they have a direct connection when they need it. Who meet on a circuit stay on it.
+        """
+        others = await self.directory.peers_of(own.fingerprint, joining=own.contact.is_relayed)
+        contacts = [
+            other.contact
+            for other in others
+            if other.peer_id != own.peer_id and (own.contact.is_relayed or not other.contact.is_relayed)
+        ]
+        return await round_trips(self._network, contacts[:_MAX_LINKS])

@@ -31,6 +31,8 @@ class PeerConfig(Limits, Observed):
     quantize: Literal["int8", "nf4"] | None = None
     host_maddrs: tuple[str, ...] = DEFAULT_HOST_MADDRS
     announce_maddrs: tuple[str, ...] = ()
+    behind_nat: bool = False
+    """Whether no connection from outside arrives here: others come through those initial peers that relay."""
     identity: Path = Path("~/.config/specswarm/peer.key")
     threads: Annotated[int, Field(ge=1)] | None = None
     cache_mib: Annotated[int, Field(ge=1)] = 1024

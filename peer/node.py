@@ -64,6 +64,7 @@ async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asy
             announce_maddrs=config.announce_maddrs,
             swarm=Membership.read(config.swarm_key),
             incoming=IncomingStreams(config.max_streams, config.max_client_streams),
+            is_behind_nat=config.behind_nat,
         ) as network:
             await serve_on(network, config, identity, on_ready, stop)
 

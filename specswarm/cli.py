@@ -116,6 +116,10 @@ def join(
     deny: Annotated[
         list[str] | None, typer.Option(help="Peer id of a node that may neither use this peer nor push to it.")
     ] = None,
+    behind_nat: Annotated[
+        bool | None,
+        typer.Option("--behind-nat", help="No connection from outside arrives here: be reached by relay."),
+    ] = None,
     host_maddr: HostMaddrs = None,
     announce_maddr: AnnounceMaddrs = None,
     identity: IdentityFile = None,
@@ -148,6 +152,7 @@ def join(
             "max_session_tokens": max_session_tokens,
             "allow": allow,
             "deny": deny,
+            "behind_nat": behind_nat,
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
             "identity": identity,

@@ -26,6 +26,8 @@ class BootstrapConfig(Observed):
     swarm_key: KeyFile = None
     """The private swarm's; without it, the node belongs to the public one."""
     identity: Path = Path("~/.config/specswarm/bootstrap.key")
+    relay: bool = True
+    """Whether to pass on what goes to peers behind NAT and comes from them."""
 
     @field_validator("identity")
     @classmethod
@@ -42,6 +44,7 @@ async def serve(config: BootstrapConfig, on_ready: Callable[[str, list[str]], No
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
             swarm=Membership.read(config.swarm_key),
+            is_relay=config.relay,
         ) as network:
             on_ready(network.peer_id, await network.maddrs())
             await run_until(stop, network.run())

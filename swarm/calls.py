@@ -95,6 +95,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """Whether a node that was called is no member of this one's swarm, or says that this one is not of its."""
         self.peer: PeerID = p2p.peer_id
         self.shelf = Shelf()
+        self._callers: dict[PeerID, None] = {}  # who called last, and is of this swarm
         self._p2p = p2p
         p2p._client.control._pending_calls = _WaitingCalls()
         self._is_server = is_server
@@ -112,6 +113,10 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     def is_alone(self) -> bool:
         """Whether no other node is known."""
         return not self._table.uid_to_peer_id
+
+    def knows_caller(self, peer: PeerID) -> bool:
+        """Whether a node has called lately, and showed that it is of this swarm."""
+        return peer in self._callers
 
     def nearest(self, place: DHTID) -> list[PeerID]:
         """The known nodes nearest to a place."""
@@ -183,6 +188,10 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         the text that he gets."""
         if not self.swarm.admits(caller.to_base58(), request.auth.signature):
             raise PermissionError(REFUSAL)
+        self._callers.pop(caller, None)
+        self._callers[caller] = None
+        if len(self._callers) > _MAX_NODES:
+            del self._callers[next(iter(self._callers))]
         self._meet(caller, request.peer)
         return auth_pb2.ResponseAuthInfo(signature=self.swarm.badge(self.peer.to_base58()))
 

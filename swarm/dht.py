@@ -47,6 +47,10 @@ class Dht:
         """Whether a node that was asked belongs to another swarm."""
         return self._node.met_strangers
 
+    def knows_caller(self, peer: PeerID) -> bool:
+        """Whether a node has called lately, and showed that it is of this swarm."""
+        return self._node.knows_caller(peer)
+
     async def ping(self, peer_id: str) -> bool:
         """Whether that node answers; both know each other then."""
         return await self._node.ping(PeerID.from_base58(peer_id))

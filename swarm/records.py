@@ -14,7 +14,7 @@ from swarm.errors import BadMessage
 from swarm.identity import Identity, verify
 from swarm.membership import PUBLIC, Membership
 from swarm.span import Span
-from swarm.wire import Contact
+from swarm.wire import MAX_MADDRS, Contact
 
 MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
 _DOMAIN = b"specswarm announcement 1:"  # a signature made for anything else is none here
@@ -33,7 +33,7 @@ class Announcement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     peer_id: PeerId
-    maddrs: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=32)]
+    maddrs: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=MAX_MADDRS)]
     model: Name
     fingerprint: Digest
     config_hash: Digest

@@ -31,6 +31,8 @@ has passed on again to a hop. Peers may refuse more than twice as many."""
 SESSION_PROTOCOL = "/specswarm/session/2"  # a client opens it to every peer of its chain
 PUSH_PROTOCOL = "/specswarm/push/2"  # a peer opens it to the next one
 
+MAX_MADDRS = 32  # addresses of one peer
+
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
 MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
 
@@ -58,7 +60,12 @@ class Contact:
     """Where a peer is: its id, and addresses at which it may be dialled (none: ask the network)."""
 
     peer_id: PeerId
-    maddrs: Annotated[tuple[Maddr, ...], Meta(max_length=32)] = ()
+    maddrs: Annotated[tuple[Maddr, ...], Meta(max_length=MAX_MADDRS)] = ()
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether it is behind NAT: others reach it through relays, unless it has dialled them."""
+        return any("/p2p-circuit" in maddr for maddr in self.maddrs)
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -14,8 +14,9 @@ import pytest
 from client import AsyncSwarmModel
 from specswarm.processes import Program, running_swarm
 from swarm.errors import PeerLost
-from swarm.libp2p import Libp2pNetwork, Libp2pStream
+from swarm.libp2p import Libp2pNetwork
 from swarm.speculation.sampling import Sampling
+from swarm.streams import Libp2pStream
 from swarm.wire import (
     MAX_MESSAGE,
     MAX_SESSION_MESSAGE,

@@ -45,6 +45,7 @@ def links(
     jitter_ms: float = 0.0,
     rate_mbit: float | None = None,
     reorder: bool = False,
+    behind_nat: tuple[int, ...] = (),
 ) -> Links:
     return Links(
         hosts=hosts,
@@ -54,6 +55,7 @@ def links(
         rate_mbit=rate_mbit,
         reorder=reorder,
         seed=1,
+        behind_nat=behind_nat,
     )
 
 
@@ -61,6 +63,12 @@ def packet(address: str, size: int = 100, mark: int = 0) -> bytes:
     """An IPv4 packet as far as the network looks at it."""
     to = bytes(int(part) for part in address.split("."))
     return bytes([0x45]) + bytes(15) + to + mark.to_bytes(4) + bytes(size - 24)
+
+
+def datagram(to: int, here: int, there: int) -> bytes:
+    """A packet to that host from one port to another."""
+    data = packet(f"{SUBNET}.{to + 1}", size=40)
+    return data[:20] + here.to_bytes(2) + there.to_bytes(2) + data[24:]
 
 
 def marks(arrivals: Iterator[tuple[int, bytes]]) -> list[int]:
@@ -125,6 +133,24 @@ def test_cut_loses_packets_on_their_way_to_the_host() -> None:
     network.apply(Heal(1))
     network.send(1, packet(f"{SUBNET}.1"), now=0.0)
     assert [dst for dst, _ in network.arrivals(FOREVER)] == [0]
+
+
+def test_host_behind_nat_hears_only_from_where_it_has_sent_to() -> None:
+    network = Network(SUBNET, links(behind_nat=(1, 2)))
+
+    def arrives(src: int, dst: int, here: int, there: int) -> bool:
+        network.send(src, datagram(dst, here, there), now=0.0)
+        return [dst for dst, _ in network.arrivals(FOREVER)] == [dst]
+
+    assert not arrives(0, 1, 5, 9)
+    assert arrives(1, 0, 9, 5)
+    assert arrives(0, 1, 5, 9)
+    assert not arrives(0, 1, 6, 9)  # another port there
+    assert not arrives(0, 1, 5, 8)  # and here
+    assert not arrives(2, 1, 5, 9)  # and another host, ...
+    assert arrives(1, 2, 9, 5)  # ... until both have sent
+    with pytest.raises(ValueError, match="behind NAT"):
+        links(hosts=2, behind_nat=(2,))
 
 
 @pytest.mark.parametrize("address", ["224.0.0.2", "10.77.8.2", f"{SUBNET}.0", f"{SUBNET}.4", "8.8.8.8"])

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -64,6 +64,7 @@ class Lab:
         reorder: bool = False,
         mtu: int = 1500,
         seed: int = 0,
+        behind_nat: Collection[int] = (),
     ) -> None:
         """Describe a network; it comes up on entering. ValueError for values that no network has.
 
@@ -74,6 +75,7 @@ class Lab:
         reorder: whether jitter may let packets of a pair overtake each other. Real links hardly do that.
         mtu: bytes of the largest packet.
         seed: of the generator that draws losses and jitter.
+        behind_nat: hosts that hear only from an address and port to which they have sent.
         """
         self._links = Links(
             hosts=hosts,
@@ -83,6 +85,7 @@ class Lab:
             rate_mbit=rate_mbit,
             reorder=reorder,
             seed=seed,
+            behind_nat=tuple(behind_nat),
         )
         if not 576 <= mtu <= 65535:
             raise ValueError(f"an MTU has 576 to 65535 bytes, not {mtu}")

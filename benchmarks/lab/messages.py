@@ -30,6 +30,8 @@ class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Whether jitter may let a packet overtake an earlier one of its pair."""
     seed: int
     """Of the generator that draws losses and jitter."""
+    behind_nat: tuple[int, ...] = ()
+    """Hosts that hear only from an address and port to which they have sent."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.hosts <= MAX_HOSTS:
@@ -38,6 +40,8 @@ class Links(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         _check_ms("jitter", self.jitter_ms)
         _check_loss(self.loss)
         _check_rate(self.rate_mbit)
+        if not set(self.behind_nat) <= set(range(self.hosts)):
+            raise ValueError(f"hosts behind NAT are of 0 to {self.hosts - 1}, not {self.behind_nat}")
 
 
 class Start(_Message, frozen=True):

@@ -2,7 +2,8 @@
 
 The law: a packet leaves its host when the uplink has sent everything before it (`rate_mbit`; a packet that
 would wait longer than `QUEUE_S` is dropped, as a full modem does), is then lost with probability `loss`, and
-arrives `delay_ms` plus jitter later, never before an earlier packet of its pair unless `reorder` is set.
+arrives `delay_ms` plus jitter later, never before an earlier packet of its pair unless `reorder` is set. One to a host
+behind NAT is dropped unless that host has sent to where it comes from.
 """
 
 import heapq
@@ -55,6 +56,8 @@ class Network:
         self._reorder = links.reorder
         self._random = Random(links.seed)  # noqa: S311 - draws losses, not secrets
         self._cut: set[int] = set()
+        self._behind_nat = frozenset(links.behind_nat)
+        self._sent_to: set[tuple[int, int, bytes]] = set()  # (host behind NAT, other host, protocol and both ports)
         self._uplink_free = [0.0 for _ in hosts]
         self._flying: list[tuple[float, int, int, bytes]] = []  # heap of (due, order of sending, dst, packet)
         self._order = count()
@@ -68,7 +71,7 @@ class Network:
     def send(self, src: int, packet: bytes, now: float) -> None:
         """Take an IP packet that host `src` sends; what is not IPv4 to a host of the lab is dropped."""
         dst = self._destination(packet)
-        if dst is None or src in self._cut or dst in self._cut:
+        if dst is None or src in self._cut or dst in self._cut or not self._passes_nat(src, dst, packet):
             return
         left = now
         if self._seconds_per_byte:
@@ -122,6 +125,15 @@ class Network:
             return None
         host = packet[19] - 1
         return host if 0 <= host < len(self._links) else None
+
+    def _passes_nat(self, src: int, dst: int, packet: bytes) -> bool:
+        if not self._behind_nat:
+            return True
+        protocol, ports = packet[9:10], 4 * (packet[0] & 0x0F)
+        here, there = packet[ports : ports + 2], packet[ports + 2 : ports + 4]
+        if src in self._behind_nat:
+            self._sent_to.add((src, dst, protocol + here + there))
+        return dst not in self._behind_nat or (dst, src, protocol + there + here) in self._sent_to
 
     def _set_delay(self, delay_s: float, pair: tuple[int, int] | None) -> None:
         if pair is None:

@@ -1,0 +1,320 @@
+"""Circuits: what a relay answers, and nodes that only a relay can reach, over real libp2p on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hivemind.p2p import PeerID
+
+from specswarm.processes import LOOPBACK
+from swarm import neighbours, relay
+from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
+from swarm.errors import PeerLost, SwarmUnreachable
+from swarm.identity import Identity
+from swarm.libp2p import Libp2pNetwork, _contacts
+from swarm.ping import round_trip
+from swarm.relay import MAX_CIRCUITS_OF_ONE, RESERVED_SECONDS, Relay, Streams, reserve
+from swarm.transport import Stream
+from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Hidden, Ping, Pong, Round
+
+PEER, SOURCE = PeerID(b"peer"), PeerID(b"source")
+DAEMONS_LIMIT = 128 << 10  # bytes that a circuit of the daemon's own relay carries
+
+
+async def pipe() -> tuple[Streams, Streams]:
+    """Two ends of a stream."""
+    one, other = socket.socketpair()
+    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+
+
+class Place:
+    """A relay, in a time of its own, and what the peers behind it do."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.answer: Status | None = Status.OK
+        """What a peer says to a circuit; None: it cannot be reached."""
+        self.there: list[Streams] = []
+        """The peers' ends of the circuits."""
+        self.relay = Relay(self._open_stream, clock=lambda: self.now)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def _open_stream(self, peer: PeerID, protocol: str) -> Streams:
+        if self.answer is None:
+            raise ConnectionRefusedError
+        assert (peer, protocol) == (PEER, STOP_PROTOCOL)
+        here, there = await pipe()
+        self.there.append(there)
+        self._writers += [here[1], there[1]]
+        await send(there[1], Stop(type=StopType.STATUS, status=self.answer))
+        return here
+
+    async def ask(self, source: PeerID = SOURCE) -> Streams:
+        """A stream of a node to the relay."""
+        here, there = await pipe()
+        self._writers += [here[1], there[1]]
+        self._tasks.add(asyncio.create_task(self.relay.serve(source, *there)))
+        return here
+
+    async def reserve(self, peer: PeerID = PEER) -> bool:
+        reader, writer = await self.ask(peer)
+        with closing(writer):
+            return await reserve(reader, writer)
+
+    async def connect(self, peer: PeerID = PEER) -> tuple[Status, Streams]:
+        """Ask for a circuit; the answer, and the near end."""
+        streams = await self.ask()
+        await send(streams[1], Hop(type=HopType.CONNECT, peer={"id": peer.to_bytes()}))
+        answer = await receive(streams[0], Hop)
+        assert answer.type == HopType.STATUS
+        return Status(answer.status), streams
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def a_place() -> AsyncIterator[Place]:
+    place = Place()
+    try:
+        async with asyncio.timeout(20.0):
+            yield place
+    finally:
+        await place.close()
+
+
+def test_circuit_carries_bytes_both_ways_until_one_end_closes() -> None:
+    async def run() -> None:
+        async with a_place() as place:
+            assert await place.reserve()
+            status, here = await place.connect()
+            assert status == Status.OK
+            there = place.there[0]
+            request = await receive(there[0], Stop)
+            assert (request.type, request.peer.id) == (StopType.CONNECT, SOURCE.to_bytes())
+            assert not request.HasField("limit")
+            data = bytes(range(256)) * 4096
+            for one, other in ((here, there), (there, here)):
+                one[1].write(data)
+                assert await other[0].readexactly(len(data)) == data
+            here[1].close()
+            assert await there[0].read() == b""
+
+    asyncio.run(run())
+
+
+def test_only_who_has_reserved_a_place_is_reached_and_only_as_long() -> None:
+    async def run() -> None:
+        async with a_place() as place:
+            assert (await place.connect())[0] == Status.NO_RESERVATION
+            assert await place.reserve()
+            place.now += RESERVED_SECONDS / 2
+            assert await place.reserve()
+            place.now += RESERVED_SECONDS * 0.9
+            assert (await place.connect())[0] == Status.OK
+            place.now += RESERVED_SECONDS * 0.2
+            assert (await place.connect())[0] == Status.NO_RESERVATION
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answer", [None, Status.RESOURCE_LIMIT_EXCEEDED])
+def test_peer_that_is_gone_or_declines_is_not_connected(answer: Status | None) -> None:
+    async def run() -> None:
+        async with a_place() as place:
+            assert await place.reserve()
+            place.answer = answer
+            assert (await place.connect())[0] == Status.CONNECTION_FAILED
+
+    asyncio.run(run())
+
+
+def test_one_node_has_so_many_circuits_and_gets_more_when_it_ends_some() -> None:
+    async def run() -> None:
+        async with a_place() as place:
+            assert await place.reserve()
+            circuits = [await place.connect() for _ in range(MAX_CIRCUITS_OF_ONE)]
+            assert {status for status, _ in circuits} == {Status.OK}
+            assert (await place.connect())[0] == Status.RESOURCE_LIMIT_EXCEEDED
+            _, (_, writer) = circuits[0]
+            writer.close()
+            await place.there[0][0].read()  # the end has come through
+            assert (await place.connect())[0] == Status.OK
+
+    asyncio.run(run())
+
+
+def test_places_are_limited_but_one_that_is_held_can_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MAX_RESERVED", 2)
+
+    async def run() -> None:
+        async with a_place() as place:
+            peers = [PeerID(bytes([i])) for i in range(3)]
+            assert [await place.reserve(peer) for peer in peers] == [True, True, False]
+            assert await place.reserve(peers[0])
+            place.now += RESERVED_SECONDS * 1.1
+            assert await place.reserve(peers[2])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"\x02\x08\x07", Status.MALFORMED_MESSAGE),  # a type that does not exist
+        (b"\x03\x08\x01\x12", Status.MALFORMED_MESSAGE),  # cut short inside
+        (b"\x02\xff\xff", Status.MALFORMED_MESSAGE),
+        (b"\xff\xff\xff\xff\x0f", Status.MALFORMED_MESSAGE),  # as long as 4 GiB
+        (b"\x02\x08\x01", Status.NO_RESERVATION),  # to nobody
+        (b"\x02\x08\x02", Status.MALFORMED_MESSAGE),  # an answer to no question
+        (b"\x80", None),  # ends at once
+        (b"", None),
+    ],
+)
+def test_nonsense_is_answered_or_dropped(sent: bytes, answer: Status | None) -> None:
+    async def run() -> None:
+        async with a_place() as place:
+            reader, writer = await place.ask()
+            writer.write(sent)
+            if answer is None:
+                writer.write_eof()
+                assert await reader.read() == b""
+            else:
+                assert (await receive(reader, Hop)).status == answer
+            writer.close()
+
+    asyncio.run(run())
+
+
+class Nodes:
+    """Real nodes on loopback."""
+
+    def __init__(self, folder: Path, stack: contextlib.AsyncExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+
+    async def join(self, name: str, **options: Any) -> Libp2pNetwork:
+        identity = self._stack.enter_context(Identity.hold(self._folder / name))
+        return await self._stack.enter_async_context(Libp2pNetwork.join(identity, **options))
+
+
+async def pong(stream: Stream) -> None:
+    """Answer pings."""
+    while isinstance(ping := await stream.receive(), Ping):
+        await stream.send(Pong(ping.nonce))
+
+
+async def echo(stream: Stream) -> None:
+    """Send back what comes."""
+    while True:
+        await stream.send(await stream.receive())
+
+
+async def serve(network: Libp2pNetwork) -> Contact:
+    await network.serve(SESSION_PROTOCOL, pong)
+    await network.serve(PUSH_PROTOCOL, echo)
+    return Contact(network.peer_id, tuple(await network.maddrs()))
+
+
+def test_nodes_that_listen_nowhere_exchange_more_than_the_daemons_own_relay_would_carry(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(60.0), contextlib.AsyncExitStack() as stack:
+            nodes = Nodes(tmp_path, stack)
+            middle = await nodes.join("relay", host_maddrs=LOOPBACK, is_relay=True)
+            initial = await middle.maddrs()
+            hidden_node = await nodes.join("peer", initial_peers=initial, is_behind_nat=True)
+            contact = await serve(hidden_node)
+            assert contact.is_relayed
+            assert len(contact.maddrs) == len(initial)
+            client = await nodes.join("client", initial_peers=initial)
+            assert await round_trip(client, contact) < 1.0
+            message = Hidden(
+                Round(NO_SESSION, 1, 0, (1,) * 64, 0, judged=False), 1, "float32", bytes(64 * 4096 * 4), ()
+            )
+            stream = await client.open(contact, PUSH_PROTOCOL)
+            for _ in range(4):
+                await stream.send(message)
+                assert await stream.receive() == message
+            assert stream.bytes_received > 8 * DAEMONS_LIMIT
+            stream.close()
+
+    asyncio.run(run())
+
+
+def test_peer_is_reached_again_after_its_relay_was_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PERIOD_SECONDS", 1.0)
+
+    async def run() -> None:
+        async with asyncio.timeout(90.0), contextlib.AsyncExitStack() as stack:
+            nodes = Nodes(tmp_path, stack)
+            async with contextlib.AsyncExitStack() as mortal:
+                middle = await Nodes(tmp_path, mortal).join("relay", host_maddrs=LOOPBACK, is_relay=True)
+                initial = await middle.maddrs()
+                contact = await serve(await nodes.join("peer", initial_peers=initial, is_behind_nat=True))
+                client = await nodes.join("client", initial_peers=initial)
+                stream = await client.open(contact, SESSION_PROTOCOL)
+                await stream.send(Ping(1))
+                assert await stream.receive() == Pong(1)
+            with closing(stream), pytest.raises(PeerLost):
+                await stream.receive()
+            with pytest.raises(PeerLost):
+                await round_trip(client, contact)
+            listen = [maddr.partition("/p2p/")[0] for maddr in initial]
+            await nodes.join("relay", host_maddrs=listen, is_relay=True)
+            while True:
+                with contextlib.suppress(PeerLost):
+                    await round_trip(client, contact)
+                    break
+                await asyncio.sleep(0.5)
+
+    asyncio.run(run())
+
+
+def test_peer_is_reached_through_another_relay_when_one_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "PERIOD_SECONDS", 1.0)
+
+    async def run() -> None:
+        async with asyncio.timeout(90.0), contextlib.AsyncExitStack() as stack:
+            nodes = Nodes(tmp_path, stack)
+            lasting = await (await nodes.join("lasting", host_maddrs=LOOPBACK, is_relay=True)).maddrs()
+            async with contextlib.AsyncExitStack() as mortal:
+                one = await Nodes(tmp_path, mortal).join("mortal", host_maddrs=LOOPBACK, is_relay=True)
+                initial = [*await one.maddrs(), *lasting]
+                peer = await nodes.join("peer", initial_peers=initial, is_behind_nat=True)
+                for relaying in _contacts(initial):
+                    assert await peer._greet(relaying)
+                contact = await serve(peer)
+                client = await nodes.join("client", initial_peers=lasting)
+                await round_trip(client, contact)
+            while True:
+                with contextlib.suppress(PeerLost):
+                    await round_trip(client, contact)
+                    break
+
+    asyncio.run(run())
+
+
+def test_initial_peer_that_does_not_relay_is_no_way_in_for_a_peer_behind_nat(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(60.0), contextlib.AsyncExitStack() as stack:
+            nodes = Nodes(tmp_path, stack)
+            initial = await (await nodes.join("other", host_maddrs=LOOPBACK)).maddrs()
+            with pytest.raises(SwarmUnreachable, match="no initial peer relays"):
+                await nodes.join("peer", initial_peers=initial, is_behind_nat=True)
+
+    asyncio.run(run())
