@@ -2,6 +2,7 @@
 
     python -m benchmarks.chaos            parts 1 to 3: kills; hangs, cuts and bad links; peers that leave and come
     python -m benchmarks.chaos.attack     part 4: a hostile client beside an honest one
+    python -m benchmarks.chaos.deceit     part 5: peers that lie, and a client that audits
     python -m benchmarks.chaos.soak       four clients for half an hour, while peers come and go
 
 Each prints its bars, writes JSON and exits with 1 if a bar was missed.
@@ -18,5 +19,6 @@ nursery.py     how they are up again within a second or two
 
 hostile_messages.py  what a stranger sends, drawn from a seed (pure)
 attacker.py          the process that sends it
+liar.py              a peer that lies
 resources.py         what a program takes of the machine
 """

@@ -43,6 +43,15 @@ SOAK_THREADS = Bar("growth of threads, the program with the most", 10, "")
 SOAK = (SOAK_EXACT, SOAK_DEATHS, SOAK_MEMORY, SOAK_DESCRIPTORS, SOAK_THREADS)
 """Of the soak."""
 
+DECEIT_USED = Bar("generations with a liar in the chain at first", 100, "%", is_floor=True)
+DECEIT_NOTICED = Bar("wrong texts of which the liar was reported", 100, "%", is_floor=True)
+DECEIT_LEFT_OUT = Bar("liars with wrong results that were left out", 100, "%", is_floor=True)
+DECEIT_EXACT = Bar("right texts where a liar sends nothing wrong", 100, "%", is_floor=True)
+DECEIT_ACCUSED = Bar("honest peers that were left out", 0, "")
+DECEIT_DEATHS = Bar("honest nodes that ended", 0, "")
+DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACCUSED, DECEIT_DEATHS)
+"""Of part 5."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

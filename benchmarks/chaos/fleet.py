@@ -27,6 +27,8 @@ class Node:
     host: int
     arguments: tuple[str, ...]
     span: str = ""
+    deceit: str = ""
+    """A lie of `liar.py` that the peer tells; it is honest without one."""
     starts: int = 0
     program: Program | None = None
 
@@ -95,6 +97,8 @@ class Fleet:
         popen: Any = partial(self.lab.popen, node.host)
         if self.is_forked:
             popen = partial(Forked, self.lab.namespace(node.host))
+        if node.deceit:
+            popen = partial(_start_liar, popen, node.deceit)
         node.program = Program(arguments, self.folder / f"{node.host}.{node.starts}.log", popen)
         node.starts += 1
 
@@ -154,3 +158,9 @@ class Fleet:
             program.process.terminate()
         for program in up:
             program.finish(LEAVE_SECONDS)
+
+
+def _start_liar(popen: Any, deceit: str, argv: Sequence[str], **options: Any) -> Any:
+    """In place of `specswarm join`."""
+    program, rest = argv.index("specswarm"), argv.index("join") + 1
+    return popen([*argv[:program], "benchmarks.chaos.liar", deceit, *argv[rest:]], **options)

@@ -27,7 +27,7 @@ Lie = Callable[[AnyMessage], AnyMessage | None]
 Lies = Mapping[str, Lie]
 """By peer id."""
 
-LATE_SECONDS = 3.0
+LATE_SECONDS = 1.0
 
 
 class _Stream:
