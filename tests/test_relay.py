@@ -83,7 +83,7 @@ class Place:
             task.cancel()
         await asyncio.gather(*self.serving, return_exceptions=True)
         for writer in self._writers:
-            writer.close()
+            writer.transport.abort()  # what nobody reads any more would keep it open
         await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
 
 
