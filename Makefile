@@ -21,10 +21,13 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-# Peers die, hang and leave, links break; the tokens must stay the same. Needs root, and two hours for all runs.
+# Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and two hours.
+# Each of the four can be run alone; all write JSON to benchmarks/results.
 chaos: $(STAMP)
 	SPECSWARM_PROPERTY_RUNS=5000 $(BIN)/python -m pytest tests/test_mending_property.py --timeout 3600
-	$(BIN)/python -m benchmarks.chaos $(ARGS)
+	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.chaos.attack
+	$(BIN)/python -m benchmarks.chaos.soak --minutes 30
 
 # The embedded pair anew; hours on two cores.
 train: $(STAMP)

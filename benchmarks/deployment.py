@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.jsonlines import JsonProcess
 from benchmarks.lab import Lab
 from specswarm.processes import Place, running_swarm
 
@@ -18,8 +17,13 @@ from specswarm.processes import Place, running_swarm
 class Client:
     """The worker process, and the jobs it does."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: JsonProcess) -> None:
         self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
 
     def generate(self, prompt: str | Sequence[int], **options: Any) -> dict[str, Any]:
         """One generation's result, as a dictionary."""
@@ -27,9 +31,9 @@ class Client:
 
     def watch(self, prompt: str | Sequence[int], **options: Any) -> Iterator[dict[str, Any]]:
         """The same, with a line for each event before the result, or before an `error`."""
-        self._write({"prompt": prompt, "watch": True, **options})
+        self._process.write({"prompt": prompt, "watch": True, **options})
         while True:
-            line = self._read()
+            line = self._process.read()
             yield line
             if "event" not in line:
                 return
@@ -44,37 +48,20 @@ class Client:
 
     def close(self) -> None:
         """End the process."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._process.wait(30)
-        if self._process.stdout:
-            self._process.stdout.close()
+        self._process.close()
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to a message; what is logged meanwhile is passed over."""
-        self._write(message)
+        self._process.write(message)
         while True:
-            line = self._read()
+            line = self._process.read()
             if line.get("event") != "log":
                 return line
-
-    def _write(self, message: dict[str, Any]) -> None:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the worker was started without pipes")
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            raise RuntimeError("the benchmark's client ended; its standard error has the cause")
-        return dict(json.loads(line))
 
 
 def start_client(popen: Any = subprocess.Popen, *options: str) -> Client:
     """A worker with these options, started by `popen`."""
-    argv = [sys.executable, "-m", "benchmarks.worker", *options]
-    return Client(popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    return Client(JsonProcess("benchmarks.worker", *options, popen=popen))
 
 
 @contextlib.contextmanager

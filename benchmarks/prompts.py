@@ -33,3 +33,8 @@ def code(count: int, file: Path | None) -> list[str]:
 def arithmetic(count: int) -> list[str]:
     """Problems that no training has seen."""
     return [problem.prompt for problem in problems(2026, count, "heldout")]
+
+
+def long_code() -> str:
+    """A code prompt of about 500 tokens of the embedded pair."""
+    return ("".join(CODE) * 9)[:1500]

@@ -1,9 +1,10 @@
 """The benchmark's client: a process on a host of its own that generates what it is told on standard input.
 
-One JSON object per line: a job {"prompt", ...options of a generation} in, its result out; {"connect": {...}} first. A
-job with "watch" also brings a line for each verdict: the tokens so far, whether a draft was rejected, and the chain.
-{"await_peers": n} is answered when the client reaches so many. With --log, what the client logs
-comes as lines, too.
+One JSON object per line: the options of AsyncSwarmModel.connect first, then jobs {"prompt", ...options of a
+generation} in, their results out. A job with "watch" also brings lines on its way: the chain that is going to be taken,
+then for each verdict the tokens so far, whether a draft was rejected, the seconds since the start, the chain and the
+session's id. {"await_peers": n} is answered when the client reaches so many. With --log, what the client logs comes as
+lines, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from client import Result, SwarmModel
+import uvloop
+
+from benchmarks.jsonlines import say, standard_input
+from client import AsyncSwarmModel, Result
+from client.api import Generation
 from swarm.errors import SpecswarmError
 
 
@@ -22,51 +27,69 @@ class _Told(logging.Handler):
     """Passes the client's log on."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _print(event="log", text=record.getMessage())
+        say(event="log", text=record.getMessage())
 
 
-def main() -> None:
-    """Serve jobs until standard input ends."""
-    if "--log" in sys.argv:
-        logging.getLogger("specswarm").addHandler(_Told())
-        logging.getLogger("specswarm").setLevel(logging.INFO)
-    connection = json.loads(sys.stdin.readline())
-    with SwarmModel.connect(**connection) as model:
-        _print(event="ready")
-        for line in sys.stdin:
+async def serve() -> None:
+    """Do jobs until standard input ends."""
+    orders = await standard_input()
+    connection = json.loads(await orders.readline())
+    async with AsyncSwarmModel.connect(**connection) as model:
+        say(event="ready")
+        async for line in orders:
             job = json.loads(line)
             if "await_peers" in job:
-                while model.refresh() < job["await_peers"]:
+                while await model.refresh() < job["await_peers"]:
                     pass
-                _print(event="reached")
+                say(event="reached")
                 continue
             try:
-                watch, prompt = job.pop("watch", False), job.pop("prompt")
-                result = _watched(model, prompt, job) if watch else model.generate(prompt, **job)
+                result = await _generate(model, **job)
             except SpecswarmError as error:
-                _print(error=str(error))
+                say(error=str(error))
                 continue
-            _print(**asdict(result) | _chain(result))
+            say(**asdict(result) | _chain(result))
 
 
-def _watched(model: SwarmModel, prompt: str | list[int], options: dict[str, Any]) -> Result:
-    stream = model.stream(prompt, **options)
-    accepted = drafted = 0
-    for _ in stream:
-        now = stream.result
+async def _generate(
+    model: AsyncSwarmModel, prompt: str | list[int], *, watch: bool = False, **options: Any
+) -> Result:
+    if not watch:
+        return await model.generate(prompt, **options)
+    window = options.get("window", model.config.window)
+    planned = await model.target.plan(tokens=window + 1)
+    say(event="chain", peers=[hop.contact.peer_id for hop in planned])
+    generation = model.stream(prompt, **options)
+    tokens = accepted = drafted = 0
+    async for _ in generation:
+        now = generation.result
+        if len(now.token_ids) == tokens:  # the text's last bytes alone
+            continue
         rejected = now.drafted - drafted > now.accepted - accepted
-        accepted, drafted = now.accepted, now.drafted
-        _print(event="verdict", tokens=len(now.token_ids), rejected=rejected, **_chain(now))
-    return stream.result
+        tokens, accepted, drafted = len(now.token_ids), now.accepted, now.drafted
+        say(
+            event="verdict",
+            tokens=tokens,
+            rejected=rejected,
+            seconds=now.seconds,
+            session=_session(generation),
+            **_chain(now),
+        )
+    return generation.result
+
+
+def _session(generation: Generation) -> str:
+    """The id that only the client and its chain know, for who plays one that has found it out."""
+    session = generation._chain._session
+    return session._id.hex() if session else ""
 
 
 def _chain(result: Result) -> dict[str, Any]:
     return {"chain": [str(span) for _, span in result.chain], "peers": [peer for peer, _ in result.chain]}
 
 
-def _print(**fields: Any) -> None:
-    print(json.dumps(fields), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    if "--log" in sys.argv:
+        logging.getLogger("specswarm").addHandler(_Told())
+        logging.getLogger("specswarm").setLevel(logging.INFO)
+    uvloop.run(serve())

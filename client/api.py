@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from client.audit import Auditor, Seeds
 from client.chain import Chain
 from client.config import ClientConfig, GenerationConfig
 from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
 from client.patience import TripTimer
-from client.routing import Hop
+from client.routing import Hop, Kind
 from client.target import Target, find_fingerprint
 from client.text import TextStream
 from swarm import config
@@ -27,6 +28,8 @@ from swarm.errors import UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import end
+from swarm.membership import Membership
+from swarm.metrics import served
 from swarm.model.source import ModelSource
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Network
@@ -52,14 +55,10 @@ class Generation:
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []
-        settings = model.config
-        self._chain = Chain(
-            model.target,
-            self._sampling,
-            round_tokens=self._window + 1,
-            timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
-            timeout=settings.timeout,
-        )
+        self._model = model
+        self._witness = Seeds().of if model.config.audit else None
+        self._chain = self._new_chain()
+        self._auditor = Auditor(self._chain, self._new_chain, model.target.note, len(self._context.tokens))
         self._hops: tuple[Hop, ...] = ()
         self._seconds = self._first_token_seconds = 0.0
 
@@ -77,9 +76,13 @@ class Generation:
                     self._first_token_seconds = self._first_token_seconds or self._seconds
                     if self._journal:
                         self._journal.write(tokens)
+                    if _is_drawn(self._model.config.audit):
+                        self._auditor.audit(self._context.tokens)
                     yield self._keep(self._text.push(tokens))
             yield self._keep(self._text.flush())
+            await self._auditor.finish()
         finally:
+            await self._auditor.close()
             await self._chain.close()
 
     @property
@@ -100,12 +103,31 @@ class Generation:
             tokens_per_second=(len(new) - len(self._resumed)) / self._seconds if self._seconds else 0.0,
             reroutes=self._chain.reroutes,
             stall_seconds=self._chain.stall_seconds,
+            audits=self._auditor.audits,
+            audits_skipped=self._auditor.skipped,
+            suspects=self._auditor.suspects,
             chain=[(hop.contact.peer_id, hop.span) for hop in self._hops],
             bytes_sent=sent,
             bytes_received=received,
             draft_seconds=statistics.draft_seconds,
             trip_seconds=statistics.trip_seconds,
             compute_seconds=statistics.compute_seconds,
+        )
+
+    def _new_chain(
+        self, avoid: Callable[[], Collection[str]] = frozenset, kinds: Collection[Kind] | None = None
+    ) -> Chain:
+        """A chain for this text: see Chain."""
+        settings = self._model.config
+        return Chain(
+            self._model.target,
+            self._sampling,
+            round_tokens=self._window + 1,
+            timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
+            timeout=settings.timeout,
+            witness=self._witness,
+            avoid=avoid,
+            kinds=kinds,
         )
 
     def _keep(self, piece: str) -> str:
@@ -154,9 +176,10 @@ class AsyncSwarmModel:
     async def connect_with(cls, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
         """The same, from a whole configuration."""
         holding = Identity.hold(settings.identity) if settings.identity else contextlib.nullcontext()
-        with holding as identity:
+        swarm = Membership.read(settings.swarm_key)
+        with holding as identity, served(settings):
             async with (
-                Libp2pNetwork.join(identity, initial_peers=settings.initial_peers) as network,
+                Libp2pNetwork.join(identity, initial_peers=settings.initial_peers, swarm=swarm) as network,
                 cls.connect_over(network, settings) as connected,
             ):
                 yield connected
@@ -165,7 +188,7 @@ class AsyncSwarmModel:
     @contextlib.asynccontextmanager
     async def connect_over(cls, network: Network, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
         """The same, on a network that is up already."""
-        directory = Directory(network)
+        directory = Directory(network, network.swarm)
         with ThreadPoolExecutor(1, "torch") as thread:
             loop = asyncio.get_running_loop()
             source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
@@ -239,6 +262,11 @@ class AsyncSwarmModel:
         if self._draft is not None:
             return self._draft.drafter(self.target.info.vocab_size, sampling)
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
+
+
+def _is_drawn(share: float) -> bool:
+    """With this probability, and so that no peer can know it before."""
+    return secrets.SystemRandom().random() < share
 
 
 def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:

@@ -16,21 +16,21 @@ they get from the hop before them. With the rule `match` the tokens come out as 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from client import metrics
+from client.history import History
 from client.mending import resume_points, stuck_at
 from client.patience import TripTimer
-from client.routing import Hop
+from client.relief import Relief
+from client.routing import Hop, Kind
 from client.session import ChainSession
 from client.target import Target
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
-from swarm.lifetime import end
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Progress, Verdict
 
@@ -41,7 +41,7 @@ _EXTRA = 3.0  # times the announced compute that first trips and prefills are gi
 log = logging.getLogger("specswarm")
 
 
-class _Astray(Exception):
+class _Astray(SwarmUnreachable):
     """A round is nowhere, and nobody is to blame: a message was lost on a link that broke and is whole again."""
 
 
@@ -61,25 +61,27 @@ class _Verdict:
         self.is_disturbed = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Relief:
-    """Others are being prepared for hops that leave."""
-
-    hops: list[Hop]
-    """The chain with them."""
-    prepared: int
-    """Positions that they will hold."""
-    task: asyncio.Task[None]
-
-
 class Chain:
     """Opens a session when one is needed and mends it when hops fail."""
 
     def __init__(
-        self, target: Target, sampling: Sampling, *, round_tokens: int, timer: TripTimer, timeout: float
+        self,
+        target: Target,
+        sampling: Sampling,
+        *,
+        round_tokens: int,
+        timer: TripTimer,
+        timeout: float,
+        witness: Callable[[int], int] | None = None,
+        avoid: Callable[[], Collection[str]] = frozenset,
+        kinds: Collection[Kind] | None = None,
     ) -> None:
         """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
-        after which a verdict is given up."""
+        after which a verdict is given up.
+
+        `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that compute so.
+        """
+        self.history = History()
         self.reroutes = 0
         self.stall_seconds = 0.0
         """By how much disturbed trips were longer than the others."""
@@ -91,7 +93,11 @@ class Chain:
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
         self._pending = _Verdict(0, 0.0)
-        self._relief: _Relief | None = None
+        self._relief = Relief(self._substitutes, target.note)
+        self._witness = witness
+        self._avoid = avoid
+        self._only = kinds
+        self._is_stale = False
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -104,11 +110,19 @@ class Chain:
         sent, received = self._session.traffic if self._session else (0, 0)
         return self._past[0] + sent, self._past[1] + received
 
+    async def recall(self, start: int, end: int) -> dict[int, bytes]:
+        """By first layer, the sketches of what hops were given at the positions start..end: of all that answer."""
+        return await self._session.recall(start, end, self._timer.wait()) if self._session else {}
+
+    def start_anew(self) -> None:
+        """Before the next verdict, open another session: nothing in the caches is to be used any more."""
+        self._is_stale = True
+
     async def prefill(self, tokens: Sequence[int]) -> None:
         """Send all of the text but its newest token ahead of the round that needs it. Raises ChainLost."""
         try:
-            if self._session is None:
-                self._session = await self._open()
+            if self._session is None or self._is_stale:
+                self._session = await self._opened_anew()
             if self._session.is_whole:
                 await self._session.prefill(self._pending.number + 1, tokens, self._timer.ceiling)
         except PeerError as error:  # the round itself will mend the chain
@@ -129,18 +143,24 @@ class Chain:
         verdict: Verdict = await retrying(self._attempt, tokens, drafts)
         seconds = _now() - pending.started
         if pending.is_disturbed:
-            self.stall_seconds += max(seconds - self._timer.mean, 0.0)
+            stalled = max(seconds - self._timer.mean, 0.0)
+            self.stall_seconds += stalled
+            metrics.STALL_SECONDS.inc(stalled)
         elif pending.number > 1:  # the first one brings the prompt
             self._timer.note(seconds)
         return verdict
 
     async def close(self) -> None:
         """End the open session, if any."""
-        await self._end_relief()
+        await self._relief.end()
         if self._session is not None:
             self._past = self.traffic
             session, self._session = self._session, None
             await session.close()
+
+    def _count_reroute(self) -> None:
+        self.reroutes += 1
+        metrics.MENDED.inc()
 
     def _is_hopeless(self, _: RetryCallState) -> bool:
         return _now() - self._pending.moved > self._timeout
@@ -166,15 +186,16 @@ class Chain:
 
     async def _try(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
         pending = self._pending
-        if self._session is None:
-            self._session = await self._open()
+        if self._session is None or self._is_stale:
+            self._session = await self._opened_anew()
         elif pending.is_astray or not self._session.is_whole:
             pending.is_disturbed = True
             self._session = await self._mended(self._session, tokens)
-        else:
-            await self._relieve(self._session, tokens)
+        elif await self._relief.step(self._session, pending.number, tokens, self._timer.ceiling):
+            self._count_reroute()
         pending.is_astray = False
         session = self._session
+        self.history.note(session, session.hops, len(tokens))
         wait = self._timer.wait(self._extra(session, tokens))
         await session.send(pending.number, tokens, drafts, self._timer.ceiling)
         while True:
@@ -203,14 +224,24 @@ class Chain:
         links = sum(hop.round_trip for hop in session.hops)
         return _EXTRA * (links + sum(hop.seconds(prefill + self._round_tokens) for hop in session.hops))
 
+    async def _opened_anew(self) -> ChainSession:
+        """The first session, or another one in place of one that is not to be used any more."""
+        await self.close()
+        session = await self._open()
+        self._is_stale = False
+        return session
+
+    async def _plan(self) -> list[Hop]:
+        return await self._target.plan(tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only)
+
     async def _open(self) -> ChainSession:
         """A session over the best chain, none of whose hops has anything yet. Raises ChainLost or PeerLost."""
         try:
-            hops = await self._target.plan(tokens=self._round_tokens)
+            hops = await self._plan()
         except ChainLost:
             await self._target.refresh(silent_too=True)  # somebody may have come, or come back
-            hops = await self._target.plan(tokens=self._round_tokens)
-        session = ChainSession(self._target.transport, self._target.fingerprint, self._sampling)
+            hops = await self._plan()
+        session = ChainSession(self._target.transport, self._target.fingerprint, self._sampling, self._witness)
         try:
             await session.lead_over(hops, [0] * len(hops))
         except BaseException:
@@ -221,12 +252,17 @@ class Chain:
     async def _mended(self, session: ChainSession, tokens: Sequence[int]) -> ChainSession:
         """The session, or another one, with all its hops there. Raises ChainLost or PeerError."""
         started = _now()
-        await self._end_relief()
+        await self._relief.end()
         reports = await self._survey(session)
         lost = self._lost(session, reports)
         for error in lost.values():
             self._target.note(error)
-            log.info("lost %s", error)
+            if isinstance(error, PeerRefused):
+                metrics.REFUSED.labels(error.why).inc()
+                log.info("refused by %s", error)
+            else:
+                metrics.LOST.inc()
+                log.info("lost %s", error)
         session.drop({*lost, *session.missing})
         session.faults.clear()
         session.accused.clear()
@@ -236,7 +272,7 @@ class Chain:
         except ChainLost:
             await self.close()
             session = await self._open()
-            self.reroutes += 1
+            self._count_reroute()
             log.info("moved to another chain of %d peers", len(session.hops))
             return session
         ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
@@ -246,49 +282,20 @@ class Chain:
         await session.lead_over(hops, resume_points(ordered, len(tokens) - 1))
         session.drop(session.outside)
         if gone:
-            self.reroutes += 1
+            self._count_reroute()
             log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
         return session
-
-    async def _relieve(self, session: ChainSession, tokens: Sequence[int]) -> None:
-        """Prepare others for hops that are about to leave; have them take over when they are ready. Raises PeerLost."""
-        leaving = session.leaving & session.peer_ids
-        relief = self._relief
-        if relief is not None and relief.task.done():
-            self._relief = None
-            if (error := relief.task.exception()) is None:
-                kept = session.peer_ids
-                limit = len(tokens) - 1
-                points = [limit if hop.contact.peer_id in kept else relief.prepared for hop in relief.hops]
-                await session.lead_over(relief.hops, points)
-                self.reroutes += 1
-                log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
-            elif isinstance(error, PeerError):
-                self._target.note(error)
-            else:
-                raise error
-            session.drop(session.outside)
-        elif relief is None and leaving:
-            for peer_id in leaving:
-                self._target.note(PeerRefused(peer_id, "leaving", "it is about to leave"))
-            with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
-                hops = self._target.fill(session.hops, leaving, tokens=self._round_tokens)
-                if not leaving & {hop.contact.peer_id for hop in hops}:
-                    work = session.prepare(hops, self._pending.number, list(tokens), self._timer.ceiling)
-                    self._relief = _Relief(hops, len(tokens) - 1, asyncio.create_task(work))
-
-    async def _end_relief(self) -> None:
-        relief, self._relief = self._relief, None
-        if relief is not None:
-            await end(relief.task)
 
     async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """Other peers in the place of those that are gone. Raises ChainLost."""
         try:
-            return self._target.fill(hops, gone, tokens=self._round_tokens)
+            return self._substitutes(hops, gone)
         except ChainLost:
             await self._target.refresh(silent_too=True)  # somebody may have come, or come back
-            return self._target.fill(hops, gone, tokens=self._round_tokens)
+            return self._substitutes(hops, gone)
+
+    def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
+        return self._target.fill(hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only)
 
     def _lost(self, session: ChainSession, reports: dict[str, Progress]) -> dict[str, PeerError]:
         """The hops that must be replaced, and why."""
@@ -335,7 +342,7 @@ class Chain:
             return
         if not is_busy and not pending.was_astray:
             pending.is_astray = pending.was_astray = True
-            raise _Astray
+            raise _Astray("a round got lost on its way, again and again")
         ordered = [pending.reports[hop.contact.peer_id] for hop in session.hops]
         stuck = session.hops[stuck_at(ordered, pending.number)].contact.peer_id
         raise PeerLost(stuck, "it answers, but does not pass the round on")

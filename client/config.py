@@ -8,14 +8,18 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from swarm.config import Config
+from swarm.membership import KeyFile
+from swarm.metrics import Observed
 from swarm.permits import PeerIds
 
 
-class ClientConfig(Config):
+class ClientConfig(Observed):
     """How to reach the swarm and how to draft; the same for all generations of a SwarmModel."""
 
     model: str
     initial_peers: Annotated[tuple[str, ...], Field(min_length=1)]
+    swarm_key: KeyFile = None
+    """The private swarm's; without it, the client uses the public one."""
     revision: str | None = None
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{6,64}$")] | None = None
     """Which weights, where a model is served with several; its beginning suffices."""
@@ -25,6 +29,8 @@ class ClientConfig(Config):
     """Peers that may not."""
     identity: Path | None = None
     """A key file, for peers that serve only clients they know; without it the client is somebody else each time."""
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the rounds after which all of the text is judged again by other peers, beside the generation."""
     draft: str = "ngram"
     """A model, or `ngram` or `none`."""
     draft_device: str = "cpu"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
-from swarm.errors import PeerError, PeerRefused, Why
+from swarm.errors import PeerError, PeerLied, PeerRefused, Why
 
 _FIRST, _LONGEST = 2.0, 60.0  # seconds after a peer was lost; doubled each time it is lost again
 _REFUSALS: dict[Why, float] = {
@@ -26,11 +27,14 @@ class Cooldowns:
         self._clock = clock
         self._until: dict[str, float] = {}
         self._pause: dict[str, float] = {}  # the last one after a loss, by peer
-        self._barring: dict[str, PeerRefused] = {}  # refusals of peers that serve others, but not this client
+        self._barring: dict[str, PeerError] = {}  # of peers that are of no use to this client, whatever happens
 
     def note(self, error: PeerError) -> None:
         """Leave its peer alone for a while."""
-        if isinstance(error, PeerRefused):
+        if isinstance(error, PeerLied):
+            pause = math.inf
+            self._barring[error.peer_id] = error
+        elif isinstance(error, PeerRefused):
             pause = _REFUSALS[error.why]
             if error.why == "stranger":
                 self._barring[error.peer_id] = error
@@ -40,13 +44,15 @@ class Cooldowns:
         self._until[error.peer_id] = max(self._clock() + pause, self._until.get(error.peer_id, 0.0))
 
     def forget(self, peer_id: str) -> None:
-        """It has started anew: what was does not count any more."""
+        """It has started anew: what was does not count any more, unless it lied."""
+        if self._until.get(peer_id) == math.inf:
+            return
         self._until.pop(peer_id, None)
         self._pause.pop(peer_id, None)
         self._barring.pop(peer_id, None)
 
     @property
-    def barring(self) -> dict[str, PeerRefused]:
+    def barring(self) -> dict[str, PeerError]:
         """Of the active ones, those that are not to be asked even where nobody else is left, and what they said."""
         return {peer_id: self._barring[peer_id] for peer_id in self.active & self._barring.keys()}
 

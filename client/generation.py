@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from client import metrics
+from client.audit import Suspect
 from client.chain import Chain
 from client.drafting import Drafter
 from swarm.span import Span
@@ -100,6 +102,10 @@ class Statistics:
         self.draft_seconds += draft_seconds
         self.trip_seconds.append(trip_seconds)
         self.compute_seconds.append(sum(verdict.compute))
+        metrics.TOKENS.inc(len(verdict.tokens))
+        metrics.DRAFTED.inc(len(drafts))
+        metrics.ACCEPTED.inc(len(verdict.tokens) - 1)
+        metrics.TRIP_SECONDS.observe(trip_seconds)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,12 @@ class Result:
     """How often peers of the chain were replaced, ..."""
     stall_seconds: float
     """... and how much longer the trips in question took than the others."""
+    audits: int
+    """How often the text was judged again by other peers, ..."""
+    audits_skipped: int
+    """... how often that was due and not possible, ..."""
+    suspects: list[Suspect]
+    """... and the peers of the chain that were found wrong, or of the others that judged it."""
     chain: list[tuple[str, Span]]
     """Peer id and layers of each hop of the last chain."""
     bytes_sent: int

@@ -7,18 +7,19 @@ peer when its stream closes. What the peers send is kept as state, one slot for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from client.routing import Hop
-from swarm.errors import BadMessage, PeerError, PeerLost, PeerRefused
+from client.streams import HopStreams
+from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.speculation.sampling import Sampling
-from swarm.transport import Stream, Transport
+from swarm.transport import Transport
 from swarm.wire import (
     MAX_AHEAD,
+    MAX_RECALLED,
     MAX_ROUND_TOKENS,
-    SESSION_PROTOCOL,
     AnyMessage,
     Ask,
     Broken,
@@ -27,30 +28,29 @@ from swarm.wire import (
     Leaving,
     Open,
     Progress,
+    Recall,
+    Recalled,
     Refused,
     Relink,
     Round,
     Verdict,
 )
 
-_OPEN_ROUND_TRIPS = 4  # that opening a stream may take, ...
-_OPEN_SECONDS = 1.0  # ... and at least so long
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """This client's end of the stream to one hop, and the task that listens to it."""
-
-    stream: Stream
-    listener: asyncio.Task[None]
 
 
 class ChainSession:
     """A session at every hop of a chain."""
 
-    def __init__(self, transport: Transport, fingerprint: str, sampling: Sampling) -> None:
-        """Nothing is opened yet: see `lead_over`."""
+    def __init__(
+        self,
+        transport: Transport,
+        fingerprint: str,
+        sampling: Sampling,
+        witness: Callable[[int], int] | None = None,
+    ) -> None:
+        """Nothing is opened yet: see `lead_over`. `witness` gives the hops that begin with a layer the seed of their
+        sketches."""
         self.hops: tuple[Hop, ...] = ()
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
@@ -62,14 +62,16 @@ class ChainSession:
         """By peer: which neighbour says that it is lost."""
         self.leaving: set[str] = set()
         """Peers that will be gone soon."""
-        self._transport = transport
+        self._streams = HopStreams(transport, self._note, self._note_end)
         self._fingerprint = fingerprint
         self._sampling = sampling
+        self._witness = witness
         self._id = secrets.token_bytes(16)
-        self._ends: dict[str, _End] = {}
-        self._past = [0, 0]  # bytes sent and received on streams that were closed
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
+        self._recalls = 0
+        self._recalled: dict[str, tuple[int, bytes]] = {}
+        """By peer: the number of its last answer to a Recall, and the answer."""
         self._prepared: dict[str, int] = {}
         """By peer that is no hop yet: positions of the text that it holds."""
         self._verdict: Verdict | None = None
@@ -78,9 +80,7 @@ class ChainSession:
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received by this client."""
-        streams = [end.stream for end in self._ends.values()]
-        sent, received = self._past
-        return sent + sum(s.bytes_sent for s in streams), received + sum(s.bytes_received for s in streams)
+        return self._streams.traffic
 
     @property
     def peer_ids(self) -> set[str]:
@@ -90,7 +90,7 @@ class ChainSession:
     @property
     def missing(self) -> set[str]:
         """The hops that are not part of the session, or not any more."""
-        return self.peer_ids - self._ends.keys()
+        return self.peer_ids - self._streams.peer_ids
 
     @property
     def silent(self) -> set[str]:
@@ -100,7 +100,7 @@ class ChainSession:
     @property
     def outside(self) -> set[str]:
         """Peers that take part in the session, but are no hops of the chain."""
-        return self._ends.keys() - self.peer_ids
+        return self._streams.peer_ids - self.peer_ids
 
     @property
     def is_whole(self) -> bool:
@@ -166,18 +166,11 @@ class ChainSession:
         for peer_id in peer_ids:
             self.leaving.discard(peer_id)
             self._prepared.pop(peer_id, None)
-            end = self._ends.pop(peer_id, None)
-            if end is not None:
-                self._past[0] += end.stream.bytes_sent
-                self._past[1] += end.stream.bytes_received
-                end.listener.cancel()
-                end.stream.close()
+            self._streams.drop(peer_id)
 
     async def close(self) -> None:
         """End the session at all hops."""
-        listeners = [end.listener for end in self._ends.values()]
-        self.drop(list(self._ends))
-        await asyncio.gather(*listeners, return_exceptions=True)
+        await self._streams.close()
 
     async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
         """Bring the caches up to the text `tokens` without its newest one, for verdict `number`.
@@ -221,7 +214,7 @@ class ChainSession:
         """
         self._nonce += 1
         self._reports.clear()
-        asked = [hop for hop in self.hops if hop.contact.peer_id in self._ends.keys() - self.faults.keys()]
+        asked = [hop for hop in self.hops if hop.contact.peer_id in self._streams.peer_ids - self.faults.keys()]
 
         def all_answered() -> bool:
             return all({hop.contact.peer_id} & (self._reports.keys() | self.faults.keys()) for hop in asked)
@@ -241,17 +234,46 @@ class ChainSession:
             await asyncio.gather(*questions, return_exceptions=True)
         return dict(self._reports)
 
+    async def recall(self, start: int, end: int, seconds: float) -> dict[int, bytes]:
+        """By first layer of each hop but the first, the sketches of what it was given at the positions start..end.
+
+        Those that do not answer within `seconds` are left out.
+        """
+        parts = [
+            await self._recall(low, min(low + MAX_RECALLED, end), seconds)
+            for low in range(start, end, MAX_RECALLED)
+        ]
+        return {
+            hop.span.start: b"".join(part[peer] for part in parts)
+            for hop in self.hops[1:]
+            if all((peer := hop.contact.peer_id) in part for part in parts)
+        }
+
+    async def _recall(self, start: int, end: int, seconds: float) -> dict[str, bytes]:
+        """By peer, the answers of all hops but the first."""
+        self._recalls += 1  # apart from the surveys: either may go on beside the other
+        nonce = self._recalls
+        asked = {hop.contact.peer_id for hop in self.hops[1:]}
+        for hop in self.hops[1:]:
+            with contextlib.suppress(PeerLost):
+                await self._send(hop, Recall(self._id, nonce, start, end))
+
+        def answers() -> dict[str, bytes]:
+            return {peer: data for peer, (number, data) in self._recalled.items() if number == nonce}
+
+        await self._until(lambda: asked <= answers().keys() | self.faults.keys() | self.missing, seconds)
+        return answers()
+
     @property
     def _chunk(self) -> int:
         return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
 
     async def _join(self, hops: Sequence[Hop]) -> list[Hop]:
         """Open streams to those hops that take no part yet; which these are. Raises PeerLost."""
-        fresh = [hop for hop in hops if hop.contact.peer_id not in self._ends]
-        for hop, stream in zip(fresh, await _open_streams(self._transport, fresh), strict=True):
+        fresh = [hop for hop in hops if hop.contact.peer_id not in self._streams.peer_ids]
+        await self._streams.open(fresh)
+        for hop in fresh:
             self.faults.pop(hop.contact.peer_id, None)
-            listener = asyncio.create_task(self._listen(hop.contact.peer_id, stream))
-            self._ends[hop.contact.peer_id] = _End(stream, listener)
         return fresh
 
     def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int) -> Open:
@@ -265,6 +287,7 @@ class ChainSession:
             holds=holds,
             chunk=self._chunk,
             sampling=self._sampling,
+            witness=self._witness(hop.span.start) if self._witness else None,
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:
@@ -287,10 +310,7 @@ class ChainSession:
             raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
 
     async def _send(self, hop: Hop, message: AnyMessage) -> None:
-        end = self._ends.get(hop.contact.peer_id)
-        if end is None:
-            raise PeerLost(hop.contact.peer_id, "its stream has ended")
-        await end.stream.send(message)
+        await self._streams.send(hop.contact.peer_id, message)
 
     async def _until(self, is_so: Callable[[], bool], seconds: float) -> None:
         """Wait until something is so, or for `seconds`."""
@@ -302,19 +322,12 @@ class ChainSession:
         except TimeoutError:
             pass
 
-    async def _listen(self, peer_id: str, stream: Stream) -> None:
-        """Note what one hop sends, until its stream ends."""
-        while True:
-            try:
-                self._note(peer_id, await stream.receive())
-            except (PeerLost, BadMessage) as error:
-                lost = error if isinstance(error, PeerLost) else PeerLost(peer_id, f"it sends nonsense: {error}")
-                self.faults[peer_id] = lost
-                self._news.set()
-                return
-            self._news.set()
+    def _note_end(self, error: PeerLost) -> None:
+        self.faults[error.peer_id] = error
+        self._news.set()
 
     def _note(self, peer_id: str, message: AnyMessage) -> None:
+        self._news.set()
         match message:
             case Verdict() if peer_id == self.hops[-1].contact.peer_id:
                 self._verdict = message
@@ -322,6 +335,8 @@ class ChainSession:
                 self._prepared[peer_id] = held
             case Progress(nonce=nonce) if nonce == self._nonce:
                 self._reports[peer_id] = message
+            case Recalled(nonce=nonce, sketches=sketches):
+                self._recalled[peer_id] = (nonce, sketches)
             case Leaving():
                 self.leaving.add(peer_id)
             case Refused(why=why, reason=reason):
@@ -346,25 +361,3 @@ def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: i
         Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
         for start in range(cached, end, chunk)
     ]
-
-
-async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:
-    """A stream to every hop, opened at once. Raises PeerLost, with none left open."""
-    tasks = [asyncio.create_task(_open_stream(transport, hop)) for hop in hops]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(result, BaseException):
-                result.close()
-        raise
-
-
-async def _open_stream(transport: Transport, hop: Hop) -> Stream:
-    try:
-        async with asyncio.timeout(max(_OPEN_SECONDS, _OPEN_ROUND_TRIPS * hop.round_trip)):
-            return await transport.open(hop.contact, SESSION_PROTOCOL)
-    except TimeoutError:
-        raise PeerLost(hop.contact.peer_id, "it cannot be reached in time") from None

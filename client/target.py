@@ -9,7 +9,7 @@ from typing import Any
 
 from client.cooldown import Cooldowns
 from client.mending import gaps
-from client.routing import Hop, plan
+from client.routing import Hop, Kind, plan
 from swarm.directory import Directory
 from swarm.errors import BadMessage, ChainLost, PeerError, PeerLost, UsageError
 from swarm.model.source import ModelInfo, ModelSource
@@ -55,16 +55,28 @@ class Target:
         """Peers to which the way was measured."""
         return len(self._round_trips)
 
-    async def plan(self, *, tokens: int) -> list[Hop]:
-        """The best chain for rounds of `tokens` tokens, by what is known now. Raises ChainLost."""
+    async def plan(
+        self, *, tokens: int, excluded: Collection[str] = (), kinds: Collection[Kind] | None = None
+    ) -> list[Hop]:
+        """The best chain for rounds of `tokens` tokens, by what is known now: without the peers `excluded`, and of such
+        as compute in one of `kinds` (None: in any). Raises ChainLost."""
         if not self._peers:
             raise ChainLost(f"nobody serves this model (fingerprint {self.fingerprint[:12]}){await self._others()}")
-        return self._plan(tokens=tokens)
+        return self._plan(tokens=tokens, excluded=excluded, kinds=kinds)
 
-    def fill(self, hops: Sequence[Hop], lost: Collection[str], *, tokens: int) -> list[Hop]:
+    def fill(
+        self,
+        hops: Sequence[Hop],
+        lost: Collection[str],
+        *,
+        tokens: int,
+        excluded: Collection[str] = (),
+        kinds: Collection[Kind] | None = None,
+    ) -> list[Hop]:
         """The chain `hops` with other peers in place of the lost ones; the others stay. Raises ChainLost.
 
-        Peers that compute like those they replace come first: others may give another text.
+        Peers that compute like those they replace come first: others may give another text. With `kinds`, none but
+        those are taken.
         """
         kept = {hop.contact.peer_id for hop in hops} - set(lost)
         filled: list[Hop] = []
@@ -74,17 +86,19 @@ class Target:
             done = gap.end
             before = hops[gap.start - 1].contact.peer_id if gap.start else None
             after = hops[gap.end].contact.peer_id if gap.end < len(hops) else None
-            kinds = {hop.kind for hop in hops[gap.start : gap.end]}
+            alike = kinds or {hop.kind for hop in hops[gap.start : gap.end]}
             bounds: dict[str, Any] = {
                 "span": gap.span,
                 "before": before,
                 "after": after,
                 "tokens": tokens,
-                "excluded": kept,
+                "excluded": kept.union(excluded),
             }
             try:
-                new = self._plan(**bounds, kinds=kinds)
+                new = self._plan(**bounds, kinds=alike)
             except ChainLost:
+                if kinds is not None:
+                    raise
                 new = self._plan(**bounds)
                 log.warning("layers %s go on in another precision: the text may differ from here on", gap.span)
             filled += new

@@ -15,6 +15,7 @@ from peer.session import Session
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
 from swarm.speculation.acceptance import match
+from swarm.speculation.sampling import lead
 from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
 
@@ -53,6 +54,8 @@ class Outcome:
     states: bytes | None
     tokens: tuple[int, ...]
     seconds: float
+    margin: float | None = None
+    """Of a verdict that stops at a draft, where a witness is wanted: how clear it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class Engine:
         if stage.is_last:
             verdicts = [_judge(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
             seconds = time.perf_counter() - started
-            return [Outcome(None, tokens, seconds) for tokens in verdicts]
+            return [Outcome(None, tokens, seconds, margin) for tokens, margin in verdicts]
         states = [to_bytes(hidden) for hidden in outputs]
         seconds = time.perf_counter() - started
         return [Outcome(data, (), seconds) for data in states]
@@ -128,11 +131,16 @@ def _slice(stage: Stage, job: Job) -> Slice:
     )
 
 
-def _judge(job: Job, logits: Tensor) -> tuple[int, ...]:
-    """The verdict's tokens; logits: [num_drafts + 1, vocab], or [0, vocab] for a chunk of a prefill."""
+def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
+    """The verdict's tokens and margin; logits: [num_drafts + 1, vocab], or [0, vocab] for a chunk of a prefill."""
     if not job.round.judged:
-        return ()
+        return (), None
     if logits.isnan().any():
         raise ValueError("logits are not numbers")
     drafts = job.round.tokens[len(job.round.tokens) - job.round.num_drafts :]
-    return tuple(match(logits, job.context, drafts, job.session.sampling))
+    sampling = job.session.sampling
+    tokens = tuple(match(logits, job.context, drafts, sampling))
+    stop = len(tokens) - 1
+    if job.session.witness is None or stop == len(drafts):
+        return tokens, None
+    return tokens, lead(logits[stop], (*job.context, *drafts[:stop]), drafts[stop], sampling)

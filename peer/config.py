@@ -9,16 +9,20 @@ from pydantic import Field, field_validator, model_validator
 
 from peer.limits import Limits
 from swarm.errors import UsageError
+from swarm.membership import KeyFile
+from swarm.metrics import Observed
 from swarm.span import Span
 
 DEFAULT_HOST_MADDRS = ("/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0")
 
 
-class PeerConfig(Limits):
+class PeerConfig(Limits, Observed):
     """Options of `specswarm join`; sizes in MiB, times in seconds."""
 
     model: str
     initial_peers: tuple[str, ...] = Field(min_length=1)
+    swarm_key: KeyFile = None
+    """The private swarm's; without it, the peer belongs to the public one."""
     revision: str | None = None
     layers: Span | None = None
     num_layers: Annotated[int, Field(ge=1)] | None = None

@@ -16,6 +16,7 @@ from peer import placement, speed
 from peer.announcer import Announcer
 from peer.compute import Engine
 from peer.config import PeerConfig
+from peer.metrics import FREE_TOKENS, SESSIONS
 from peer.service import PeerService
 from peer.speed import Speed
 from peer.table import SessionTable
@@ -26,6 +27,8 @@ from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import end, run_until
+from swarm.membership import Membership
+from swarm.metrics import served
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
@@ -53,12 +56,13 @@ class Ready:
 
 async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asyncio.Event) -> None:
     """Be a peer until `stop` is set. Raises UsageError, ModelUnsupported or SwarmUnreachable if it cannot start."""
-    with Identity.hold(config.identity) as identity:
+    with Identity.hold(config.identity) as identity, served(config):
         async with Libp2pNetwork.join(
             identity,
             initial_peers=config.initial_peers,
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
+            swarm=Membership.read(config.swarm_key),
             incoming=IncomingStreams(config.max_streams, config.max_client_streams),
             is_behind_nat=config.behind_nat,
         ) as network:
@@ -74,7 +78,7 @@ async def serve_on(
 ) -> None:
     """The same on a network that is up already."""
     loop = asyncio.get_running_loop()
-    directory = Directory(network)
+    directory = Directory(network, network.swarm)
     with ThreadPoolExecutor(1, "torch") as thread:
         source, fingerprint = await loop.run_in_executor(thread, _find_model, config)
         announcer = Announcer(directory, network, identity, config.announce_seconds)
@@ -97,6 +101,8 @@ async def serve_on(
             max_sent_bytes=config.replay_mib << 20,
             limits=config,
         )
+        SESSIONS.set_function(lambda: len(table))
+        FREE_TOKENS.set_function(lambda: table.free_tokens)
         service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()
         offer = offer.model_copy(update={"state": "serving", **asdict(pace)})
@@ -105,6 +111,7 @@ async def serve_on(
         left = asyncio.Event()
         await run_until(
             left,
+            network.run(),
             service.run(config.idle_seconds),
             announcer.run(lambda: table.free_tokens),
             _leave_well(stop, left, service, announcer, offer, config.drain_seconds),

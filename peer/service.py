@@ -1,8 +1,8 @@
 """The peer's side of the protocol: which message does what.
 
-A client's stream brings Open, Round, Relink, Copy, Ask and Ping; the peer before pushes Hidden. An admitted round goes
-to the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is answered
-with Refused, and what breaks around this peer with Broken: neither ends the stream.
+A client's stream brings Open, Round, Relink, Copy, Ask, Recall and Ping; the peer before pushes Hidden. An admitted
+round goes to the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is
+answered with Refused, and what breaks around this peer with Broken: neither ends the stream.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from concurrent.futures import Executor
 from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
 from peer.links import Links, Outbox
+from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, LINKS_LOST, REFUSALS, REPLAYED_BYTES, ROUNDS
 from peer.session import Refusal, Session
 from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.tensors import DTYPES, dtype_name, is_finite
+from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite
 from swarm.transport import Stream, Transport
 from swarm.wire import (
+    MAX_RECALLED,
     NO_SESSION,
     PUSH_PROTOCOL,
     SESSION_PROTOCOL,
@@ -37,6 +39,8 @@ from swarm.wire import (
     Ping,
     Pong,
     Progress,
+    Recall,
+    Recalled,
     Refused,
     Relink,
     Round,
@@ -129,6 +133,7 @@ class PeerService:
             try:
                 self._take_hidden(message, stream.peer_id)
             except Refusal as refusal:
+                REFUSALS.labels(refusal.why).inc()
                 self._replies[message.round.session].post(Refused(message.round.session, refusal.why, str(refusal)))
 
     async def _receive(self, stream: Stream) -> AnyMessage:
@@ -151,6 +156,8 @@ class PeerService:
                     self._take_round(message, client)
                 case Ask():
                     return self._ask(message, replies)
+                case Recall():
+                    return self._recall(message, replies)
                 case Copy():
                     self._copy(message, replies)
                 case Relink():
@@ -159,6 +166,7 @@ class PeerService:
                     name = type(message).__name__
                     return Refused(NO_SESSION, "unlawful", f"{name} is not for a client to send")
         except Refusal as refusal:
+            REFUSALS.labels(refusal.why).inc()
             return Refused(getattr(message, "session", NO_SESSION), refusal.why, str(refusal))
         return None
 
@@ -178,6 +186,7 @@ class PeerService:
         session.relink(message, self._stage.info.num_layers)
         if session.downstream is not None:
             for round, rows, compute in session.sent.since(session.holds, session.chunk):
+                REPLAYED_BYTES.inc(len(rows))
                 self._push(session.downstream, session, round, rows, compute)
         self._meet_neighbours(session)
 
@@ -185,6 +194,7 @@ class PeerService:
         """Bring another peer what the next one has. Raises Refusal."""
         session = self._opened_on(replies, message.session)
         for round, rows, compute in session.sent.text(message.start, message.end, message.chunk):
+            REPLAYED_BYTES.inc(len(rows))
             self._push(message.to, session, round, rows, compute)
 
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
@@ -194,6 +204,14 @@ class PeerService:
         if answer is None:
             session.asked = [*session.asked[1 - MAX_QUESTIONS :], message]
         return answer
+
+    def _recall(self, message: Recall, replies: Outbox) -> Recalled:
+        """The sketches of what a session was given. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        if session.witness is None:
+            raise Refusal("unlawful", "the session was opened without a witness")
+        end = min(message.end, message.start + MAX_RECALLED)
+        return Recalled(session.id, message.nonce, session.witness.recall(message.start, end))
 
     def _opened_on(self, replies: Outbox, session_id: bytes) -> Session:
         """The session, if this client's stream is the one it was opened on. Raises Refusal."""
@@ -252,6 +270,9 @@ class PeerService:
             self._replies[session.id].post(Broken(session.id, sender, "its hidden states are not finite"))
             return
         self._submit(session, round, message.layer, sender, States(message.states, dtype), message.compute)
+        if session.witness is not None:
+            shape = (len(round.tokens), self._stage.info.hidden_size)
+            session.witness.note(round.position, from_bytes(message.states, dtype, shape))
 
     def _submit(
         self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
@@ -269,14 +290,18 @@ class PeerService:
             return
         reply = self._replies[session.id]
         if isinstance(result, Failure):
+            FAILURES.inc()
             reply.post(Broken(session.id, self._transport.peer_id, result.reason))
             return
+        ROUNDS.inc()
+        LAYER_TOKENS.inc(len(round.tokens) * len(session.span))
+        COMPUTE_SECONDS.inc(result.seconds)
         compute = (*job.compute, result.seconds)
         if result.states is not None:
             self._table.keep(round, result.states, compute)
             self._pass_on(session, round, result.states, compute)
         elif result.tokens:
-            reply.post(Verdict(session.id, round.number, result.tokens, compute))
+            reply.post(Verdict(session.id, round.number, result.tokens, compute, result.margin))
         for question in list(session.asked):
             if (answer := session.progress(question)) is not None:
                 session.asked.remove(question)
@@ -294,6 +319,7 @@ class PeerService:
 
     def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""
+        LINKS_LOST.inc()
         for session in self._table:
             if session.downstream == contact:
                 self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))

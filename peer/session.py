@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from peer.sent import Sent
+from peer.witness import Witness
 from swarm.errors import Why
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
@@ -46,6 +47,8 @@ class Session:
     """Most tokens that the next peer takes at a time."""
     sent: Sent = field(default_factory=Sent)
     """What was passed on, or would have been."""
+    witness: Witness | None = None
+    """Of the input, if the client audits."""
     tokens: list[int] = field(default_factory=list)
     """The token id at each cached position, once the admitted rounds have run."""
     last_number: int = -1

@@ -9,6 +9,7 @@ from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
 from peer.sent import SentStore
 from peer.session import Refusal, Session, check_neighbours
+from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
 from swarm.span import Span
@@ -82,6 +83,7 @@ class SessionTable:
             holds=request.holds,
             chunk=request.chunk,
             sampling=request.sampling,
+            witness=Witness(request.witness, self._stage.info.hidden_size) if request.witness is not None else None,
             cache=KVCache(span),
             sent=self._sent.open(request.session),
             last_used=self._clock(),

@@ -35,6 +35,12 @@ AnnounceMaddrs = Annotated[
     typer.Option("--announce-maddr", help="Address that others should dial, where it is not the one listened on."),
 ]
 IdentityFile = Annotated[Path | None, typer.Option("--identity", help="Key file; made on first use.")]
+SwarmKey = Annotated[
+    Path | None, typer.Option("--swarm-key", help="Key file of a private swarm; `specswarm key` makes one.")
+]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", help="Serve counters for Prometheus at this port, on loopback.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with further options.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
 
@@ -54,6 +60,8 @@ def bootstrap(
     host_maddr: HostMaddrs = None,
     announce_maddr: AnnounceMaddrs = None,
     identity: IdentityFile = None,
+    swarm_key: SwarmKey = None,
+    metrics_port: MetricsPort = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -71,6 +79,8 @@ def bootstrap(
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
             "identity": identity,
+            "swarm_key": swarm_key,
+            "metrics_port": metrics_port,
         },
     )
 
@@ -113,6 +123,8 @@ def join(
     host_maddr: HostMaddrs = None,
     announce_maddr: AnnounceMaddrs = None,
     identity: IdentityFile = None,
+    swarm_key: SwarmKey = None,
+    metrics_port: MetricsPort = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -144,6 +156,8 @@ def join(
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
             "identity": identity,
+            "swarm_key": swarm_key,
+            "metrics_port": metrics_port,
         },
     )
 
@@ -180,8 +194,13 @@ def generate(
     identity: Annotated[
         Path | None, typer.Option(help="Key file, for peers that serve only clients they know; made on first use.")
     ] = None,
+    swarm_key: SwarmKey = None,
+    metrics_port: MetricsPort = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for drafting.")] = None,
+    audit: Annotated[
+        float | None, typer.Option(help="Share of rounds after which other peers judge the text again; 0 to 1.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds without progress after which to give up.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Keep the tokens in this file; if it has some, go on from there.")
@@ -206,8 +225,11 @@ def generate(
             "allow": allow,
             "deny": deny,
             "identity": identity,
+            "swarm_key": swarm_key,
+            "metrics_port": metrics_port,
             "revision": revision,
             "threads": threads,
+            "audit": audit,
             "timeout": timeout,
         },
     )
@@ -247,12 +269,14 @@ def generate(
 
 
 @app.command()
-def status(initial_peer: InitialPeers = None, config: ConfigFile = None, json: Json = False) -> None:
+def status(
+    initial_peer: InitialPeers = None, swarm_key: SwarmKey = None, config: ConfigFile = None, json: Json = False
+) -> None:
     """List the swarm's models, peers and spans, and the layers nobody serves."""
     from specswarm import status as report
     from swarm.config import load
 
-    settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer})
+    settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer, "swarm_key": swarm_key})
 
     async def program() -> None:
         models = await report.look(settings)
@@ -262,6 +286,15 @@ def status(initial_peer: InitialPeers = None, config: ConfigFile = None, json: J
             report.show(models)
 
     console.run(program())
+
+
+@app.command()
+def key(file: Annotated[Path, typer.Argument(help="Where to put it.")]) -> None:
+    """Make the key of a private swarm, to be handed to its members."""
+    from swarm.membership import make_key
+
+    make_key(file)
+    console.say(f"{file} is the key of a swarm of your own: give it to bootstrap, join and generate by --swarm-key")
 
 
 @app.command()
@@ -287,4 +320,7 @@ def _summary(result: Any) -> str:
         f"{len(result.token_ids)} tokens in {result.seconds:.2f} s: {result.tokens_per_second:.1f} tokens/s, "
         f"{per_trip:.2f} tokens per trip over {len(result.chain)} peers"
         + (f", {result.reroutes} reroutes" if result.reroutes else "")
+        + (f", {result.audits} audits" if result.audits else "")
+        + (f", {result.audits_skipped} audits were not possible" if result.audits_skipped else "")
+        + (f", {len(result.suspects)} peers left out" if result.suspects else "")
     )

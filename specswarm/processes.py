@@ -104,13 +104,14 @@ def running_swarm(
     folder: Path,
     *,
     options: Sequence[str] = (),
+    shared: Sequence[str] = (),
     place: Callable[[int], Place] = on_loopback,
     ready_seconds: float = 180.0,
 ) -> Iterator[tuple[list[str], list[Program]]]:
     """A bootstrap node (number 0) and a peer for each span `A:B` (from 1 on); yields initial peers and programs.
 
-    Peers get the further `options`; identities and logs go to `folder`. All processes are gone at the end, whatever
-    happens.
+    Peers get the further `options`, all nodes the `shared` ones; identities and logs go to `folder`. All processes are
+    gone at the end, whatever happens.
     """
     programs: list[Program] = []
 
@@ -119,7 +120,7 @@ def running_swarm(
         maddrs, popen = place(number)
         listen = [part for maddr in maddrs for part in ("--host-maddr", maddr)]
         identity = ["--identity", str(folder / f"{number}.key")]
-        programs.append(Program([*arguments, *identity, *listen], folder / f"{number}.log", popen))
+        programs.append(Program([*arguments, *identity, *listen, *shared], folder / f"{number}.log", popen))
 
     try:
         start("bootstrap")

@@ -13,6 +13,7 @@ from rich.table import Table
 from swarm.config import Config
 from swarm.directory import Directory
 from swarm.libp2p import Libp2pNetwork
+from swarm.membership import KeyFile, Membership
 from swarm.records import Announcement
 
 
@@ -20,6 +21,7 @@ class StatusConfig(Config):
     """How to reach the swarm."""
 
     initial_peers: Annotated[tuple[str, ...], Field(min_length=1)]
+    swarm_key: KeyFile = None
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class ModelStatus:
 
 async def look(settings: StatusConfig) -> list[ModelStatus]:
     """Ask the directory."""
-    async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers) as network:
-        peers = await Directory(network).all_peers()
+    swarm = Membership.read(settings.swarm_key)
+    async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers, swarm=swarm) as network:
+        peers = await Directory(network, swarm).all_peers()
     by_model: dict[str, list[Announcement]] = {}
     for peer in peers:
         by_model.setdefault(peer.fingerprint, []).append(peer)

@@ -17,15 +17,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from hivemind.dht.routing import DHTID, RoutingTable
-from hivemind.p2p import P2P, P2PContext, PeerID
+from hivemind.p2p import P2P, P2PContext, P2PHandlerError, PeerID
 from hivemind.p2p.servicer import ServicerBase
-from hivemind.proto import dht_pb2
+from hivemind.proto import auth_pb2, dht_pb2
 
 from swarm import directory
 from swarm.errors import BadMessage
+from swarm.membership import REFUSAL, Membership
 from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
 
 log = logging.getLogger("specswarm")
@@ -55,13 +57,25 @@ def place_of(peer: PeerID) -> DHTID:
     return DHTID.generate(peer.to_bytes())
 
 
-def accepts(place: DHTID, subkey: str, entry: Entry) -> bool:
-    """Whether a record may lie there."""
+def accepts(place: DHTID, subkey: str, entry: Entry, swarm: Membership) -> bool:
+    """Whether a record may lie there, in this swarm."""
     try:
-        announcement = directory.accepts(entry.record, subkey, entry.expires, now=time.time())
+        announcement = directory.accepts(entry.record, subkey, entry.expires, now=time.time(), swarm=swarm)
     except BadMessage:
         return False
     return any(place == DHTID.generate(key) for key in directory.keys_of(announcement))
+
+
+class _WaitingCalls(dict[UUID, asyncio.Future[bytes]]):
+    """hivemind's calls that wait for an answer, by number; one that was cancelled counts as gone at once.
+
+    Else, an answer that comes before hivemind has taken it away ends the task that reads all answers: this node would
+    never hear of any again, and not even be able to leave.
+    """
+
+    def __contains__(self, number: object) -> bool:
+        call = self.get(number)  # type: ignore[call-overload]
+        return call is not None and not call.done()
 
 
 class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
@@ -74,11 +88,16 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     _rpc_handlers = None
     _stub_type = None
 
-    def __init__(self, p2p: P2P, *, is_server: bool) -> None:
+    def __init__(self, p2p: P2P, *, is_server: bool, swarm: Membership) -> None:
         super().__init__()
+        self.swarm = swarm
+        self.met_strangers = False
+        """Whether a node that was called is no member of this one's swarm, or says that this one is not of its."""
         self.peer: PeerID = p2p.peer_id
         self.shelf = Shelf()
+        self._callers: dict[PeerID, None] = {}  # who called last, and is of this swarm
         self._p2p = p2p
+        p2p._client.control._pending_calls = _WaitingCalls()
         self._is_server = is_server
         self._table = RoutingTable(place_of(self.peer), NEAREST, depth_modulo=5)
         self._silent: dict[PeerID, float] = {}  # until when, by the monotonic clock
@@ -90,15 +109,14 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         if self._is_server:
             await self.add_p2p_handlers(self._p2p)
 
-    async def stop(self) -> None:
-        """Answer no more."""
-        if self._is_server:
-            await self.remove_p2p_handlers(self._p2p)
-
     @property
     def is_alone(self) -> bool:
         """Whether no other node is known."""
         return not self._table.uid_to_peer_id
+
+    def knows_caller(self, peer: PeerID) -> bool:
+        """Whether a node has called lately, and showed that it is of this swarm."""
+        return peer in self._callers
 
     def nearest(self, place: DHTID) -> list[PeerID]:
         """The known nodes nearest to a place."""
@@ -106,7 +124,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
 
     def keep(self, place: DHTID, subkey: str, entry: Entry) -> bool:
         """Put a record on this node's shelf, if it may lie there."""
-        return accepts(place, subkey, entry) and self.shelf.put(place.to_bytes(), subkey, entry)
+        return accepts(place, subkey, entry, self.swarm) and self.shelf.put(place.to_bytes(), subkey, entry)
 
     # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
 
@@ -146,24 +164,36 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
 
     async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
         """I am here."""
-        self._meet(context.remote_id, request.peer)
-        return dht_pb2.PingResponse(peer=self._info, dht_time=time.time(), available=True)
+        auth = self._welcome(context.remote_id, request)
+        return dht_pb2.PingResponse(auth=auth, peer=self._info, dht_time=time.time(), available=True)
 
     async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
         """Keep records."""
-        self._meet(context.remote_id, request.peer)
+        auth = self._welcome(context.remote_id, request)
         given = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=False)
         kept = [
             self.keep(DHTID.from_bytes(key), subkey.decode(errors="replace"), Entry(record, expires))
             for key, subkey, record, expires in list(given)[:_MAX_KEYS]
         ]
-        return dht_pb2.StoreResponse(store_ok=kept, peer=self._info)
+        return dht_pb2.StoreResponse(auth=auth, store_ok=kept, peer=self._info)
 
     async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
         """Say what is here, and who is nearer."""
-        self._meet(context.remote_id, request.peer)
+        auth = self._welcome(context.remote_id, request)
         found = [self._result(DHTID.from_bytes(key), context.remote_id) for key in request.keys[:_MAX_KEYS]]
-        return dht_pb2.FindResponse(results=found, peer=self._info)
+        return dht_pb2.FindResponse(auth=auth, results=found, peer=self._info)
+
+    def _welcome(self, caller: PeerID, request: Any) -> auth_pb2.ResponseAuthInfo:
+        """Note who calls; what shows him that this node is of the same swarm. Raises PermissionError if he is not, with
+        the text that he gets."""
+        if not self.swarm.admits(caller.to_base58(), request.auth.signature):
+            raise PermissionError(REFUSAL)
+        self._callers.pop(caller, None)
+        self._callers[caller] = None
+        if len(self._callers) > _MAX_NODES:
+            del self._callers[next(iter(self._callers))]
+        self._meet(caller, request.peer)
+        return auth_pb2.ResponseAuthInfo(signature=self.swarm.badge(self.peer.to_base58()))
 
     def _result(self, place: DHTID, asker: PeerID) -> dht_pb2.FindResult:
         records = self.shelf.get(place.to_bytes())
@@ -177,12 +207,18 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """The response of another node; None if there is none."""
         if self._silent.get(peer, 0.0) > time.monotonic():
             return None
+        request.auth.signature = self.swarm.badge(self.peer.to_base58())
         try:
             # hivemind's own time limit may swallow a cancellation (asyncio.wait_for before Python 3.12 does)
             async with asyncio.timeout(ANSWER_SECONDS):
                 response = await getattr(self.get_stub(self._p2p, peer), name)(request)
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
             log.debug("%s of %s failed: %s", name, peer, error or type(error).__name__)
+            self.met_strangers |= isinstance(error, P2PHandlerError) and REFUSAL in str(error)
+            self._lose(peer)
+            return None
+        if not self.swarm.admits(peer.to_base58(), response.auth.signature):
+            self.met_strangers = True
             self._lose(peer)
             return None
         self._meet(peer, response.peer)

@@ -92,7 +92,7 @@ def address_of(maddr: str) -> bytes:
     if not circuit:
         return bytes(Multiaddr(address).to_bytes())
     relay_id = PeerID.from_base58(relay).to_bytes()
-    return bytes(Multiaddr(address).to_bytes() + _P2P + bytes([len(relay_id)]) + relay_id + _CIRCUIT)
+    return b"".join((Multiaddr(address).to_bytes(), _P2P, bytes([len(relay_id)]), relay_id, _CIRCUIT))
 
 
 async def send(writer: asyncio.StreamWriter, message: Any) -> None:

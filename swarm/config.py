@@ -13,7 +13,7 @@ from swarm.errors import UsageError
 
 INITIAL_PEERS_VARIABLE = "SPECSWARM_INITIAL_PEERS"
 SECTIONS = ("bootstrap", "join", "client", "generate")  # of a configuration file
-SHARED = ("initial_peers",)  # keys that stand above the sections, for all of them
+SHARED = ("initial_peers", "swarm_key")  # keys that stand above the sections, for all of them
 
 _HINTS = {"initial_peers": f"; give --initial-peer, set {INITIAL_PEERS_VARIABLE}, or use a --config file"}
 
@@ -28,17 +28,17 @@ T = TypeVar("T", bound=Config)
 
 
 def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]) -> T:
-    """The program's configuration: options that are given (not None, not empty), then the file's `[section]`, then,
-    for the initial peers, the file's top level and the environment.
+    """The program's configuration: options that are given (not None, not empty), then the file's `[section]`, then
+    what stands above the sections, and for the initial peers the environment.
 
     Raises UsageError naming the key that is unknown, missing or wrong.
     """
     shared, values = _read(file, section) if file else ({}, {})
     given = {key: value for key, value in options.items() if value not in (None, [], ())}
     values |= given
-    if "initial_peers" in kind.model_fields and "initial_peers" not in values:
-        environment = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
-        values["initial_peers"] = shared.get("initial_peers") or environment
+    values = {key: value for key, value in shared.items() if key in kind.model_fields} | values
+    if "initial_peers" in kind.model_fields and not values.get("initial_peers"):
+        values["initial_peers"] = os.environ.get(INITIAL_PEERS_VARIABLE, "").replace(",", " ").split()
     try:
         return kind.model_validate(values)
     except ValidationError as error:

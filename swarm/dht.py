@@ -15,6 +15,7 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, PeerID
 
 from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepts, place_of
+from swarm.membership import Membership
 from swarm.shelf import Entry
 
 log = logging.getLogger("specswarm")
@@ -27,23 +28,28 @@ _AT_ONCE = 32  # nodes being asked at the same time
 class Dht:
     """A RecordStore on the nodes of the swarm; neither reading nor writing ever raises, or takes longer than said."""
 
-    def __init__(self, p2p: P2P, *, is_server: bool) -> None:
-        """A mere client (`is_server=False`) keeps nothing for others."""
-        self._node = DhtNode(p2p, is_server=is_server)
+    def __init__(self, p2p: P2P, *, is_server: bool, swarm: Membership) -> None:
+        """A mere client (`is_server=False`) keeps nothing for others; nobody outside `swarm` is heeded."""
+        self._node = DhtNode(p2p, is_server=is_server, swarm=swarm)
         self._is_server = is_server
 
     async def start(self) -> None:
-        """Take part."""
+        """Take part, until the daemon ends."""
         await self._node.start()
-
-    async def stop(self) -> None:
-        """Take part no more."""
-        await self._node.stop()
 
     @property
     def is_alone(self) -> bool:
         """Whether no other node is known."""
         return self._node.is_alone
+
+    @property
+    def met_strangers(self) -> bool:
+        """Whether a node that was asked belongs to another swarm."""
+        return self._node.met_strangers
+
+    def knows_caller(self, peer: PeerID) -> bool:
+        """Whether a node has called lately, and showed that it is of this swarm."""
+        return self._node.knows_caller(peer)
 
     async def ping(self, peer_id: str) -> bool:
         """Whether that node answers; both know each other then."""
@@ -66,7 +72,9 @@ class Dht:
         def heed(_: PeerID, answer: Answer) -> None:
             for subkey, entry in answer.records.items():
                 # the cheap question first: most nodes have the same records
-                if (subkey not in found or found[subkey].expires < entry.expires) and accepts(place, subkey, entry):
+                if (subkey not in found or found[subkey].expires < entry.expires) and accepts(
+                    place, subkey, entry, self._node.swarm
+                ):
                     found[subkey] = entry
 
         await self._walk(place, heed)

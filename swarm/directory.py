@@ -13,6 +13,7 @@ from typing import Protocol
 from swarm import records
 from swarm.errors import BadMessage
 from swarm.identity import Identity
+from swarm.membership import PUBLIC, Membership
 from swarm.records import Announcement
 
 INDEX_KEY = "specswarm/1/index"
@@ -29,14 +30,14 @@ def keys_of(announcement: Announcement) -> tuple[str, str]:
     return model_key(announcement.fingerprint), INDEX_KEY
 
 
-def accepts(record: bytes, peer_id: str, expires: float, *, now: float) -> Announcement:
+def accepts(record: bytes, peer_id: str, expires: float, *, now: float, swarm: Membership = PUBLIC) -> Announcement:
     """The announcement in a stored record.
 
-    Raises BadMessage if it is not `peer_id`'s, ends at another time, or later than any may.
+    Raises BadMessage if it is not `peer_id`'s, or not for this swarm, ends at another time, or later than any may.
     """
     if not expires <= now + MAX_LIFETIME:  # not a number is refused too
         raise BadMessage(f"record stored as {peer_id}'s lasts longer than {MAX_LIFETIME:.0f} s")
-    announcement = records.read(record)
+    announcement = records.read(record, swarm)
     if announcement.peer_id != peer_id or announcement.expires != expires:
         raise BadMessage(f"record stored as {peer_id}'s speaks of another peer or time")
     return announcement
@@ -55,14 +56,18 @@ class RecordStore(Protocol):
 class Directory:
     """Typed access to the store. Records that are malformed, forged, expired or withdrawn do not appear."""
 
-    def __init__(self, store: RecordStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: RecordStore, swarm: Membership = PUBLIC, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`swarm`: to which this node belongs."""
         self._store = store
+        self._swarm = swarm
         self._clock = clock
         self._seen: dict[str, list[tuple[str, bytes, float]]] = {}  # by key, what was found last
 
     async def publish(self, announcement: Announcement, identity: Identity) -> bool:
         """Store the announcement for as long as it says; whether anybody took it."""
-        record = records.sign(announcement, identity)
+        record = records.sign(announcement, identity, self._swarm)
         return await self._store.put(keys_of(announcement), announcement.peer_id, record, announcement.expires)
 
     async def withdraw(self, announcement: Announcement, identity: Identity) -> None:
@@ -90,7 +95,7 @@ class Directory:
         found = []
         for subkey, record, expires in entries:
             try:
-                announcement = accepts(record, subkey, expires, now=now)
+                announcement = accepts(record, subkey, expires, now=now, swarm=self._swarm)
             except BadMessage:
                 continue  # a stranger's nonsense; whoever stored it is not known here
             if announcement.expires > now:

@@ -7,7 +7,8 @@ SpecswarmError
 ├── ChainLost          the swarm: nobody serves some layers; names them
 ├── PeerError          one other node; `peer_id` says which
 │   ├── PeerLost       it went silent, or its stream broke
-│   └── PeerRefused    it answered, and said no
+│   ├── PeerRefused    it answered, and said no
+│   └── PeerLied       others, given the same, compute something else
 └── BadMessage         a stranger sent something that is no message; never ours
 
 A bug of our own is none of these: it stays the Python exception it is, and blames nobody.
@@ -61,6 +62,10 @@ class PeerRefused(PeerError):
     def __init__(self, peer_id: str, why: Why, reason: str) -> None:
         super().__init__(peer_id, reason)
         self.why = why
+
+
+class PeerLied(PeerError):
+    """What the peer has computed is not what others compute; nothing of it is to be used any more."""
 
 
 class BadMessage(SpecswarmError):

@@ -6,6 +6,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
+from swarm.metrics import STREAMS
+
 
 class IncomingStreams:
     """Counts those that are open, by the node at the other end."""
@@ -23,9 +25,11 @@ class IncomingStreams:
             yield False
             return
         self._open[peer_id] += 1
+        STREAMS.inc()
         try:
             yield True
         finally:
+            STREAMS.dec()
             self._open[peer_id] -= 1
             if not self._open[peer_id]:
                 del self._open[peer_id]

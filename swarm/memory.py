@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.errors import PeerLost
+from swarm.membership import PUBLIC
 from swarm.transport import Handler
 from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
 
@@ -99,6 +100,7 @@ class MemoryTransport:
 
     def __init__(self, network: MemoryNetwork, peer_id: str) -> None:
         self.peer_id = peer_id
+        self.swarm = PUBLIC
         self.streams: list[MemoryStream] = []
         self._network = network
         self._handlers: dict[str, Handler] = {}
@@ -125,6 +127,10 @@ class MemoryTransport:
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """The records under a key."""
         return await self._network.get(key)
+
+    async def run(self) -> None:
+        """Nothing ends it."""
+        await asyncio.Event().wait()
 
     async def maddrs(self) -> list[str]:
         """None: a peer id is address enough here."""

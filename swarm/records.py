@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from swarm.errors import BadMessage
 from swarm.identity import Identity, verify
+from swarm.membership import PUBLIC, Membership
 from swarm.span import Span
 from swarm.wire import MAX_MADDRS, Contact
 
@@ -75,14 +76,15 @@ class Announcement(BaseModel):
         return Contact(self.peer_id, self.maddrs)
 
 
-def sign(announcement: Announcement, identity: Identity) -> bytes:
-    """The record for the DHT."""
+def sign(announcement: Announcement, identity: Identity, swarm: Membership = PUBLIC) -> bytes:
+    """The record for the DHT of that swarm."""
     payload = announcement.model_dump_json().encode()
-    return identity.sign(_DOMAIN + payload) + payload
+    return identity.sign(_DOMAIN + swarm.records_secret + payload) + payload
 
 
-def read(record: bytes) -> Announcement:
-    """The announcement in a record. Raises BadMessage unless it is well formed and signed by the peer it names."""
+def read(record: bytes, swarm: Membership = PUBLIC) -> Announcement:
+    """The announcement in a record. Raises BadMessage unless it is well formed and signed by the peer it names, for
+    this swarm."""
     if not _SIGNATURE < len(record) <= MAX_RECORD:
         raise BadMessage(f"record of {len(record)} bytes")
     payload = record[_SIGNATURE:]
@@ -90,6 +92,6 @@ def read(record: bytes) -> Announcement:
         announcement = Announcement.model_validate_json(payload)
     except ValidationError as error:
         raise BadMessage(f"malformed record: {error.errors()[0]['msg']}") from None
-    if not verify(announcement.peer_id, _DOMAIN + payload, record[:_SIGNATURE]):
+    if not verify(announcement.peer_id, _DOMAIN + swarm.records_secret + payload, record[:_SIGNATURE]):
         raise BadMessage(f"record about {announcement.peer_id} is not signed by it")
     return announcement

@@ -52,8 +52,15 @@ async def reserve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 class Relay:
     """Who has reserved a place, and how many circuits are open."""
 
-    def __init__(self, open_stream: OpenStream, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        open_stream: OpenStream,
+        may_reserve: Callable[[PeerID], bool] = lambda _: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`may_reserve`: for whom to relay at all."""
         self._open_stream = open_stream
+        self._may_reserve = may_reserve
         self._clock = clock
         self._reserved: dict[PeerID, float] = {}  # until when
         self._from = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE)
@@ -80,7 +87,8 @@ class Relay:
     async def _reserve(self, peer: PeerID, streams: Streams) -> None:
         now = self._clock()
         self._reserved = {other: until for other, until in self._reserved.items() if until > now}
-        if len(self._reserved) >= MAX_RESERVED and peer not in self._reserved:
+        has_room = len(self._reserved) < MAX_RESERVED or peer in self._reserved
+        if not has_room or not self._may_reserve(peer):
             await _answer(streams, Status.RESERVATION_REFUSED)
         else:
             self._reserved[peer] = now + RESERVED_SECONDS

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from swarm.directory import RecordStore
+from swarm.membership import Membership
 from swarm.wire import AnyMessage, Contact
 
 
@@ -50,6 +51,12 @@ class Transport(Protocol):
 
 class Network(Transport, RecordStore, Protocol):
     """All that a node needs of the network: streams to other nodes, and the records that all share."""
+
+    swarm: Membership
+    """To which this node belongs."""
+
+    async def run(self) -> None:
+        """Until cancelled. Raises SwarmUnreachable when the network cannot be used any more."""
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included."""

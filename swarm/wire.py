@@ -3,9 +3,10 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Relink, Copy, Ask, Ping
-    peer -> client   Refused, Verdict, Broken, Leaving, Progress, Pong
+    client -> peer   Open, Round, Relink, Copy, Ask, Recall, Ping
+    peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong
     peer -> peer     Hidden
+    whoever opens a stream of a private swarm   Hello
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from swarm.errors import BadMessage, UsageError, Why
+from swarm.sketch import ROW_BYTES
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 
@@ -34,6 +36,8 @@ MAX_MADDRS = 32  # addresses of one peer
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
 MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
 
+MAX_RECALLED = 512  # positions of one Recall
+
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
 
 NO_SESSION = bytes(16)  # stands where a message concerns no session
@@ -45,6 +49,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
 Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
+Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
@@ -77,6 +82,9 @@ class Open(Message, frozen=True, tag=1):
 
     What this hop computes for positions below `holds` it keeps, but does not pass on: the next hop has them already.
     When they are asked for after all, they go in messages of at most `chunk` tokens.
+
+    With `witness` the client audits: the hop keeps sketches of its input, with signs of that seed, for a Recall, and
+    says how clear the verdicts are that stop at a draft.
     """
 
     session: SessionId
@@ -88,6 +96,7 @@ class Open(Message, frozen=True, tag=1):
     holds: Count
     chunk: Chunk
     sampling: Sampling
+    witness: Seed | None = None
 
 
 class Refused(Message, frozen=True, tag=2):
@@ -135,6 +144,8 @@ class Verdict(Message, frozen=True, tag=5):
     number: Count
     tokens: Tokens
     compute: Compute
+    margin: Annotated[float, Meta(ge=0)] | None = None
+    """In a session with a witness, by how much the last of them beats the draft in its place: see `sampling.lead`."""
 
 
 class Broken(Message, frozen=True, tag=6):
@@ -210,8 +221,46 @@ class Leaving(Message, frozen=True, tag=13):
     seconds: Seconds
 
 
+class Hello(Message, frozen=True, tag=14):
+    """The first message on every stream of a private swarm: who opened it is a member."""
+
+    badge: Annotated[bytes, Meta(max_length=64)]
+
+
+class Recall(Message, frozen=True, tag=15):
+    """Of which input was this hop a witness, at the positions start..end? The first MAX_RECALLED of them count."""
+
+    session: SessionId
+    nonce: Count
+    start: Count
+    end: Count
+
+
+class Recalled(Message, frozen=True, tag=16):
+    """The answer to a Recall: the sketches, as far as there are any."""
+
+    session: SessionId
+    nonce: Count
+    sketches: Annotated[bytes, Meta(max_length=MAX_RECALLED * ROW_BYTES)]
+
+
 AnyMessage = (
-    Open | Refused | Round | Hidden | Verdict | Broken | Ping | Pong | Relink | Ask | Progress | Copy | Leaving
+    Open
+    | Refused
+    | Round
+    | Hidden
+    | Verdict
+    | Broken
+    | Ping
+    | Pong
+    | Relink
+    | Ask
+    | Progress
+    | Copy
+    | Leaving
+    | Hello
+    | Recall
+    | Recalled
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from benchmarks.chaos.liar import Liar, Lies
 from client.api import AsyncSwarmModel
 from client.config import ClientConfig
 from peer import node
@@ -20,9 +21,17 @@ from swarm.transport import Network
 
 @contextlib.asynccontextmanager
 async def peers(
-    model: Path, spans: Sequence[str], folder: Path, network: MemoryNetwork | None = None, **options: Any
+    model: Path,
+    spans: Sequence[str],
+    folder: Path,
+    network: MemoryNetwork | None = None,
+    lies: Lies | None = None,
+    **options: Any,
 ) -> AsyncIterator[MemoryNetwork]:
-    """A peer for each span `A:B` of `model`, all started at once; for `""` it chooses its layers itself."""
+    """A peer for each span `A:B` of `model`, all started at once; for `""` it chooses its layers itself.
+
+    Whoever is named in `lies`, now or later, sends other messages than it should.
+    """
     network = network or MemoryNetwork()
     stop = asyncio.Event()
     with contextlib.ExitStack() as stack:
@@ -34,8 +43,10 @@ async def peers(
                     {"model": str(model), "initial_peers": ["memory"], "layers": span or None, **options}
                 )
                 ready.append(asyncio.get_running_loop().create_future())
-                place = network.join(identity.peer_id)
+                place: Network = Liar(network.join(identity.peer_id), {} if lies is None else lies)
                 group.create_task(node.serve_on(place, config, identity, ready[-1].set_result, stop))
+                if config.dtype != "float32":  # transformers loads by a default dtype that all threads share
+                    await ready[-1]
             await asyncio.gather(*ready)
             yield network
             stop.set()

@@ -29,12 +29,15 @@ from swarm.wire import (
     Broken,
     Contact,
     Copy,
+    Hello,
     Hidden,
     Leaving,
     Open,
     Ping,
     Pong,
     Progress,
+    Recall,
+    Recalled,
     Refused,
     Relink,
     Round,
@@ -75,8 +78,8 @@ def hidden(round: Round, layer: int, spoilt: int, dtype: str) -> Hidden:
 
 
 opens = st.builds(
-    lambda session, fingerprint, start, length, upstream, downstream, holds: Open(
-        session, fingerprint, start, start + length, upstream, downstream, holds, 16, Sampling()
+    lambda session, fingerprint, start, length, upstream, downstream, holds, witness: Open(
+        session, fingerprint, start, start + length, upstream, downstream, holds, 16, Sampling(), witness
     ),
     ids,
     st.sampled_from([FINGERPRINT] * 5 + ["0" * 64]),
@@ -85,6 +88,7 @@ opens = st.builds(
     st.none() | peer_ids,
     contacts,
     counts,
+    st.sampled_from([None, 7]),
 )
 lawful_opens = st.builds(
     lambda session, hop, upstream: Open(
@@ -97,6 +101,7 @@ lawful_opens = st.builds(
         0,
         16,
         Sampling(),
+        7,
     ),
     ids,
     st.sampled_from([0, 0, 0, 1, 2]),
@@ -114,6 +119,9 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),
     st.builds(Leaving, st.just(1.0)),
+    st.builds(Recall, ids, counts, counts, counts),
+    st.builds(Recalled, ids, counts, st.binary(max_size=9)),
+    st.builds(Hello, st.binary(max_size=9)),
     st.builds(Ping, counts),
     st.builds(Pong, counts),
     st.builds(Refused, ids, st.sampled_from(["gone", "rate"]), st.just("no")),

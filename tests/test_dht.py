@@ -213,3 +213,23 @@ def test_dead_nodes_delay_nothing_once_they_are_known_to_be_dead(tmp_path: Path)
             assert await Directory(stays).all_peers() == [mine]
 
     in_a_swarm(tmp_path, test)
+
+
+def test_a_call_that_is_cancelled_as_its_answer_comes_leaves_the_node_able_to_call(tmp_path: Path) -> None:
+    async def test(swarm: Swarm) -> None:
+        await swarm.join("one")
+        network, _ = await swarm.join("two")
+        node = network._dht._node
+        [other] = node.nearest(place_of(node.peer))
+        for steps in range(8):  # of the event loop; after one of them the answer has come and is not read yet
+            call = asyncio.create_task(node.ping(node.peer))  # its own daemon refuses that at once
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            time.sleep(0.05)  # noqa: ASYNC251  # for the daemon, while nothing goes on here
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+        assert await node.ping(other)
+
+    in_a_swarm(tmp_path, test)

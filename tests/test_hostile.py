@@ -11,33 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.attacker import write
+from benchmarks.chaos.hostile_messages import Aim, any_frame, frame
 from client import AsyncSwarmModel
 from specswarm.processes import Program, running_swarm
 from swarm.errors import PeerLost
-from swarm.libp2p import Libp2pNetwork, Libp2pStream
-from swarm.speculation.sampling import Sampling
+from swarm.libp2p import Libp2pNetwork
+from swarm.span import Span
 from swarm.wire import (
     MAX_MESSAGE,
     MAX_SESSION_MESSAGE,
-    MAX_SIZES,
     PUSH_PROTOCOL,
     SESSION_PROTOCOL,
-    AnyMessage,
-    Ask,
-    Broken,
     Contact,
-    Copy,
-    Hidden,
-    Leaving,
-    Open,
     Ping,
     Pong,
-    Progress,
-    Refused,
-    Relink,
-    Round,
-    Verdict,
-    encode,
 )
 from tests.models import VOCAB, greedy, load_whole
 
@@ -45,83 +33,18 @@ PROMPT = [5, 6, 7, 8]
 NEW_TOKENS = 24
 MESSAGES = 1000  # to each handler of each peer
 PER_STREAM = 40
+SPANS = ["0:2", "2:4"]
 
 
 @pytest.fixture(scope="module")
 def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], list[Program]]]:
     """Two peers of two layers each."""
     folder = tmp_path_factory.mktemp("hostile")
-    with running_swarm(
-        str(target), ["0:2", "2:4"], folder, options=["--threads", "1"], ready_seconds=90
-    ) as running:
+    with running_swarm(str(target), SPANS, folder, options=["--threads", "1"], ready_seconds=90) as running:
         yield running
 
 
-def any_message(chance: random.Random, session: bytes, fingerprint: str) -> AnyMessage:
-    """A well-formed message, where it most likely does not belong."""
-
-    def number() -> int:
-        return chance.choice([0, 0, 1, 2, 3, chance.randrange(1 << 31)])
-
-    def peer() -> str:
-        return chance.choice(["nobody", "", "12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"]) or "x" * 128
-
-    tokens = tuple(chance.randrange(2 * VOCAB) for _ in range(chance.choice([1, 2, 5, 600, 2048])))
-    round = Round(
-        session, number(), number(), tokens, chance.randrange(min(len(tokens), 512)), chance.random() < 0.5
-    )
-    start = chance.randrange(4)
-    upstream = chance.choice([None, peer()])
-    downstream = chance.choice([None, Contact(peer(), ("/ip4/127.0.0.1/tcp/9", "nonsense"))])
-    states = chance.randbytes(chance.choice([0, 1, len(tokens) * 4, len(tokens) * 4 * 64]))
-    return chance.choice(
-        [
-            Open(
-                session, fingerprint, start, start + 1 + number(), upstream, downstream, number(), 1, Sampling(0.5)
-            ),
-            Open(session, fingerprint, 0, 2, None, Contact(peer()), 0, 512, Sampling()),
-            Open(session, fingerprint, 2, 4, peer(), None, 0, 512, Sampling()),
-            round,
-            Hidden(round, number(), chance.choice(["float32", "bfloat16", "object"]), states, (0.1,)),
-            Relink(session, upstream, downstream, number(), 1),
-            Ask(session, number(), number()),
-            Copy(session, Contact(peer(), ("nonsense",)), number(), number(), 1 + number() % 512),
-            Leaving(1.0),
-            Ping(number()),
-            Pong(number()),
-            Refused(session, "full", "no"),
-            Broken(session, peer(), "no"),
-            Verdict(session, number(), tokens, ()),
-            Progress(session, number(), number(), number(), number(), number()),
-        ]
-    )
-
-
-def frame(data: bytes, length: int | None = None) -> bytes:
-    """The message with its length, or with another one."""
-    return (len(data) if length is None else length).to_bytes(4, "big") + data
-
-
-def anything(chance: random.Random, protocol: str, session: bytes, fingerprint: str) -> bytes:
-    """What is sent next."""
-    data = encode(any_message(chance, session, fingerprint))
-    kind = chance.randrange(40)
-    if kind == 0:
-        return frame(data, MAX_SIZES[protocol] + 1)  # too long: refused before it is read
-    if kind == 1:
-        return frame(chance.randbytes(10), 1 << 20)  # the rest never comes: what follows is taken for it
-    if kind < 10:
-        return frame(chance.randbytes(chance.randrange(1, 300)))
-    if kind < 20:
-        return frame(data[: chance.randrange(1, len(data) + 1)])
-    if kind < 24:
-        spoilt = bytearray(data)
-        spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)
-        return frame(bytes(spoilt))
-    return frame(data)
-
-
-async def attack(network: Libp2pNetwork, contact: Contact, protocol: str, fingerprint: str, seed: int) -> int:
+async def attack(network: Libp2pNetwork, contact: Contact, protocol: str, aim: Aim, seed: int) -> int:
     """Send it all to one handler; how often it was broken off."""
     chance = random.Random(seed)
     broken = 0
@@ -131,20 +54,10 @@ async def attack(network: Libp2pNetwork, contact: Contact, protocol: str, finger
         with closing(stream):
             try:
                 for _ in range(PER_STREAM):
-                    await write(stream, anything(chance, protocol, session, fingerprint))
+                    await write(stream, any_frame(chance, protocol, aim, session))
             except PeerLost:
                 broken += 1
     return broken
-
-
-async def write(stream: Libp2pStream, data: bytes) -> None:
-    if stream._writer.is_closing():
-        raise PeerLost(stream.peer_id, "it has closed the stream")
-    try:
-        stream._writer.write(data)
-        await asyncio.wait_for(stream._writer.drain(), 10)
-    except (OSError, TimeoutError):
-        raise PeerLost(stream.peer_id, "it does not read") from None
 
 
 async def pings(network: Libp2pNetwork, contact: Contact) -> bool:
@@ -165,10 +78,14 @@ def test_a_thousand_wrong_messages_on_every_handler_end_no_peer_and_disturb_no_c
             Libp2pNetwork.join(None, initial_peers=initial_peers) as network,
             AsyncSwarmModel.connect(str(target), initial_peers=initial_peers, threads=1) as model,
         ):
-            fingerprint = model.target.fingerprint
+            info, fingerprint = model.target.info, model.target.fingerprint
+            spans = [Span.parse(span) for span in SPANS]
+            aims = [
+                Aim(fingerprint, span, info.num_layers, info.hidden_size, VOCAB, network.peer_id) for span in spans
+            ]
             attacks = [
-                asyncio.create_task(attack(network, contact, protocol, fingerprint, seed))
-                for seed, contact in enumerate(contacts)
+                asyncio.create_task(attack(network, contact, protocol, aim, seed))
+                for seed, (contact, aim) in enumerate(zip(contacts, aims, strict=True))
                 for protocol in (SESSION_PROTOCOL, PUSH_PROTOCOL)
             ]
             generated = 0

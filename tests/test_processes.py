@@ -163,6 +163,18 @@ def test_a_peer_told_to_stop_withdraws_and_leaves_no_process(number: int, target
         assert "layers 2:4 of 4" in (tmp_path / "generate.log").read_text()
 
 
+def test_ctrl_c_does_not_reach_the_daemon_without_which_a_node_ends(target: Path, tmp_path: Path) -> None:
+    """A terminal sends it to the whole group of processes, and a peer needs its network in order to leave well."""
+    with running_swarm(str(target), ["0:4"], tmp_path, ready_seconds=READY_SECONDS) as (_, programs):
+        for program in programs:
+            [daemon] = psutil.Process(program.process.pid).children()
+            assert os.getpgid(daemon.pid) != os.getpgid(program.process.pid)
+            daemon.kill()
+        assert [program.finish(READY_SECONDS) for program in programs] == [1, 1]
+    for number in range(2):
+        assert "the network daemon has ended" in (tmp_path / f"{number}.log").read_text()
+
+
 def test_a_bootstrap_node_keeps_its_address(tmp_path: Path) -> None:
     arguments = ["bootstrap", "--identity", str(tmp_path / "key"), *LISTEN]
     first = Program(arguments, tmp_path / "log")

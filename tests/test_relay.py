@@ -15,11 +15,11 @@ from hivemind.p2p import PeerID
 from hivemind.proto import p2pd_pb2
 
 from specswarm.processes import LOOPBACK
-from swarm import neighbours, relay
+from swarm import daemon, neighbours, relay
 from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
 from swarm.errors import PeerLost, SwarmUnreachable
 from swarm.identity import Identity
-from swarm.libp2p import Libp2pNetwork, _ask_daemon, _contacts
+from swarm.libp2p import Libp2pNetwork, _contacts
 from swarm.ping import round_trip
 from swarm.relay import MAX_CIRCUITS_OF_ONE, RESERVED_SECONDS, Relay, Streams, reserve
 from swarm.transport import Stream
@@ -286,7 +286,7 @@ def test_circuits_can_be_opened_and_ended_without_end(tmp_path: Path) -> None:
             )
             for _ in range(500):
                 await round_trip(client, contact)
-                _, writer = await _ask_daemon(client._p2p, disconnect)
+                _, writer = await daemon._ask(client._p2p, disconnect)
                 writer.close()
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from swarm.speculation.sampling import Sampling, choose, narrow
+from swarm.speculation.sampling import Sampling, choose, lead, narrow
 
 VOCAB = 12
 DRAWS = 20_000
@@ -173,3 +173,27 @@ def test_tokens_that_the_model_forbids_never_come() -> None:
     ):
         drawn = choose(logits.expand(300, VOCAB), [1, 9], [0] * 299, sampling)
         assert max(drawn) < 4
+
+
+@settings(deadline=None)
+@given(sampling=samplings, seed=st.integers(0, 99), context=token_lists)
+def test_only_the_choice_itself_has_no_lead_over_itself(sampling: Sampling, seed: int, context: list[int]) -> None:
+    [row] = random_logits(seed, 1)
+    [chosen] = choose(row[None], context, [], sampling)
+    leads = [lead(row, context, token, sampling) for token in range(VOCAB)]
+    assert leads[chosen] == 0.0
+    assert all(one > 0.0 for token, one in enumerate(leads) if token != chosen)
+
+
+@settings(deadline=None)
+@given(
+    sampling=samplings.filter(lambda one: one.top_p == 1.0),
+    seed=st.integers(0, 99),
+    error=st.sampled_from([1e-5, 1e-3, 1e-1]),
+)
+def test_an_error_in_the_logits_turns_near_ties_alone(sampling: Sampling, seed: int, error: float) -> None:
+    """Two peers whose logits differ by so much at most: each sees the other's choice as a tie of about that size."""
+    [row] = random_logits(seed, 1)
+    other = row + error * (torch.rand(VOCAB, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
+    [chosen] = choose(other[None], [], [], sampling)
+    assert lead(row, [], chosen, sampling) <= 2 * error / float(row.double().std()) + 1e-6

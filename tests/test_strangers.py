@@ -177,7 +177,7 @@ def test_a_generation_that_breaks_while_it_prefills_leaves_nothing_open(
                     pass
             await asyncio.sleep(0)
             opened.extend(s for s in [generation._chain._session] if s is not None)
-            listeners = [t for t in asyncio.all_tasks() if "ChainSession._listen" in str(t.get_coro())]
+            listeners = [t for t in asyncio.all_tasks() if "HopStreams._listen" in str(t.get_coro())]
             assert not listeners
 
     asyncio.run(run())

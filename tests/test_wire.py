@@ -11,21 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BadMessage, Why
+from swarm.sketch import ROW_BYTES
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
     MAX_MESSAGE,
+    MAX_RECALLED,
     MAX_ROUND_TOKENS,
     AnyMessage,
     Ask,
     Broken,
     Contact,
     Copy,
+    Hello,
     Hidden,
     Leaving,
     Open,
     Ping,
     Pong,
     Progress,
+    Recall,
+    Recalled,
     Refused,
     Relink,
     Round,
@@ -66,7 +71,16 @@ def opens(draw: st.DrawFn) -> Open:
     fingerprint = draw(st.text("0123456789abcdef", min_size=64, max_size=64))
     upstream, downstream = draw(st.none() | peer_ids), draw(st.none() | contacts)
     return Open(
-        draw(sessions), fingerprint, start, end, upstream, downstream, draw(counts), draw(chunks), draw(samplings)
+        draw(sessions),
+        fingerprint,
+        start,
+        end,
+        upstream,
+        downstream,
+        draw(counts),
+        draw(chunks),
+        draw(samplings),
+        draw(st.none() | st.integers(0, (1 << 63) - 1)),
     )
 
 
@@ -75,7 +89,7 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
     Round: rounds(),
     Hidden: st.builds(Hidden, rounds(), counts, st.text(max_size=16), st.binary(max_size=200), seconds),
-    Verdict: st.builds(Verdict, sessions, counts, tokens, seconds),
+    Verdict: st.builds(Verdict, sessions, counts, tokens, seconds, st.none() | st.floats(0, 1e6)),
     Broken: st.builds(Broken, sessions, peer_ids, reasons),
     Ping: st.builds(Ping, counts),
     Pong: st.builds(Pong, counts),
@@ -84,6 +98,9 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Copy: st.builds(Copy, sessions, contacts, counts, counts, chunks),
     Leaving: st.builds(Leaving, st.floats(0, 86400)),
     Progress: st.builds(Progress, sessions, counts, counts, counts, counts, counts),
+    Hello: st.builds(Hello, st.binary(max_size=64)),
+    Recall: st.builds(Recall, sessions, counts, counts, counts),
+    Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
 }
 messages = st.one_of(*KINDS.values())
 
@@ -122,6 +139,11 @@ def test_every_kind_of_message_is_tested_here() -> None:
 
 
 BEYOND_THE_LIMITS: dict[str, bytes] = {
+    "badge too long": encode(Hello(bytes(65))),
+    "more sketches than one answer has": encode(Recalled(SESSION, 1, bytes(MAX_RECALLED * ROW_BYTES + 1))),
+    "negative margin": encode(Verdict(SESSION, 1, (1,), (), -1.0)),
+    "margin that is no number": encode(Verdict(SESSION, 1, (1,), (), float("nan"))),
+    "witness too large": encode(msgspec.structs.replace(OPEN, witness=1 << 63)),
     "session id too short": altered(ROUND, (1,), b"short"),
     "session id too long": altered(ROUND, (1,), b"0" * 17),
     "session id as text": altered(ROUND, (1,), "0123456789abcdef"),

@@ -1,7 +1,22 @@
 """The failure lab: what a generation goes through while peers die, hang, leave and links break, on a wide-area lab.
 
-scenarios.py   what happens in each run, drawn from a seed (no processes)
-fleet.py       the swarm's processes on the lab's hosts: started, killed, stopped, brought back
+    python -m benchmarks.chaos            parts 1 to 3: kills; hangs, cuts and bad links; peers that leave and come
+    python -m benchmarks.chaos.attack     part 4: a hostile client beside an honest one
+    python -m benchmarks.chaos.soak       four clients for half an hour, while peers come and go
+
+Each prints its bars, writes JSON and exits with 1 if a bar was missed.
+
+bars.py        what is asked: bounds on figures (pure)
+report.py      what is printed and written
+
+scenarios.py   what happens in each run, drawn from a seed (pure)
+runs.py        what is recorded of each, and what all say of the bars (pure)
+agenda.py      when each act is due (pure)
 director.py    one run: a generation that is watched, and the acts that its scenario sets down
-report.py      the table
+fleet.py       the swarm's processes on the lab's hosts: started, killed, stopped, brought back
+nursery.py     how they are up again within a second or two
+
+hostile_messages.py  what a stranger sends, drawn from a seed (pure)
+attacker.py          the process that sends it
+resources.py         what a program takes of the machine
 """

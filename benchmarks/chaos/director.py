@@ -6,15 +6,21 @@ import queue
 import signal
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.chaos.agenda import Agenda
 from benchmarks.chaos.fleet import Fleet, Node
+from benchmarks.chaos.runs import Run, stalls
 from benchmarks.chaos.scenarios import TOKENS, Act, Deed, Scenario
 from benchmarks.deployment import Client
 
 PATIENCE_SECONDS = 180.0
 LINK_MS = 25.0
+SETTLED = 5
+"""Verdicts after the last kill, after which the text goes on as before: then the killed peers are started again."""
+_MENDING = "mending by "
+"""What the client logs then, before the names of those that are new."""
 _SIGNALS: dict[Deed, signal.Signals] = {
     "kill": signal.SIGKILL,
     "stop": signal.SIGSTOP,
@@ -23,23 +29,25 @@ _SIGNALS: dict[Deed, signal.Signals] = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """What came of a scenario; times in seconds."""
+@dataclass(slots=True)
+class Watched:
+    """What was seen of one generation."""
 
-    name: str
-    part: int
-    temperature: float
-    seed: int
-    exact: bool
-    """Whether it ended with the very tokens of the undisturbed generation."""
-    error: str
-    reroutes: int
-    stall_seconds: float
-    seconds: float
-    tokens_per_second: float
-    bytes_client: int
-    """Sent and received by the client."""
+    peers: tuple[str, ...] = ()
+    """Its chain."""
+    times: list[float] = field(default_factory=list)
+    """Of the verdicts, in seconds since the start, up to the moment when killed peers are started again."""
+    before: int | None = None
+    """Verdicts when the first act was done; None: none was."""
+    last_act: int = 0
+    """Verdicts when the last act was done."""
+    killed: list[Node] = field(default_factory=list)
+    leaving: list[Node] = field(default_factory=list)
+    is_over: bool = False
+    """Whether killed peers have been started again."""
+    mend_bytes: tuple[int, int] | None = None
+    """On the client's links and between the peers, from the first act until then."""
+    result: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,101 +56,123 @@ class Director:
 
     fleet: Fleet
     client: Client
+    client_host: int
     prompt: str
-    references: dict[tuple[float, int], list[int]] = field(default_factory=dict)
-    _leaving: list[Node] = field(default_factory=list)
+    references: dict[tuple[float, int], dict[str, Any]] = field(default_factory=dict)
 
-    def reference(self, temperature: float, seed: int) -> list[int]:
-        """The tokens of an undisturbed generation; greedy ones depend on no seed."""
+    def warm_up(self) -> None:
+        """The first generation of all takes longer than others do."""
+        self.client.generate(self.prompt, **_options(0, 0))
+
+    def reference(self, temperature: float, seed: int) -> dict[str, Any]:
+        """The result of an undisturbed generation; a greedy one depends on no seed."""
         key = (temperature, seed if temperature else 0)
         if key not in self.references:
-            result = self.client.generate(
-                self.prompt, max_new_tokens=TOKENS, temperature=temperature, seed=seed, window=4
-            )
-            self.references[key] = result["token_ids"]
+            self.references[key] = self.client.generate(self.prompt, **_options(temperature, seed))
         return self.references[key]
 
     def run(self, scenario: Scenario) -> Run:
         """Carry one out."""
-        expected = self.reference(scenario.temperature, scenario.seed)
-        peers = self._first_chain()
+        usual = self.reference(scenario.temperature, scenario.seed)
         lines: queue.Queue[dict[str, Any]] = queue.Queue()
         watcher = threading.Thread(target=self._generate, args=(scenario, lines), daemon=True)
         started = time.monotonic()
         watcher.start()
-        result = self._direct(scenario, lines, peers)
+        watched = self._direct(scenario, lines)
         watcher.join(10)
-        self._put_right()
-        tokens = result.get("token_ids", [])
+        self._put_right(watched)
+        result = watched.result
+        trip, stall = stalls(watched.times, usual["first_token_seconds"], watched.before or 0)
+        num_bytes = result.get("bytes_sent", 0) + result.get("bytes_received", 0)
         return Run(
             scenario.name,
             scenario.part,
             scenario.temperature,
             scenario.seed,
-            exact=tokens == expected,
+            exact=result.get("token_ids") == usual["token_ids"],
             error=result.get("error", ""),
+            is_disturbed=watched.before is not None,
             reroutes=result.get("reroutes", 0),
-            stall_seconds=result.get("stall_seconds", 0.0),
+            trip_seconds=trip,
+            stall_seconds=stall,
+            client_stall_seconds=result.get("stall_seconds", 0.0),
             seconds=time.monotonic() - started,
             tokens_per_second=result.get("tokens_per_second", 0.0),
-            bytes_client=result.get("bytes_sent", 0) + result.get("bytes_received", 0),
+            bytes_client=num_bytes,
+            more_bytes_client=num_bytes - usual["bytes_sent"] - usual["bytes_received"],
+            mend_bytes_client=watched.mend_bytes[0] if watched.mend_bytes else None,
+            mend_bytes_peers=watched.mend_bytes[1] if watched.mend_bytes else None,
         )
 
     def _generate(self, scenario: Scenario, lines: queue.Queue[dict[str, Any]]) -> None:
-        options = {
-            "max_new_tokens": TOKENS,
-            "temperature": scenario.temperature,
-            "seed": scenario.seed,
-            "window": 4,
-        }
-        for line in self.client.watch(self.prompt, **options):
+        for line in self.client.watch(self.prompt, **_options(scenario.temperature, scenario.seed)):
             lines.put(line)
 
-    def _direct(self, scenario: Scenario, lines: queue.Queue[dict[str, Any]], peers: list[str]) -> dict[str, Any]:
-        """Do each act when it is due, until the generation ends; its result."""
-        waiting = [act for act in scenario.acts if act.deed != "kill substitute"]
-        for_the_mend = [act for act in scenario.acts if act.deed == "kill substitute"]
-        due: list[tuple[float, Act]] = []
-        tokens, was_rejected, now = 0, False, time.monotonic()
-        end = now + PATIENCE_SECONDS
-        while True:
-            for act in [act for act in waiting if tokens >= act.moment.tokens]:
-                if was_rejected or not act.moment.rejected:
-                    waiting.remove(act)
-                    due.append((now + act.moment.seconds, act))
-            for when, act in sorted(due, key=lambda item: item[0]):
-                if when <= time.monotonic():
-                    due.remove((when, act))
-                    self._do(act, peers)
-            next_due = min((when for when, _ in due), default=end)
+    def _direct(self, scenario: Scenario, lines: queue.Queue[dict[str, Any]]) -> Watched:
+        """Do each act when it is due, until the generation ends."""
+        watched, agenda = Watched(), Agenda(scenario.acts)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not watched.result:
+            for due in agenda.take(time.monotonic()):
+                self._do(due.act, due.peers or watched.peers, watched)
+            if agenda.is_done:
+                self._bring_back(watched)
             try:
-                line = lines.get(timeout=max(min(next_due, end) - time.monotonic(), 0.0))
+                line = lines.get(timeout=max(min(agenda.next_due, end) - time.monotonic(), 0.0))
             except queue.Empty:
-                now = time.monotonic()
-                if now >= end:
-                    return {"error": f"no end after {PATIENCE_SECONDS:.0f} s"}
+                if time.monotonic() >= end:
+                    watched.result = {"error": f"no end after {PATIENCE_SECONDS:.0f} s"}
                 continue
-            now = time.monotonic()
-            match line.get("event"):
-                case "verdict":
-                    tokens, was_rejected, peers = line["tokens"], line["rejected"], line["peers"] or peers
-                case "log":
-                    if line["text"].startswith("mending by ") and for_the_mend:
-                        act = for_the_mend.pop()
-                        due.append((now + act.moment.seconds, replace(act, deed="kill", hops=(0,))))
-                        peers = line["text"].removeprefix("mending by ").split(", ")
-                case _:
-                    return line
+            _note(line, watched, agenda)
+        return watched
 
-    def _do(self, act: Act, peers: list[str]) -> None:
-        nodes = [node for hop in act.hops if hop < len(peers) and (node := self._node(peers[hop])) is not None]
-        lab = self.fleet.lab
+    def _bring_back(self, watched: Watched) -> None:
+        """Once the text has gone on for a while after the last kill, start the killed peers again."""
+        if watched.is_over or not watched.killed or len(watched.times) < watched.last_act + SETTLED:
+            return
+        watched.is_over = True
+        watched.mend_bytes = self._traffic()
+        for node in watched.killed:
+            if not node.is_up:
+                self.fleet.begin(node)
+
+    def _traffic(self) -> tuple[int, int]:
+        """Bytes carried on the client's links, and between peers."""
+        peers = {node.host for node in self.fleet.peers}
+        carried = self.fleet.lab.traffic().items()
+        ours = sum(
+            count.bytes for pair, count in carried if self.client_host in pair and not peers.isdisjoint(pair)
+        )
+        theirs = sum(count.bytes for pair, count in carried if peers.issuperset(pair))
+        return ours, theirs
+
+    def _do(self, act: Act, peers: tuple[str, ...], watched: Watched) -> None:
+        """Do one act, to those hops of the chain `peers` that are up; if none is, nothing."""
+        nodes = [node for hop in act.hops if hop < len(peers) and (node := self.fleet.serving(peers[hop]))]
+        if act.hops and not nodes:
+            return
+        if watched.before is None:
+            watched.before = len(watched.times)
+            self.fleet.lab.reset_traffic()
+        watched.last_act = len(watched.times)
         for node in self.fleet.nodes if act.deed == "continue" else nodes:
             if act.deed in _SIGNALS:
                 self.fleet.signal(node, _SIGNALS[act.deed])
         match act.deed:
+            case "kill":
+                watched.killed += nodes
             case "terminate":
-                self._leaving += nodes
+                watched.leaving += nodes
+            case "bootstrap":
+                self.fleet.signal(self.fleet.nodes[0], signal.SIGKILL)
+                self.fleet.begin(self.fleet.nodes[0])
+            case "better":
+                self.fleet.begin(self.fleet.spare_nodes[0])
+        self._change_links(act, nodes)
+
+    def _change_links(self, act: Act, nodes: list[Node]) -> None:
+        lab = self.fleet.lab
+        match act.deed:
             case "cut":
                 for node in nodes:
                     lab.cut(node.host)
@@ -153,20 +183,8 @@ class Director:
                 lab.set_loss(act.value)
             case "delay":
                 lab.set_delay(act.value)
-            case "bootstrap":
-                self.fleet.signal(self.fleet.nodes[0], signal.SIGKILL)
-                self.fleet.begin(self.fleet.nodes[0])
-            case "better":
-                self.fleet.begin(self.fleet.better)
 
-    def _node(self, peer_id: str) -> Node | None:
-        return self.fleet.serving(peer_id)
-
-    def _first_chain(self) -> list[str]:
-        """The chain that a generation takes at first: that of the last one, for nothing has changed since."""
-        return list(self.client.generate(self.prompt, max_new_tokens=1)["peers"])
-
-    def _put_right(self) -> None:
+    def _put_right(self, watched: Watched) -> None:
         """Links as they were, everything up, and the client knows."""
         lab = self.fleet.lab
         lab.set_loss(0)
@@ -174,9 +192,32 @@ class Director:
         for node in self.fleet.nodes:
             lab.heal(node.host)
             self.fleet.signal(node, signal.SIGCONT)
-        for node in self._leaving:
+        for node in watched.leaving:
             self.fleet.await_end(node)
-        self._leaving.clear()
-        self.fleet.end(self.fleet.better)
+        for node in self.fleet.spare_nodes:
+            self.fleet.end(node)
         self.fleet.restore()
-        self.client.await_peers(len(self.fleet.nodes) - 1)
+        self.client.await_peers(len(self.fleet.peers))
+
+
+def _options(temperature: float, seed: int) -> dict[str, Any]:
+    return {"max_new_tokens": TOKENS, "temperature": temperature, "seed": seed, "window": 4}
+
+
+def _note(line: dict[str, Any], watched: Watched, agenda: Agenda) -> None:
+    """What the client says on its way, and at the end."""
+    now = time.monotonic()
+    match line.get("event"):
+        case "chain":
+            watched.peers = tuple(line["peers"])
+            agenda.note_text(0, False, now)
+        case "verdict":
+            watched.peers = tuple(line["peers"])
+            if not watched.is_over:
+                watched.times.append(line["seconds"])
+            agenda.note_text(line["tokens"], line["rejected"], now)
+        case "log":
+            if line["text"].startswith(_MENDING):
+                agenda.note_mend(line["text"].removeprefix(_MENDING).split(", "), now)
+        case _:
+            watched.result = line

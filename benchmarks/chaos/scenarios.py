@@ -9,6 +9,8 @@ from typing import Literal
 
 NUM_SPANS = 4
 TOKENS = 96  # of a generation
+SEEDS = (1, 2, 3, 4)
+"""Of sampled texts: few, so that the undisturbed ones are generated once."""
 
 Deed = Literal[
     "kill",
@@ -65,7 +67,7 @@ def schedule(seed: int, runs: int) -> list[Scenario]:
     random = Random(seed)  # noqa: S311 - draws scenarios, not secrets
     kinds = _kinds(random)
     return [
-        Scenario(name, part, 0.8 * (run % 2), random.randrange(1 << 31), acts)
+        Scenario(name, part, 0.8 * (run % 2), random.choice(SEEDS), acts)
         for run, (name, part, acts) in zip(range(runs), kinds, strict=False)
     ]
 

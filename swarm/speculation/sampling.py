@@ -38,6 +38,26 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
     return [_draw(row, len(context) + i, sampling) for i, row in enumerate(logits)]
 
 
+def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling) -> float:
+    """By how much the choice after `context` beats `token`: 0 if it is the choice itself, little for a near tie.
+
+    In standard deviations of the logits [vocab], before the temperature.
+    """
+    if sampling.repetition_penalty != 1.0:
+        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+    logits = logits.double()
+    spread = max(float(logits.std()), 1e-30)
+    if sampling.temperature == 0.0:
+        return float(logits.max() - logits[token]) / spread
+    whole = (logits - logits.max()) / sampling.temperature
+    scores, ids = narrow(whole, sampling)
+    position = len(context)
+    best = (scores + gumbel(sampling.seed, position, ids)).max()
+    own = whole[token] + gumbel(sampling.seed, position, torch.tensor(token))
+    left_out = scores.min() - whole[token]  # by how much top-k or top-p leave the token out
+    return max(float(best - own), float(left_out), 0.0) * sampling.temperature / spread
+
+
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
     """Gumbel-max: argmax(logits / T + noise) is a sample of softmax(logits / T). logits: [vocab]."""
     scores, ids = narrow((logits.double() - logits.max()) / sampling.temperature, sampling)

@@ -1,0 +1,84 @@
+"""Moving away from hops that are about to leave, while they still serve: no round waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from client.routing import Hop
+from client.session import ChainSession
+from swarm.errors import ChainLost, PeerError, PeerRefused
+from swarm.lifetime import end
+
+log = logging.getLogger("specswarm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Preparing:
+    """Others are being filled with the text."""
+
+    hops: list[Hop]
+    """The chain with them."""
+    held: int
+    """Positions that they will hold."""
+    task: asyncio.Task[None]
+
+
+class Relief:
+    """Prepares others in the background, and has them take over between two rounds."""
+
+    def __init__(
+        self,
+        substitutes: Callable[[Sequence[Hop], Collection[str]], list[Hop]],
+        note: Callable[[PeerError], None],
+    ) -> None:
+        """`substitutes` gives a chain without certain peers, or raises ChainLost; `note` has a peer left alone."""
+        self._substitutes = substitutes
+        self._note = note
+        self._preparing: _Preparing | None = None
+
+    async def step(self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float) -> bool:
+        """Before verdict `number` on the text `tokens`, do what is to be done; whether others took over.
+
+        They have `seconds` to get ready. Raises PeerLost.
+        """
+        leaving = session.leaving & session.peer_ids
+        if self._preparing is None:
+            if leaving:
+                self._prepare(session, leaving, number, tokens, seconds)
+            return False
+        if not self._preparing.task.done():
+            return False
+        ready, self._preparing = self._preparing, None
+        error = ready.task.exception()
+        if error is None:
+            kept, limit = session.peer_ids, len(tokens) - 1
+            points = [limit if hop.contact.peer_id in kept else ready.held for hop in ready.hops]
+            await session.lead_over(ready.hops, points)
+            log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
+        elif isinstance(error, PeerError):
+            self._note(error)
+        else:
+            raise error
+        session.drop(session.outside)
+        return error is None
+
+    async def end(self) -> None:
+        """Give up what is being prepared."""
+        preparing, self._preparing = self._preparing, None
+        if preparing is not None:
+            await end(preparing.task)
+
+    def _prepare(
+        self, session: ChainSession, leaving: set[str], number: int, tokens: Sequence[int], seconds: float
+    ) -> None:
+        for peer_id in leaving:
+            self._note(PeerRefused(peer_id, "leaving", "it is about to leave"))
+        with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
+            hops = self._substitutes(session.hops, leaving)
+            if not leaving & {hop.contact.peer_id for hop in hops}:
+                work = session.prepare(hops, number, list(tokens), seconds)
+                self._preparing = _Preparing(hops, len(tokens) - 1, asyncio.create_task(work))

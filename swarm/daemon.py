@@ -1,0 +1,127 @@
+"""The libp2p daemon: started, asked, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from hivemind.p2p import P2P, PeerID
+from hivemind.p2p.p2p_daemon import P2PDaemonError
+from hivemind.p2p.p2p_daemon_bindings.utils import raise_if_failed, read_pbmsg_safe, write_pbmsg
+from hivemind.proto import p2pd_pb2
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarm.circuits import address_of
+from swarm.errors import SwarmUnreachable, UsageError
+from swarm.identity import Identity
+from swarm.wire import Contact
+
+BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
+"""What goes wrong with a stream, or with reaching a peer."""
+
+_LEAVE_SECONDS = 5.0  # for the daemon to end
+_SETSID = ("setsid",) if shutil.which("setsid") else ()
+
+
+class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
+    """A daemon in a session of its own: Ctrl-C in a terminal is for this program, which needs it in order to leave."""
+
+    @staticmethod
+    def _make_process_args(*args: Any, **options: Any) -> list[str]:
+        return [*_SETSID, *P2P._make_process_args(*args, **options)]
+
+
+async def start(
+    identity: Identity | None,
+    host_maddrs: Sequence[str],
+    announce_maddrs: Sequence[str],
+    *,
+    is_server: bool,
+    is_relay: bool,
+) -> P2P:
+    try:
+        return await _Daemon.create(
+            identity_path=str(identity.path) if identity else None,
+            host_maddrs=[Multiaddr(maddr) for maddr in host_maddrs],
+            announce_maddrs=[Multiaddr(maddr) for maddr in announce_maddrs] or None,
+            no_listen=not host_maddrs,
+            dht_mode="server" if is_server else "client",
+            # else the daemon starts another relay of its own, in place of ours, once others say that it is public
+            force_reachability="public" if is_relay else None,
+            auto_nat=False,
+            nat_port_map=False,
+            startup_timeout=30,
+        )
+    except P2PDaemonError as error:
+        raise SwarmUnreachable(f"the network daemon did not start: {first_line(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"not a multiaddr: {error}") from None
+
+
+async def end(p2p: P2P) -> None:
+    """Have the daemon end, by itself or by force."""
+    try:
+        async with asyncio.timeout(_LEAVE_SECONDS):
+            await p2p.shutdown()
+    except TimeoutError:
+        p2p._child.kill()
+
+
+def check_ports(maddrs: Sequence[str]) -> None:
+    """Raise UsageError if a port is taken: the daemon itself would share it silently."""
+    for text in maddrs:
+        try:
+            maddr = Multiaddr(text)
+            family = socket.AF_INET6 if "ip6" in maddr else socket.AF_INET
+            kind = socket.SOCK_DGRAM if "udp" in maddr else socket.SOCK_STREAM
+            host, port = maddr["ip6" if "ip6" in maddr else "ip4"], int(maddr["udp" if "udp" in maddr else "tcp"])
+            with socket.socket(family, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                    )  # a restart may find it in TIME_WAIT
+                probe.bind((host, port))
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"cannot listen on {text!r}: {error}; write /ip4/ADDRESS/tcp/PORT or so") from None
+        except OSError as error:
+            raise UsageError(f"cannot listen on {text}: {error.strerror}; choose another --host-maddr") from None
+
+
+async def connect(p2p: P2P, contact: Contact) -> None:
+    """Tell the daemon where a peer is, and have it connect."""
+    addresses = [address_of(maddr) for maddr in contact.maddrs]
+    request = p2pd_pb2.ConnectRequest(peer=PeerID.from_base58(contact.peer_id).to_bytes(), addrs=addresses)
+    _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
+    writer.close()
+
+
+async def open_stream(
+    p2p: P2P, peer_id: PeerID, protocol: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A raw stream to a peer that the daemon knows how to reach."""
+    request = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol])
+    return await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+
+
+async def _ask(p2p: P2P, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """What hivemind's own calls do; but those leave their socket open when they fail or are cancelled.
+
+    The socket it was asked over, after its consent. Raises what is in BROKEN.
+    """
+    reader, writer = await p2p._client.control.daemon_connector.open_connection()
+    try:
+        await write_pbmsg(writer, request)
+        response = p2pd_pb2.Response()
+        await read_pbmsg_safe(reader, response)
+        raise_if_failed(response)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or "no answer"

@@ -1,0 +1,86 @@
+"""Messages in frames on a raw stream of the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import closing
+
+from swarm.daemon import BROKEN
+from swarm.errors import PeerLost
+from swarm.wire import AnyMessage, decode, encode
+
+_HEADER = 4  # bytes of a frame's length
+_GOODBYE_SECONDS = 10.0  # for the other end to close a stream
+_CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
+
+
+class Libp2pStream:
+    """Frames on a raw stream of the daemon: four bytes of length, then the message; length 0 says goodbye.
+
+    The end that accepted a stream closes it first, and is asked to by a goodbye: a QUIC stream that is closed from the
+    end that opened it may stay counted as open, and when a few hundred are, the connection opens no more.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        max_message: int,
+        is_own: bool,
+    ) -> None:
+        """`max_message`: bytes of the longest message that is taken; `is_own`: this node opened the stream."""
+        self.peer_id = peer_id
+        self._max_message = max_message
+        self._is_own = is_own
+        self._goodbye: asyncio.Task[None] | None = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, message: AnyMessage) -> None:
+        """Hand the message to the daemon; waits only while its buffer is full."""
+        data = encode(message)
+        if (
+            self._goodbye or self._writer.is_closing()
+        ):  # the daemon has reset it; to write would be an error of another kind
+            raise PeerLost(self.peer_id, "its stream broke")
+        self.bytes_sent += _HEADER + len(data)
+        try:
+            self._writer.write(len(data).to_bytes(_HEADER, "big") + data)
+            await self._writer.drain()
+        except BROKEN:
+            raise PeerLost(self.peer_id, "its stream broke") from None
+
+    async def receive(self) -> AnyMessage:
+        """The next message."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
+            if size > self._max_message:  # nothing after it can be made sense of
+                raise PeerLost(
+                    self.peer_id, f"it sends a message of {size} bytes; at most {self._max_message} are taken"
+                )
+            if size == 0:
+                raise EOFError
+            data = await self._reader.readexactly(size)
+        except BROKEN:
+            raise PeerLost(self.peer_id, "its stream has ended") from None
+        self.bytes_received += _HEADER + size
+        return decode(data)
+
+    def close(self) -> None:
+        """End the stream, both ways; calling it again does nothing."""
+        if not self._is_own or self._writer.is_closing():
+            self._writer.close()
+        elif self._goodbye is None:
+            self._goodbye = asyncio.get_running_loop().create_task(self._say_goodbye())
+
+    async def _say_goodbye(self) -> None:
+        with closing(self._writer), contextlib.suppress(*BROKEN):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                self._writer.write(bytes(_HEADER))
+                while await self._reader.read(_CHUNK):
+                    pass

@@ -1,0 +1,161 @@
+"""Audits over whole swarms in memory: liars are found and left out, and nobody else is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.liar import Lie, another_token, noise
+from client.api import AsyncSwarmModel
+from client.generation import Result
+from tests import memory_swarm
+from tests.models import greedy, load_whole
+
+PROMPT = [5, 17, 3, 9, 200, 41]
+TWICE = ["0:2", "2:4"] * 2
+THRICE = ["0:2", "2:4"] * 3
+
+
+@contextlib.asynccontextmanager
+async def auditing(
+    target: Path, folder: Path, spans: list[str], lies: dict[str, Lie], audit: float = 1.0, **options: Any
+) -> AsyncIterator[AsyncSwarmModel]:
+    """A client that audits, of peers of which some may lie."""
+    async with (
+        memory_swarm.peers(target, spans, folder, lies=lies, **options) as network,
+        memory_swarm.client(network, target, draft="none", audit=audit) as model,
+    ):
+        yield model
+
+
+def exact(target: Path, result: Result) -> bool:
+    return result.token_ids == greedy(load_whole(target), PROMPT, len(result.token_ids))
+
+
+@pytest.mark.parametrize(
+    "spans", [TWICE, ["0:4", "0:4"], ["0:2", "2:4", "0:4"], ["0:2", "2:4", "0:3", "3:4", "0:1", "1:4"]]
+)
+def test_honest_peers_are_audited_and_believed(target: Path, tmp_path: Path, spans: list[str]) -> None:
+    async def run() -> None:
+        async with auditing(target, tmp_path, spans, {}) as model:
+            result = await model.generate(PROMPT, max_new_tokens=40, window=4)
+        assert result.audits >= 1
+        assert result.suspects == []
+        assert exact(target, result)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 0.9, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 3}], ids=str
+)
+def test_honest_peers_are_believed_in_every_dtype_and_with_every_sampling(
+    target: Path, tmp_path: Path, dtype: str, sampling: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        async with auditing(target, tmp_path, ["0:2", "2:4", "0:2", "2:4"], {}, dtype=dtype) as model:
+            result = await model.generate(PROMPT, max_new_tokens=40, **sampling)
+        assert (result.audits >= 1, result.audits_skipped, result.suspects) == (True, 0, [])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+def test_a_peer_that_lies_is_left_out_and_reported(target: Path, tmp_path: Path, hop: int) -> None:
+    lie = [noise(0.5), another_token][hop]
+
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, TWICE, lies) as model:
+            honest = await model.generate(PROMPT, max_new_tokens=8)
+            liar = honest.chain[hop][0]
+            lies[liar] = lie
+            deceived = await model.generate(PROMPT, max_new_tokens=60)
+            assert [suspect.peer_id for suspect in deceived.suspects] == [liar]
+            assert len(PROMPT) <= deceived.suspects[0].position + 1 < len(PROMPT) + 60
+            assert liar not in [peer_id for peer_id, _ in deceived.chain]
+            after = await model.generate(PROMPT, max_new_tokens=16)
+            assert liar not in [peer_id for peer_id, _ in after.chain]
+            assert exact(target, after)
+
+    asyncio.run(run())
+
+
+def test_no_lie_that_changes_the_text_goes_unnoticed_however_late_it_comes(target: Path, tmp_path: Path) -> None:
+    """The last round is audited too, before the result is there."""
+
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, TWICE, lies) as model:
+            honest = await model.generate(PROMPT, max_new_tokens=20)
+            liar = honest.chain[-1][0]
+            generation = model.stream(PROMPT, max_new_tokens=20)
+            async for _ in generation:
+                if len(generation.result.token_ids) >= 17:
+                    lies[liar] = another_token
+            assert generation.result.token_ids != honest.token_ids
+            assert [suspect.peer_id for suspect in generation.result.suspects] == [liar]
+
+    asyncio.run(run())
+
+
+def test_errors_of_rounding_are_no_lies(target: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, TWICE, lies) as model:
+            honest = await model.generate(PROMPT, max_new_tokens=8)
+            lies[honest.chain[0][0]] = noise(1e-6)
+            assert (await model.generate(PROMPT, max_new_tokens=40)).suspects == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+def test_an_auditor_that_lies_is_found_out_by_a_third_peer(target: Path, tmp_path: Path, hop: int) -> None:
+    lie = [noise(0.5), another_token][hop]
+
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, THRICE, lies) as model:
+            chain = [peer_id for peer_id, _ in (await model.generate(PROMPT, max_new_tokens=8)).chain]
+            others = [
+                peer_id
+                for peer_id, peer in model.target._peers.items()
+                if peer.start == 2 * hop and peer_id not in chain
+            ]
+            lies[others[0]] = lie
+            result = await model.generate(PROMPT, max_new_tokens=60)
+            assert {suspect.peer_id for suspect in result.suspects} <= {others[0]}
+            assert [peer_id for peer_id, _ in result.chain] == chain
+            assert exact(target, result)
+
+    asyncio.run(run())
+
+
+def test_where_nobody_else_serves_the_layers_audits_are_skipped_and_counted(target: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with auditing(target, tmp_path, ["0:2", "2:4"], {}) as model:
+            result = await model.generate(PROMPT, max_new_tokens=20)
+        assert result.audits == 0
+        assert result.audits_skipped > 0
+        assert exact(target, result)
+
+    asyncio.run(run())
+
+
+def test_without_audits_nobody_is_asked_to_be_a_witness(target: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with auditing(target, tmp_path, TWICE, {}, audit=0.0) as model:
+            generation = model.stream(PROMPT, max_new_tokens=8)
+            assert generation._witness is None
+            async for _ in generation:
+                pass
+            assert (generation.result.audits, generation.result.audits_skipped) == (0, 0)
+
+    asyncio.run(run())
