@@ -29,6 +29,7 @@ MAX_CIRCUITS = 256  # open at once; each takes two sockets
 MAX_CIRCUITS_OF_ONE = 64  # asked for by one node, and to one peer
 _SETUP_SECONDS = 10.0  # until a circuit stands
 _CHUNK = 1 << 16  # bytes copied at a time
+_NO_CIPHERTEXT = bytes(16)
 _GOODBYE = b"\0"  # from a peer that has its reservation: the relay may close the stream
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -107,6 +108,7 @@ class Relay:
                 with closing(there[1]):
                     await send(here[1], Hop(type=HopType.STATUS, status=Status.OK))
                     await _copy_both_ways(here, there)
+                    await _have_it_closed(there)
 
     async def _reach(self, peer: PeerID, source: PeerID) -> Streams | None:
         """A stream to the peer, which takes what comes next on it for a connection of `source`; None if it does not."""
@@ -141,6 +143,19 @@ async def _copy_both_ways(one: Streams, other: Streams) -> None:
         for task in copying:
             task.cancel()
         await asyncio.gather(*copying, return_exceptions=True)
+
+
+async def _have_it_closed(there: Streams) -> None:
+    """Have the peer close its end first, by bytes that no encryption takes.
+
+    A QUIC stream that is closed from the end that opened it may stay counted as open; after some 400 circuits the
+    relay's connection to the peer would open no more.
+    """
+    reader, writer = there
+    writer.write(_NO_CIPHERTEXT)
+    async with asyncio.timeout(_SETUP_SECONDS):
+        while await reader.read(_CHUNK):
+            pass
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
