@@ -53,6 +53,10 @@ class Trial:
     error: str
     reroutes: int
     tokens_per_second: float
+    trip_seconds: float
+    """Median, ..."""
+    compute_seconds: float
+    """... and of it what the stages computed."""
 
 
 @dataclass
@@ -139,6 +143,8 @@ class Siege:
                 error=line.get("error", ""),
                 reroutes=line.get("reroutes", 0),
                 tokens_per_second=line.get("tokens_per_second", 0.0),
+                trip_seconds=median(line.get("trip_seconds") or [0.0]),
+                compute_seconds=median(line.get("compute_seconds") or [0.0]),
             )
         )
 
@@ -238,9 +244,12 @@ def _print(siege: Siege, console: Console) -> None:
         highlight=False,
     )
     for is_attacked, name, phase in ((False, "without", siege.quiet), (True, "under", siege.attacked)):
-        speeds = _speeds(siege.trials, is_attacked=is_attacked)
+        trials = [trial for trial in siege.trials if trial.is_attacked == is_attacked]
+        speeds = [trial.tokens_per_second for trial in trials]
         console.print(
             f"{len(speeds)} generations {name} attack: median {median(speeds):.1f} tokens/s,"
+            f" trips {1e3 * median(trial.trip_seconds for trial in trials):.0f} ms,"
+            f" of these computed {1e3 * median(trial.compute_seconds for trial in trials):.0f} ms;"
             f" the nodes keep {phase.load:.2f} processors busy",
             highlight=False,
         )
