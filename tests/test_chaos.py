@@ -18,6 +18,7 @@ from benchmarks.chaos.hostile_messages import CALLS, Aim, any_frame, any_payload
 from benchmarks.chaos.runs import Run, figures, stalls
 from benchmarks.chaos.scenarios import SEEDS, Act, Moment, schedule
 from benchmarks.chaos.soak import SPARED, may_die
+from benchmarks.chaos.summary import rows
 from swarm.errors import BadMessage
 from swarm.span import Span
 from swarm.wire import MAX_SIZES, PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden, decode
@@ -73,6 +74,17 @@ def test_an_outcome_says_what_was_measured_and_what_was_asked() -> None:
     assert "not measured" in str(check((bars.KILL_WORST,), {})[0])
 
 
+def test_the_summary_has_a_line_for_every_bar() -> None:
+    found = {bars.KILL_WORST: 0.7712, bars.HUNG_WORST: 6.0}
+    outcomes = check((bars.KILL_WORST, bars.HUNG_WORST, bars.EXACT), found)
+    lines = list(rows({"faults": {"bars": [outcome.as_dict() for outcome in outcomes]}}))[2:]
+    assert lines == [
+        f"| faults | {bars.KILL_WORST.name} | at most 3 s | 0.771 s |",
+        f"| faults | {bars.HUNG_WORST.name} | at most 5 s | 6 s (missed) |",
+        f"| faults | {bars.EXACT.name} | at least 100 % | - |",
+    ]
+
+
 def missed(*done: Run) -> set[Bar]:
     return {outcome.bar for outcome in check(bars.RECOVERY, figures(done)) if outcome.is_missed}
 
@@ -92,6 +104,13 @@ def test_one_bad_run_misses_its_bar_and_no_other(changes: dict[str, Any], bar: B
     good = [replace(RUN, name=name, stall_seconds=0.1) for name in ("kill: hop 0, prefill", "hung", "drain: hop 2")]
     assert not missed(RUN, *good)
     assert missed(RUN, *good, replace(RUN, **changes)) == {bar}
+
+
+def test_the_cost_is_that_of_kills_while_decoding() -> None:
+    decoding = [replace(RUN, mend_bytes_peers=size) for size in (100, 300, 800)]
+    prefill = replace(RUN, name="kill: hop 0, prefill", mend_bytes_peers=9000)
+    assert runs.cost([*decoding, prefill]) == {"more_bytes_client": 1024, "mend_bytes_peers": 300}
+    assert runs.cost([prefill]) == {}
 
 
 def test_many_slow_mends_miss_the_median() -> None:

@@ -5,7 +5,8 @@
     python -m benchmarks.chaos.deceit     part 5: peers that lie, and a client that audits
     python -m benchmarks.chaos.soak       four clients for half an hour, while peers come and go
 
-Each prints its bars, writes JSON and exits with 1 if a bar was missed.
+Each prints its bars, writes JSON and exits with 1 if a bar was missed; `python -m benchmarks.chaos.summary` makes one
+table of all.
 
 bars.py        what is asked: bounds on figures (pure)
 report.py      what is printed and written

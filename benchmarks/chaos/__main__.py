@@ -60,7 +60,12 @@ def main() -> int:
         return 1
     console.print(report.table(done))
     outcomes = bars.check(bars.RECOVERY, runs.figures(done))
-    record = {"seed": options.seed, "started": options.started, "runs": [asdict(run) for run in done]}
+    record = {
+        "seed": options.seed,
+        "started": options.started,
+        "cost_of_a_kill": runs.cost(done),
+        "runs": [asdict(run) for run in done],
+    }
     return report.conclude(console, outcomes, record, options.out)
 
 

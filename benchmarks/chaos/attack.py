@@ -11,8 +11,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,24 @@ class Trial:
     error: str
     reroutes: int
     tokens_per_second: float
+    trip_seconds: float
+    """Median, ..."""
+    compute_seconds: float
+    """... and of it what the stages computed."""
+
+
+@dataclass
+class Phase:
+    """All the time with attack, or all without, in seconds."""
+
+    seconds: float = 0.0
+    processor: float = 0.0
+    """What all nodes together computed in it."""
+
+    @property
+    def load(self) -> float:
+        """Processors that the nodes kept busy."""
+        return self.processor / self.seconds
 
 
 @dataclass
@@ -69,8 +87,8 @@ class Siege:
     trials: list[Trial] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     """By handler."""
-    seconds: float = 0.0
-    """Of attack."""
+    quiet: Phase = field(default_factory=Phase)
+    attacked: Phase = field(default_factory=Phase)
     before: dict[int, Usage] = field(default_factory=dict)
     """By host, ..."""
     after: dict[int, Usage] = field(default_factory=dict)
@@ -84,18 +102,23 @@ class Siege:
         self.before = self._usage()
         self.peak = {host: usage.memory for host, usage in self.before.items()}
         while not self._is_done and self.seconds < PATIENCE * self.messages / self.rate and not self.ended:
-            self._generate(is_attacked=False)
-            started = time.monotonic()
-            self.attacker.write({"go": True})
-            for _ in range(ATTACKED_EACH):
-                self._generate(is_attacked=True)
-            self.attacker.write({"go": False})
-            self.sent = self.attacker.read()["sent"]
-            self.seconds += time.monotonic() - started
+            with self._timed(self.quiet):
+                self._generate(is_attacked=False)
+            with self._timed(self.attacked):
+                self.attacker.write({"go": True})
+                for _ in range(ATTACKED_EACH):
+                    self._generate(is_attacked=True)
+                self.attacker.write({"go": False})
+                self.sent = self.attacker.read()["sent"]
             self.after = self._usage()
             self.peak = {host: max(self.peak[host], usage.memory) for host, usage in self.after.items()}
             console.print(f"{sum(self.sent.values())} messages in {self.seconds:.0f} s", highlight=False)
         self._generate(is_attacked=False)
+
+    @property
+    def seconds(self) -> float:
+        """Of attack."""
+        return self.attacked.seconds
 
     @property
     def ended(self) -> list[Node]:
@@ -120,8 +143,21 @@ class Siege:
                 error=line.get("error", ""),
                 reroutes=line.get("reroutes", 0),
                 tokens_per_second=line.get("tokens_per_second", 0.0),
+                trip_seconds=median(line.get("trip_seconds") or [0.0]),
+                compute_seconds=median(line.get("compute_seconds") or [0.0]),
             )
         )
+
+    @contextmanager
+    def _timed(self, phase: Phase) -> Iterator[None]:
+        """Add what passes meanwhile, and what the nodes compute."""
+        started, before = time.monotonic(), self._processor()
+        yield
+        phase.seconds += time.monotonic() - started
+        phase.processor += self._processor() - before
+
+    def _processor(self) -> float:
+        return sum(usage.processor for usage in self._usage().values())
 
     def _usage(self) -> dict[int, Usage]:
         return {
@@ -207,10 +243,15 @@ def _print(siege: Siege, console: Console) -> None:
         f" {total / siege.seconds:.0f} a second",
         highlight=False,
     )
-    for is_attacked, name in ((False, "without"), (True, "under")):
-        speeds = _speeds(siege.trials, is_attacked=is_attacked)
+    for is_attacked, name, phase in ((False, "without", siege.quiet), (True, "under", siege.attacked)):
+        trials = [trial for trial in siege.trials if trial.is_attacked == is_attacked]
+        speeds = [trial.tokens_per_second for trial in trials]
         console.print(
-            f"{len(speeds)} generations {name} attack: median {median(speeds):.1f} tokens/s", highlight=False
+            f"{len(speeds)} generations {name} attack: median {median(speeds):.1f} tokens/s,"
+            f" trips {1e3 * median(trial.trip_seconds for trial in trials):.0f} ms,"
+            f" of these computed {1e3 * median(trial.compute_seconds for trial in trials):.0f} ms;"
+            f" the nodes keep {phase.load:.2f} processors busy",
+            highlight=False,
         )
     for host, usage in siege.after.items():
         mib = [size >> 20 for size in (siege.before[host].memory, usage.memory, siege.peak[host])]
@@ -223,7 +264,8 @@ def _record(siege: Siege, options: argparse.Namespace) -> dict[str, Any]:
         "started": options.started,
         "rate_per_handler": options.rate,
         "sent": siege.sent,
-        "attack_seconds": siege.seconds,
+        "attacked": asdict(siege.attacked),
+        "quiet": asdict(siege.quiet),
         "budget_mib": {"cache": CACHE_MIB, "replay": REPLAY_MIB, "margin": MARGIN_MIB},
         "trials": [asdict(trial) for trial in siege.trials],
         "before": {host: asdict(usage) for host, usage in siege.before.items()},

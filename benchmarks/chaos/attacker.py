@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -40,6 +41,7 @@ _UNUSED = 8  # sessions that are opened and left, at each peer: half of what one
 _REMEMBERED = 32  # messages that may be sent again
 _CALLS_AT_ONCE = 8  # to one handler
 _RAW = 256  # one call in so many is no call, but bytes on a stream of its own
+_NICE = 10  # a stranger's processor is not one of the swarm's: what he computes must not take time from it
 _SECONDS = 10.0  # for a node to read, or to answer
 _UNANSWERED = (P2PHandlerError, P2PDaemonError, OSError, EOFError, TimeoutError)
 
@@ -300,4 +302,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    os.nice(_NICE)
     uvloop.run(main())

@@ -16,6 +16,8 @@ class Usage:
     """Resident bytes."""
     descriptors: int
     threads: int
+    processor: float
+    """Seconds of processor time so far."""
 
     @classmethod
     def of(cls, pid: int) -> Usage:
@@ -30,4 +32,5 @@ class Usage:
             memory=total(lambda process: process.memory_info().rss),
             descriptors=total(lambda process: process.num_fds()),
             threads=total(lambda process: process.num_threads()),
+            processor=sum(sum(process.cpu_times()[:2]) for process in family),  # user, system
         )

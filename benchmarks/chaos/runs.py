@@ -78,6 +78,17 @@ def figures(runs: Sequence[Run]) -> dict[Bar, float]:
     return found
 
 
+def cost(runs: Sequence[Run]) -> dict[str, float]:
+    """What it takes when a hop is killed while decoding, in bytes, the median: see Run."""
+    killed = [run for run in runs if run.name.startswith(KILLED_HOP) and "prefill" not in run.name]
+    sizes = {
+        "more_bytes_client": [run.more_bytes_client for run in killed],
+        "mend_bytes_client": [run.mend_bytes_client for run in killed if run.mend_bytes_client is not None],
+        "mend_bytes_peers": [run.mend_bytes_peers for run in killed if run.mend_bytes_peers is not None],
+    }
+    return {name: median(known) for name, known in sizes.items() if known}
+
+
 def share(answers: Iterable[bool]) -> float:
     """How many of them are true, in percent."""
     listed = list(answers)
