@@ -18,8 +18,11 @@ LOOPBACK = ("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
 STOP_SECONDS = 15.0
 
 Popen = Callable[..., "subprocess.Popen[str]"]
-Place = tuple[Sequence[str], Popen]
-"""Addresses a node listens on, and what starts its process there."""
+Place = tuple[Sequence[str], Popen | None]
+"""Addresses a node listens on, and what starts its process there, if that is not `spawn`."""
+
+spawn: Popen = subprocess.Popen
+"""What starts the process of a program."""
 
 
 class ProgramFailed(SpecswarmError):
@@ -32,13 +35,14 @@ class Program:
     `ready` keeps the first one of a node that serves.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, popen: Popen = subprocess.Popen) -> None:
-        """Start it; its standard error goes to the file `log`. `popen` may start it elsewhere, on a lab's host say."""
+    def __init__(self, arguments: Sequence[str], log: Path, popen: Popen | None = None) -> None:
+        """Start it; its standard error goes to the file `log`. `popen` may start it elsewhere, on a lab's host say,
+        in place of `spawn`."""
         self.arguments = list(arguments)
         self.ready: dict[str, Any] = {}
         self._log = log
         with log.open("w") as errors:
-            self.process = popen(
+            self.process = (popen or spawn)(
                 [sys.executable, "-m", "specswarm", *arguments, "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -94,7 +98,7 @@ class Program:
 
 def on_loopback(_: int) -> Place:
     """Every node on this machine's loopback interface, at ports of the system's choice."""
-    return LOOPBACK, subprocess.Popen
+    return LOOPBACK, None
 
 
 @contextlib.contextmanager

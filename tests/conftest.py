@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+from benchmarks.chaos.nursery import Forked
+from specswarm import processes
 from tests.models import save_llama
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
@@ -21,6 +23,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_programs() -> Iterator[None]:
+    """Peers and clients as processes are forked from one that has imported them: that saves seconds for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "spawn", Forked)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ class Fleet:
             arguments += [part for maddr in self.initial_peers for part in ("--initial-peer", maddr)]
         popen: Any = partial(self.lab.popen, node.host)
         if self.is_forked:
-            popen = partial(Forked, self.lab.namespace(node.host))
+            popen = partial(Forked, namespace=self.lab.namespace(node.host))
         if node.deceit:
             popen = partial(_start_liar, popen, node.deceit)
         node.program = Program(arguments, self.folder / f"{node.host}.{node.starts}.log", popen)

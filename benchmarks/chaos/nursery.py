@@ -27,8 +27,9 @@ _forks.set_forkserver_preload(["__main__", *_IMPORTED])
 class Forked:
     """A running `python -m specswarm`: as much of subprocess.Popen as `specswarm.processes.Program` asks for."""
 
-    def __init__(self, namespace: str, argv: Sequence[str], *, stderr: IO[str], **_: Any) -> None:
-        """On the lab's host of that namespace; what it prints is read from `stdout`, the rest goes to the file."""
+    def __init__(self, argv: Sequence[str], *, stderr: IO[str], namespace: str = "", **_: Any) -> None:
+        """On the lab's host of that namespace, or here; what it prints is read from `stdout`, the rest goes to the
+        file."""
         reading, writing = _forks.Pipe(duplex=False)
         arguments = list(argv[argv.index("specswarm") + 1 :])
         self._process = _forks.Process(target=_run, args=(namespace, arguments, writing, stderr.name))
@@ -75,7 +76,8 @@ class Forked:
 def _run(namespace: str, arguments: list[str], output: Connection, log: str) -> None:
     """In the new process: move to the host, take its output, and be the program."""
     os.setsid()
-    _enter(namespace)
+    if namespace:
+        _enter(namespace)
     os.dup2(output.fileno(), sys.stdout.fileno())
     output.close()
     with Path(log).open("a") as errors:
