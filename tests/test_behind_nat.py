@@ -88,7 +88,7 @@ def test_generation_goes_on_when_the_only_relay_is_back(target: Path, folder: Pa
     again = ["bootstrap", "--identity", str(folder / "0.key"), *listen]
     with (
         contextlib.ExitStack() as stack,
-        SwarmModel.connect(str(target), initial_peers=initial_peers, threads=1) as model,
+        SwarmModel.connect(str(target), initial_peers=initial_peers, threads=1, timeout=150.0) as model,
     ):
         stream = model.stream(PROMPT, max_new_tokens=300)
         for _ in stream:
