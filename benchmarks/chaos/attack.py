@@ -281,7 +281,7 @@ def _speeds(trials: Sequence[Trial], *, is_attacked: bool) -> list[float]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=int(bars.ATTACK_MESSAGES.limit), help="to each handler")
-    parser.add_argument("--rate", type=float, default=20.0, help="messages a second to each handler")
+    parser.add_argument("--rate", type=float, default=10.0, help="messages a second to each handler")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos_attack.json"))
     parser.set_defaults(started=time.strftime("%Y-%m-%d %H:%M:%S"))
