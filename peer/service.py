@@ -11,6 +11,7 @@ import asyncio
 import logging
 from concurrent.futures import Executor
 
+from peer.complaints import Complaints
 from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
 from peer.links import Links, Outbox
@@ -73,6 +74,7 @@ class PeerService:
         self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
         self._links = Links(transport, self._on_link_lost)
         self._early = EarlyResults()
+        self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
         self._closed = asyncio.Event()  # a session has ended
 
@@ -126,7 +128,7 @@ class PeerService:
         while True:
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
-                log.warning("peer %s pushes %s: ignored", stream.peer_id, type(message).__name__)
+                self._complaints.about(stream.peer_id, f"it pushes {type(message).__name__}: ignored")
                 continue
             if self._table.admission.is_denied(stream.peer_id):
                 continue
@@ -142,7 +144,7 @@ class PeerService:
             try:
                 return await stream.receive()
             except BadMessage as error:
-                log.warning("peer %s: %s", stream.peer_id, error)
+                self._complaints.about(stream.peer_id, str(error))
 
     def _answer(self, message: AnyMessage, client: str, replies: Outbox) -> AnyMessage | None:
         """Do what a client's message asks for; what to answer at once, if anything."""
@@ -258,6 +260,8 @@ class PeerService:
         if session is None or session.source != sender:
             self._early.hold(message, sender)
             return
+        if session.span.start == 0:
+            raise Refusal("unlawful", "the first hop takes token ids, no hidden states")
         if message.dtype not in DTYPES:
             names = ", ".join(DTYPES)
             raise Refusal("unlawful", f"hidden states are {message.dtype}; this peer reads {names}")

@@ -17,8 +17,9 @@ from swarm.identity import Identity
 from swarm.memory import MemoryNetwork, MemoryStream
 from swarm.model.source import ModelSource
 from swarm.records import Announcement
+from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream
-from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Ping, Pong, Round, Verdict
+from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden, Open, Ping, Pong, Refused, Round, Verdict
 from tests import memory_swarm
 from tests.models import greedy, load_whole
 
@@ -182,3 +183,26 @@ def test_a_generation_that_breaks_while_it_prefills_leaves_nothing_open(
 
     asyncio.run(run())
     assert not opened
+
+
+def test_states_pushed_into_a_first_hop_by_its_own_client_are_refused(target: Path, tmp_path: Path) -> None:
+    """Who feeds a first hop may send it token ids alone: embedded as ids, states would fail on the torch thread."""
+
+    async def run() -> None:
+        async with memory_swarm.peers(target, ["0:4"], tmp_path) as network:
+            place = network.join("eve")
+            [peer] = await Directory(place).all_peers()
+            session, states = bytes(15) + b"1", bytes(4 * 64)
+            control = await place.open(peer.contact, SESSION_PROTOCOL)
+            await control.send(Open(session, peer.fingerprint, 0, 4, None, None, 0, 512, Sampling()))
+            push = await place.open(peer.contact, PUSH_PROTOCOL)
+            await push.send(Hidden(Round(session, 0, 0, (1,), 0, judged=True), 0, "float32", states, ()))
+            refused = await control.receive()
+            assert isinstance(refused, Refused)
+            assert (refused.why, refused.session) == ("unlawful", session)
+            await control.send(Round(session, 0, 0, (1,), 0, judged=True))
+            assert isinstance(await control.receive(), Verdict)
+            control.close()
+            push.close()
+
+    asyncio.run(run())
