@@ -299,7 +299,7 @@ def test_a_refused_message_leaves_everything_as_it_was(name: str, history: list[
             answer = service._answer(message, sender, outboxes[sender])
             if answer is not None:
                 assert whole(swarm, name) == before
-                assert isinstance(answer, Refused | Pong | Progress)
+                assert isinstance(answer, Refused | Pong | Progress | Recalled)
 
     faulty.run(run())
 
