@@ -10,7 +10,8 @@ they get from the hop before them. With the rule `match` the tokens come out as 
     a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
     the verdict is overdue: some are silent the silent ones are lost; if all are, and others too: we are cut off
                             some compute    wait on, up to the ceiling
-                            nothing moves   send again; the next time, whoever has not passed it on is lost
+                            nothing moves   send again; the next time, whoever has not passed it on is lost, and with
+                                            it the hop before it, if that one says it has: one of the two lies
 """
 
 from __future__ import annotations
@@ -52,13 +53,27 @@ class _Verdict:
         self.number = number
         self.started = self.moved = now
         """When it was first asked for, and when something last moved."""
-        self.reports: dict[str, Progress] = {}
-        """Of the last survey."""
+        self.farthest: dict[str, tuple[int, int]] = {}
+        """By peer: the place it had reached in the best of all surveys."""
         self.unlawful = Counter[str]()
         self.contradicted = Counter[str]()
         self.is_astray = False
         self.was_astray = False
         self.is_disturbed = False
+
+    def has_moved(self, reports: dict[str, Progress], end: int) -> bool:
+        """Whether a hop has come farther than ever since this verdict, on a text of `end` tokens, was asked for.
+
+        Who starts again does not, nor who only says something else each time: or a peer that keeps the rounds to itself
+        would be tried for ever.
+        """
+        moved = False
+        for peer_id, report in reports.items():
+            place = (min(report.taken, self.number + 1), min(report.held, end))
+            if place > self.farthest.get(peer_id, (-1, -1)):
+                self.farthest[peer_id] = place
+                moved = True
+        return moved
 
 
 class Chain:
@@ -204,7 +219,7 @@ class Chain:
                 self._check(verdict, drafts, session)
                 session.cached = session.complete = len(tokens) + len(verdict.tokens) - 1
                 return verdict
-            await self._look_for_the_round(session)
+            await self._look_for_the_round(session, len(tokens))
             wait = min(2 * wait, self._timer.ceiling)
 
     def _check(self, verdict: Verdict, drafts: Sequence[int], session: ChainSession) -> None:
@@ -328,24 +343,31 @@ class Chain:
             self._blame(PeerLost(peer_id, "it is silent"))
         return reports
 
-    async def _look_for_the_round(self, session: ChainSession) -> None:
-        """Find out why a verdict is overdue; returns if it is worth waiting on. Raises what must be mended."""
+    async def _look_for_the_round(self, session: ChainSession, end: int) -> None:
+        """Find out why the verdict on a text of `end` tokens is overdue; returns if it is worth waiting on.
+
+        Raises what must be mended.
+        """
         pending, now = self._pending, _now()
-        before, pending.reports = pending.reports, await self._survey(session)
+        reports = await self._survey(session)
         if not session.is_whole:
             raise session.trouble
-        if any(_place(before.get(peer)) != _place(report) for peer, report in pending.reports.items()):
+        if pending.has_moved(reports, end):
             pending.moved = now
             return
-        is_busy = any(report.waiting for report in pending.reports.values())
+        is_busy = any(report.waiting for report in reports.values())
         if is_busy and now - pending.moved < self._timer.ceiling:
             return
         if not is_busy and not pending.was_astray:
             pending.is_astray = pending.was_astray = True
             raise _Astray("a round got lost on its way, again and again")
-        ordered = [pending.reports[hop.contact.peer_id] for hop in session.hops]
-        stuck = session.hops[stuck_at(ordered, pending.number)].contact.peer_id
-        raise PeerLost(stuck, "it answers, but does not pass the round on")
+        ordered = [reports[hop.contact.peer_id] for hop in session.hops]
+        stuck = stuck_at(ordered, pending.number)
+        peer_id = session.hops[stuck].contact.peer_id
+        if stuck and not ordered[stuck].waiting:
+            before = session.hops[stuck - 1].contact.peer_id
+            self._blame(PeerLost(before, f"it says that it has passed a round on, but peer {peer_id} has none"))
+        raise PeerLost(peer_id, "it answers, but does not pass the round on")
 
 
 def _now() -> float:
@@ -355,8 +377,3 @@ def _now() -> float:
 
 _PASSING = (PeerError, SwarmUnreachable, _Astray, ChainLost)
 """What may be over at the next attempt; that some layers are served by nobody, only once they were."""
-
-
-def _place(report: Progress | None) -> tuple[int, int, int] | None:
-    """Where a hop is; the same again means that nothing has moved."""
-    return (report.taken, report.held, report.waiting) if report else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.errors import ChainLost
+from swarm.errors import ChainLost, PeerLost
 from swarm.span import Span
 from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Pong, Progress, Refused, Round
 from tests import faulty
@@ -231,6 +231,46 @@ def test_a_peer_that_answers_but_passes_nothing_on_is_left() -> None:
 
     client = generated_with("x0", answer)
     assert "x0" not in {hop.contact.peer_id for hop in client.hops}
+
+
+def saying(**of_itself: int) -> Callable[[FaultyStream, Any], Any]:
+    """A first hop that gives no round on, and says this of itself."""
+
+    def answer(_: FaultyStream, message: Any) -> Any:
+        match message:
+            case Ask(session, nonce):
+                return Progress(session, nonce, kept=0, **of_itself)
+            case Round(session=session):
+                return Pong(0)
+        return None
+
+    return answer
+
+
+def test_a_peer_that_says_it_has_passed_on_what_it_keeps_is_left_at_once() -> None:
+    client = generated_with("x0", saying(held=1000, taken=1000, waiting=0))
+    assert "x0" not in {hop.contact.peer_id for hop in client.hops}
+    assert client.chain.reroutes == 1
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_chain_in_which_the_only_peer_keeps_every_round_to_itself_is_given_up(waiting: int) -> None:
+    started: list[float] = []
+
+    def act(swarm: ToySwarm, _: ToyClient) -> None:
+        intercept(swarm, "only", saying(held=1000, taken=1000, waiting=waiting))
+        swarm.network.cut("only")
+        started.append(asyncio.get_running_loop().time())
+
+    async def run() -> float:
+        swarm = await swarm_of({"only": SPANS[0], "a1": SPANS[1], "b1": SPANS[1], "a2": SPANS[2], "b2": SPANS[2]})
+        client = ToyClient(swarm, window=3, timeout=20)
+        acting = once(act)
+        with pytest.raises((PeerLost, ChainLost)):
+            await client.generate(COUNT, lambda done: acting(swarm, client, done))
+        return asyncio.get_running_loop().time() - started[0]
+
+    assert 20 < faulty.run(run()) < 60
 
 
 def test_a_peer_that_accuses_its_neighbours_again_and_again_is_left_itself() -> None:
