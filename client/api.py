@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from swarm.speculation.sampling import Sampling
 from swarm.transport import Network
 
 _TEXT_OPTIONS = {"temperature", "top_k", "top_p", "repetition_penalty", "seed"}  # on which the text depends
+_AUDIT_TIMEOUT = 10.0  # seconds without progress after which an audit is given up: the text waits for the last one
 
 
 class Generation:
@@ -57,8 +59,9 @@ class Generation:
         self._pieces: list[str] = []
         self._model = model
         self._witness = Seeds().of if model.config.audit else None
-        self._chain = self._new_chain()
-        self._auditor = Auditor(self._chain, self._new_chain, model.target.note, len(self._context.tokens))
+        self._chain = self._new_chain(model.config.timeout)
+        audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
+        self._auditor = Auditor(self._chain, audit_chain, model.target.note, len(self._context.tokens))
         self._hops: tuple[Hop, ...] = ()
         self._seconds = self._first_token_seconds = 0.0
 
@@ -115,7 +118,10 @@ class Generation:
         )
 
     def _new_chain(
-        self, avoid: Callable[[], Collection[str]] = frozenset, kinds: Collection[Kind] | None = None
+        self,
+        timeout: float,
+        avoid: Callable[[], Collection[str]] = frozenset,
+        kinds: Collection[Kind] | None = None,
     ) -> Chain:
         """A chain for this text: see Chain."""
         settings = self._model.config
@@ -124,7 +130,7 @@ class Generation:
             self._sampling,
             round_tokens=self._window + 1,
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
-            timeout=settings.timeout,
+            timeout=timeout,
             witness=self._witness,
             avoid=avoid,
             kinds=kinds,

@@ -59,5 +59,10 @@ class Cooldowns:
     @property
     def active(self) -> set[str]:
         """The peers to leave alone now."""
+        return {*self.left}
+
+    @property
+    def left(self) -> dict[str, float]:
+        """By peer to leave alone now, for how many seconds still."""
         now = self._clock()
-        return {peer_id for peer_id, until in self._until.items() if until > now}
+        return {peer_id: until - now for peer_id, until in self._until.items() if until > now}

@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -20,6 +21,8 @@ from swarm.wire import Contact
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
 MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: announcements may be made to mislead
 BEFORE, AFTER = -1, -2  # the two ends of what is planned, beside the peers by index
+
+_NONE: Mapping[str, float] = MappingProxyType({})
 
 Kind = tuple[str, str | None]
 """How a peer computes: dtype and quantization. Peers of one kind give the same numbers."""
@@ -52,6 +55,7 @@ def plan(
     *,
     tokens: int,
     excluded: Collection[str] = (),
+    penalties: Mapping[str, float] = _NONE,
     span: Span | None = None,
     before: str | None = None,
     after: str | None = None,
@@ -60,6 +64,7 @@ def plan(
     """The chain of least trip time for rounds of `tokens` tokens.
 
     `round_trips`: measured seconds from the client to a peer and back; a peer that is not in it is out of reach.
+    `penalties`: by peer, seconds that a hop is worth which does without it.
     With `span`, the part of a chain that serves those layers, between the peers `before` and `after` (None: the
     client); with `kinds`, of peers that compute so. Raises ChainLost, naming the layers, if the peers left cannot
     cover them all.
@@ -72,7 +77,7 @@ def plan(
         if kinds is None or (peer.dtype, peer.quantize) in kinds
     ]
     known = {peer.peer_id: peer.links for peer in peers}
-    chain = _shortest(_Map(span, usable, round_trips, known, tokens, before, after))
+    chain = _shortest(_Map(span, usable, round_trips, known, penalties, tokens, before, after))
     if chain is None:
         raise ChainLost(_missing(span, num_layers, usable))
     starts = [span.start, *(end for _, end in chain)]
@@ -107,6 +112,7 @@ class _Map:
         peers: Sequence[Announcement],
         round_trips: Mapping[str, float],
         links: Mapping[str, Mapping[str, float]],
+        penalties: Mapping[str, float],
         tokens: int,
         before: str | None,
         after: str | None,
@@ -116,6 +122,7 @@ class _Map:
         self._peers = peers
         self._round_trips = round_trips
         self._links = links
+        self._penalties = [penalties.get(peer.peer_id, 0.0) for peer in peers]
         self._tokens = tokens
         self._ids: list[str | None] = [*(peer.peer_id for peer in peers), after, before]  # BEFORE is -1, AFTER -2
         ends = {end for peer in peers for end in (peer.start, peer.end) if span.start < end < span.end}
@@ -158,7 +165,7 @@ class _Map:
         """(seconds, end) of every stretch of a peer's layers that begins at `start`."""
         peer = self._peers[i]
         ends = [end for end in self._boundaries if start < end <= peer.end]
-        return [(stage_seconds(peer, end - start, self._tokens), end) for end in ends]
+        return [(self._penalties[i] + stage_seconds(peer, end - start, self._tokens), end) for end in ends]
 
     def _link(self, one: int, other: int) -> float:
         """One-way seconds from one to the other."""

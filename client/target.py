@@ -21,6 +21,7 @@ from swarm.wire import Contact
 
 _REFRESH_SECONDS = 5.0
 _MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered
+_WARY = 1000.0  # times the rest of its cool-down is what a trip may be longer without a peer
 _WITNESSES = 3  # peers asked whether it is us who are cut off
 
 log = logging.getLogger("specswarm")
@@ -152,22 +153,21 @@ class Target:
             await self.refresh()
 
     def _plan(self, *, excluded: Collection[str] = (), **options: Any) -> list[Hop]:
-        """A plan without the peers that are better left alone, or with them where it takes them.
+        """A plan with as few as it takes of the peers that are better left alone for now, and of those, such as will
+        be welcome again soon.
 
         Those that do not serve this client are no help even then. Raises ChainLost.
         """
-        peers = list(self._peers.values())
+        barring = self._cooldowns.barring
+        options |= {
+            "excluded": barring.keys() | excluded,
+            "penalties": {peer_id: _WARY * left for peer_id, left in self._cooldowns.left.items()},
+        }
         try:
-            wary = self._cooldowns.active.union(excluded)
-            return plan(self.info.num_layers, peers, self._round_trips, excluded=wary, **options)
-        except ChainLost:
-            barring = self._cooldowns.barring
-            useless = barring.keys() | excluded
-            try:
-                return plan(self.info.num_layers, peers, self._round_trips, excluded=useless, **options)
-            except ChainLost as lost:
-                refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
-                raise ChainLost(f"{lost}{refusals}") from None
+            return plan(self.info.num_layers, list(self._peers.values()), self._round_trips, **options)
+        except ChainLost as lost:
+            refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
+            raise ChainLost(f"{lost}{refusals}") from None
 
     async def _measured(self, contact: Contact) -> bool:
         """Take note of the way to a peer; whether it answered."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.liar import Lie, another_token, noise
+from benchmarks.chaos.liar import Lie, another_token, noise, silence
 from client.api import AsyncSwarmModel
 from client.generation import Result
 from tests import memory_swarm
@@ -23,12 +23,18 @@ THRICE = ["0:2", "2:4"] * 3
 
 @contextlib.asynccontextmanager
 async def auditing(
-    target: Path, folder: Path, spans: list[str], lies: dict[str, Lie], audit: float = 1.0, **options: Any
+    target: Path,
+    folder: Path,
+    spans: list[str],
+    lies: dict[str, Lie],
+    audit: float = 1.0,
+    wait_floor: float = 1.0,
+    **options: Any,
 ) -> AsyncIterator[AsyncSwarmModel]:
     """A client that audits, of peers of which some may lie."""
     async with (
         memory_swarm.peers(target, spans, folder, lies=lies, **options) as network,
-        memory_swarm.client(network, target, draft="none", audit=audit) as model,
+        memory_swarm.client(network, target, draft="none", audit=audit, wait_floor=wait_floor) as model,
     ):
         yield model
 
@@ -157,5 +163,25 @@ def test_without_audits_nobody_is_asked_to_be_a_witness(target: Path, tmp_path: 
             async for _ in generation:
                 pass
             assert (generation.result.audits, generation.result.audits_skipped) == (0, 0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hop", [0, 1])
+def test_peers_that_keep_rounds_to_themselves_hold_up_no_audit_for_long(
+    target: Path, tmp_path: Path, hop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is silent is left; and where nobody else is left to audit, the text is not."""
+    monkeypatch.setattr("client.api._AUDIT_TIMEOUT", 1.0)
+
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, TWICE, lies, wait_floor=0.2) as model:
+            liar = (await model.generate(PROMPT, max_new_tokens=8)).chain[hop][0]
+            lies[liar] = silence
+            result = await model.generate(PROMPT, max_new_tokens=60)
+            assert exact(target, result)
+            assert liar not in [peer_id for peer_id, _ in result.chain]
+            assert result.audits_skipped >= 1
 
     asyncio.run(run())

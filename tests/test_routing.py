@@ -223,6 +223,16 @@ def test_excluded_and_unreachable_peers_are_not_used() -> None:
     assert chain_of(plan(4, peers, round_trips, tokens=1, excluded={"a"})) == [("c", 0, 4)]
 
 
+def test_a_chain_uses_as_few_as_it_can_of_the_peers_with_a_penalty() -> None:
+    peers = [peer("fast", 0, 2), peer("slow", 0, 2, step_seconds=1.0), peer("only", 2, 4)]
+    round_trips = dict.fromkeys(["fast", "slow", "only"], 0.01)
+    penalties = {"fast": 2000.0, "only": 2000.0}
+    assert chain_of(plan(4, peers, round_trips, tokens=1)) == [("fast", 0, 2), ("only", 2, 4)]
+    assert chain_of(plan(4, peers, round_trips, tokens=1, penalties=penalties)) == [("slow", 0, 2), ("only", 2, 4)]
+    penalties["slow"] = 4000.0
+    assert chain_of(plan(4, peers, round_trips, tokens=1, penalties=penalties)) == [("fast", 0, 2), ("only", 2, 4)]
+
+
 def test_peer_met_twice_becomes_one_hop() -> None:
     around = peer("around", 0, 4, step_seconds=0.4, links={"middle": 0.0})
     middle = peer("middle", 1, 3, step_seconds=0.0)
