@@ -6,6 +6,7 @@ The rules that nobody can talk a node out of:
 - A record is kept and passed on only if the peer it speaks about has signed it, under that peer's own subkey, and
   ends within `directory.MAX_LIFETIME`; and never in place of one that ends later.
 - Whatever else a stranger answers is no answer, and he is left alone for a while.
+- Who calls too often is refused before anything is looked up for him.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hivemind.proto import auth_pb2, dht_pb2
 from swarm import directory
 from swarm.errors import BadMessage
 from swarm.membership import REFUSAL, Membership
+from swarm.rates import Rates
 from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
 
 log = logging.getLogger("specswarm")
@@ -35,6 +37,7 @@ log = logging.getLogger("specswarm")
 ANSWER_SECONDS = 3.0  # for a node to answer
 NEAREST = 20  # nodes to name in an answer, and to keep a record
 _SILENT_SECONDS = 10.0  # a node that did not answer is not asked again so soon
+_CALLS_PER_MINUTE = 600  # of one node; a look-up asks a node once, and there is one every few seconds
 _MAX_KEYS = 4  # of one request
 _MAX_NODES = 2048  # in the routing table
 _MAX_PEER_ID = 64  # bytes
@@ -95,6 +98,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """Whether a node that was called is no member of this one's swarm, or says that this one is not of its."""
         self.peer: PeerID = p2p.peer_id
         self.shelf = Shelf()
+        self._calls = Rates(_CALLS_PER_MINUTE)
         self._callers: dict[PeerID, None] = {}  # who called last, and is of this swarm
         self._p2p = p2p
         p2p._client.control._pending_calls = _WaitingCalls()
@@ -184,9 +188,13 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         return dht_pb2.FindResponse(auth=auth, results=found, peer=self._info)
 
     def _welcome(self, caller: PeerID, request: Any) -> auth_pb2.ResponseAuthInfo:
-        """Note who calls; what shows him that this node is of the same swarm. Raises PermissionError if he is not, with
-        the text that he gets."""
-        if not self.swarm.admits(caller.to_base58(), request.auth.signature):
+        """Note who calls; what shows him that this node is of the same swarm. Raises PermissionError if he is not, or
+        calls too often, with the text that he gets."""
+        name = caller.to_base58()
+        if not self._calls.allows(name):
+            raise PermissionError(f"too many calls: {_CALLS_PER_MINUTE} a minute are answered")
+        self._calls.note(name)
+        if not self.swarm.admits(name, request.auth.signature):
             raise PermissionError(REFUSAL)
         self._callers.pop(caller, None)
         self._callers[caller] = None

@@ -84,7 +84,7 @@ def test_clients_at_rest_are_forgotten() -> None:
     for i in range(20_000):
         admission.note(f"client {i}")
         clock.now += 1.0
-    assert len(admission._full_at) < 2048
+    assert len(admission._opened._full_at) < 2048
 
 
 @settings(max_examples=200, deadline=None)

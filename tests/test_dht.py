@@ -233,3 +233,19 @@ def test_a_call_that_is_cancelled_as_its_answer_comes_leaves_the_node_able_to_ca
         assert await node.ping(other)
 
     in_a_swarm(tmp_path, test)
+
+
+def test_who_calls_too_often_is_refused_and_nobody_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.calls._CALLS_PER_MINUTE", 30)
+
+    async def test(swarm: Swarm) -> None:
+        called, _ = await swarm.join("called")
+        eager, _ = await swarm.join("eager")
+        peer = called._dht._node.peer
+        answers = [await eager._dht._node.ping(peer) for _ in range(40)]
+        assert answers[0]
+        assert not answers[-1]
+        calm, _ = await swarm.join("calm")
+        assert await calm._dht._node.ping(peer)
+
+    in_a_swarm(tmp_path, test)

@@ -1,0 +1,41 @@
+"""How much of something each caller has had lately. Pure, with a clock of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_MINUTE = 60.0  # seconds
+_ROUNDING = 1e-6
+_FEW = 1024  # callers that are kept without looking who is at rest
+
+
+class Rates:
+    """For each caller a bucket of `per_minute` that refills within a minute.
+
+    It is kept as the moment when it will be full again (Turner's "virtual scheduling", ITU-T I.371): one number for
+    each caller that has had something lately.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_minute = per_minute
+        self._clock = clock
+        self._full_at: dict[str, float] = {}
+        self._most = _FEW
+
+    def allows(self, caller: str) -> bool:
+        """Whether the caller may have one more; to ask changes nothing."""
+        return self._debt(caller) + _MINUTE / self.per_minute <= _MINUTE + _ROUNDING
+
+    def note(self, caller: str) -> None:
+        """Take note that the caller has had one."""
+        now = self._clock()
+        self._full_at[caller] = now + self._debt(caller) + _MINUTE / self.per_minute
+        if len(self._full_at) > self._most:  # a full bucket need not be known
+            self._full_at = {one: moment for one, moment in self._full_at.items() if moment > now}
+            self._most = max(_FEW, 2 * len(self._full_at))
+
+    def _debt(self, caller: str) -> float:
+        """Seconds until the caller's bucket is full again."""
+        now = self._clock()
+        return max(self._full_at.get(caller, now) - now, 0.0)
