@@ -277,7 +277,7 @@ def whole(swarm: ToySwarm, name: str) -> Any:
     return (
         [snapshot(session) for session in table],
         table.free_tokens,
-        dict(table.admission._full_at),
+        dict(table.admission._opened._full_at),
         dict(service._replies),
         list(service._worker._waiting),
         list(service._links._outboxes),
