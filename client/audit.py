@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,7 +32,15 @@ log = logging.getLogger("specswarm")
 MAX_DRAFTS = 32  # tokens of the text that a round has judged
 
 _TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""How far honest peers' activations may be apart, relative to their length."""
+"""How far honest peers' activations are apart at most, relative to their length, in half of all positions; and as much
+again after every _DEEP layers: rounding errors grow with what lies behind them."""
+_DEEP = 8
+_SINGLE = 8.0
+"""How many times farther single positions may be apart, where small numbers are left of large ones, ..."""
+_WORST = 0.7
+"""... but not farther than this: unrelated activations are 1.4 apart."""
+_ENOUGH = 8
+"""Positions of which half say something."""
 _MARGIN = 10.0
 """By how much more a verdict may miss a near tie, in standard deviations of the logits."""
 
@@ -209,10 +218,10 @@ class Auditor:
         ]
         after = 0
         for layer in common:
-            far = [i for i, d in enumerate(distances(ours[layer], theirs[layer])) if d > self._tolerance(shadow)]
-            if far:
-                row = slice(far[-1] * ROW_BYTES, (far[-1] + 1) * ROW_BYTES)
-                return _Dispute(layer, after, start + far[-1], ours[layer][row], theirs[layer][row])
+            far = self._far_apart(shadow, layer, distances(ours[layer], theirs[layer]))
+            if far is not None:
+                row = slice(far * ROW_BYTES, (far + 1) * ROW_BYTES)
+                return _Dispute(layer, after, start + far, ours[layer][row], theirs[layer][row])
             after = layer
         if not wrong:
             return None
@@ -233,8 +242,7 @@ class Auditor:
             opinion = recalled.get(dispute.layer, b"")
             if not opinion:
                 return True
-            tolerance = self._tolerance(third)
-            agrees_with_us = distances(dispute.ours, opinion)[0] <= tolerance
+            agrees_with_us = self._far_apart(third, dispute.layer, distances(dispute.ours, opinion)) is None
             return not agrees_with_us
         except (ChainLost, PeerError, SwarmUnreachable):
             return True
@@ -260,6 +268,15 @@ class Auditor:
         """Raise _Unable if honest peers of the two chains would differ."""
         if {kind[1] for kind in self._audited.history.kinds} != {kind[1] for kind in shadow.history.kinds}:
             raise _Unable("no other peers compute alike")
+
+    def _far_apart(self, chain: Audited, layers: int, rows: Sequence[float]) -> int | None:
+        """One of the rows that come out of so many layers and are farther apart than rounding explains, if any are."""
+        tolerance = self._tolerance(chain) * (1 + layers / _DEEP)
+        far = [i for i, row in enumerate(rows) if row > min(_SINGLE * tolerance, _WORST)]
+        if far:
+            return far[-1]
+        is_everywhere = len(rows) >= _ENOUGH and statistics.median(rows) > tolerance
+        return max(range(len(rows)), key=rows.__getitem__) if is_everywhere else None
 
     def _tolerance(self, chain: Audited) -> float:
         return max(_TOLERANCE[dtype] for dtype, _ in self._audited.history.kinds | chain.history.kinds)

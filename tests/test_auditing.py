@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from benchmarks.chaos.liar import Lie, another_token, noise, silence
 from client.api import AsyncSwarmModel
 from client.generation import Result
 from tests import memory_swarm
-from tests.models import greedy, load_whole
+from tests.models import greedy, load_whole, save_llama
 
 PROMPT = [5, 17, 3, 9, 200, 41]
 TWICE = ["0:2", "2:4"] * 2
@@ -67,6 +68,23 @@ def test_honest_peers_are_believed_in_every_dtype_and_with_every_sampling(
     async def run() -> None:
         async with auditing(target, tmp_path, ["0:2", "2:4", "0:2", "2:4"], {}, dtype=dtype) as model:
             result = await model.generate(PROMPT, max_new_tokens=40, **sampling)
+        assert (result.audits >= 1, result.audits_skipped, result.suspects) == (True, 0, [])
+
+    asyncio.run(run())
+
+
+def test_rounding_errors_that_grow_over_many_layers_are_no_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The auditors are given many tokens at once that came one by one, and round otherwise."""
+    rounds = itertools.count(1)
+    monkeypatch.setattr("client.api._is_drawn", lambda _: next(rounds) % 20 == 0)
+    deep = save_llama(tmp_path / "deep", layers=32, hidden=64)
+
+    async def run() -> None:
+        spans = ["0:8", "8:16", "16:24", "24:32"] * 2
+        async with auditing(deep, tmp_path, spans, {}, dtype="bfloat16") as model:
+            result = await model.generate(PROMPT, max_new_tokens=60, temperature=2.0, seed=1)
         assert (result.audits >= 1, result.audits_skipped, result.suspects) == (True, 0, [])
 
     asyncio.run(run())
