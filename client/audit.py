@@ -40,7 +40,7 @@ _SINGLE = 8.0
 _WORST = 0.7
 """... but not farther than this: unrelated activations are 1.4 apart."""
 _ENOUGH = 8
-"""Positions of which half say something."""
+"""Positions of which half say something: so many are compared, if need be once more."""
 _MARGIN = 10.0
 """By how much more a verdict may miss a near tie, in standard deviations of the logits."""
 
@@ -172,7 +172,9 @@ class Auditor:
             shadow = await self._other_chain()
             wrong = await self._judge(shadow, text, self._judged)
             of = (self._audited.hops, shadow.hops)
-            dispute = await self._compare(shadow, self._compared if of == self._of else 0, len(text) - 1, wrong)
+            end = len(text) - 1
+            start = min(self._compared, max(end - _ENOUGH, 0)) if of == self._of else 0
+            dispute = await self._compare(shadow, start, end, wrong)
             if dispute is None:
                 break
             if await self._is_shadow_right(shadow, dispute, text):
@@ -180,7 +182,7 @@ class Auditor:
                 break
             self._convict(shadow, dispute)
             await self._drop_shadow()
-        self._judged, self._compared, self._of = len(text), len(text) - 1, of
+        self._judged, self._compared, self._of = len(text), end, of
 
     async def _other_chain(self) -> Audited:
         """The shadow: none of its peers is in the audited chain."""
@@ -242,8 +244,7 @@ class Auditor:
             opinion = recalled.get(dispute.layer, b"")
             if not opinion:
                 return True
-            agrees_with_us = self._far_apart(third, dispute.layer, distances(dispute.ours, opinion)) is None
-            return not agrees_with_us
+            return distances(dispute.theirs, opinion)[0] < distances(dispute.ours, opinion)[0]
         except (ChainLost, PeerError, SwarmUnreachable):
             return True
         finally:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import numpy as np
+import torch
 
 from peer import node, speed
 from specswarm import cli
 from swarm import records
 from swarm.records import Announcement
+from swarm.tensors import DTYPES, from_bytes, to_bytes
 from swarm.transport import Handler, Network, Stream
 from swarm.wire import AnyMessage, Contact, Hidden, Verdict
 
@@ -75,15 +76,16 @@ class Liar:
 
 def noise(share: float) -> Lie:
     """Hidden states with noise of `share` of their size."""
-    random = np.random.default_rng(0)
+    random = torch.Generator().manual_seed(0)
 
     def lie(message: AnyMessage) -> AnyMessage:
         if not isinstance(message, Hidden):
             return message
-        states = np.frombuffer(message.states, "f4")
-        size = float(np.sqrt(np.mean(states**2)))
-        spoiled = states + share * size * random.standard_normal(states.size, dtype="f4")
-        return msgspec.structs.replace(message, states=spoiled.astype("f4").tobytes())
+        dtype = DTYPES[message.dtype]
+        states = from_bytes(message.states, dtype, (-1,)).float()
+        size = states.square().mean().sqrt()
+        spoiled = states + share * size * torch.randn(states.shape, generator=random)
+        return msgspec.structs.replace(message, states=to_bytes(spoiled.to(dtype)))
 
     return lie
 
