@@ -1,0 +1,153 @@
+"""Single messages and floods of them: who may push where, and that nobody takes more than there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from peer.early import EarlyResults
+from swarm.speculation.sampling import Sampling
+from swarm.wire import (
+    MAX_SESSION_MESSAGE,
+    NO_SESSION,
+    PUSH_PROTOCOL,
+    Broken,
+    Contact,
+    Hidden,
+    Open,
+    Refused,
+    Round,
+    Verdict,
+    encode,
+)
+from tests import faulty
+from tests.toy_chain import IDS, assert_consistent, hidden, open_at, opened, snapshot, toy_chain
+
+
+@pytest.mark.parametrize("sender", ["eve", "mallory", "last"])
+def test_pushes_into_anothers_session_do_nothing(sender: str) -> None:
+    """Not even those of the session's own client, or of the next peer: only the peer before may."""
+
+    async def run() -> None:
+        swarm = await toy_chain()
+        client = await opened(swarm, "middle", open_at(1))
+        node = swarm.network.nodes.get(sender) or swarm.network.join(sender)
+        push = await node.open(Contact("middle"), PUSH_PROTOCOL)
+        [session] = swarm.tables["middle"]
+        before = snapshot(session)
+        for number in range(5):
+            await push.send(hidden(Round(IDS[0], number, 0, (1, 2), 1, True), 1, 0, "float32"))
+        await asyncio.sleep(1)
+        assert snapshot(session) == before
+        assert swarm.engines["middle"].computed == 0
+        assert client._inbox.empty()  # nor is it told of what others do
+
+    faulty.run(run())
+
+
+def test_a_session_that_ends_leaves_none_of_its_rounds_waiting() -> None:
+    async def run() -> None:
+        swarm = await toy_chain()
+        stream = await opened(swarm, "first", open_at(0))
+        worker = swarm.services["first"]._worker
+        worker._is_busy = True  # with something long
+        for _ in range(3):
+            await stream.send(Round(IDS[0], 0, 0, (1,) * 16, 0, False))
+        await asyncio.sleep(0.5)
+        assert len(worker._waiting) == 3
+        stream.close()
+        await asyncio.sleep(0.5)
+        assert not worker._waiting
+
+    faulty.run(run())
+
+
+def test_states_that_are_not_finite_are_blamed_on_who_sent_them() -> None:
+    async def run() -> None:
+        swarm = await toy_chain()
+        swarm.kill("first")
+        liar = swarm.network.join("first")
+        client = await opened(swarm, "middle", open_at(1))
+        push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
+        [session] = swarm.tables["middle"]
+        before = snapshot(session)
+        await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 1, True), 1, 2, "float32"))
+        assert await client.receive() == Broken(IDS[0], "first", "its hidden states are not finite")
+        assert snapshot(session) == before
+
+    faulty.run(run())
+
+
+def test_a_flood_of_early_results_does_not_displace_an_honest_one() -> None:
+    early = EarlyResults(max_bytes=100_000, clock=lambda: 0.0)
+    honest = hidden(Round(IDS[0], 0, 0, (1,), 0, True), 1, 0, "float32")
+    early.hold(honest, "first")
+    for i in range(1000):
+        flood = Hidden(Round(i.to_bytes(16, "big"), 0, 0, (1,), 0, True), 1, "float32", bytes(5000), ())
+        early.hold(flood, f"sybil{i % 10}")
+    assert early.claim(IDS[0], "first") == [honest]
+
+
+def test_in_a_full_peer_one_who_waits_gets_the_place_of_a_session_that_was_never_used() -> None:
+    async def run() -> None:
+        swarm = await toy_chain(max_sessions=3)
+        idle = await opened(swarm, "first", open_at(0, IDS[0]))
+        for i in (1, 2):
+            used = await opened(swarm, "first", open_at(0, IDS[i]))
+            await used.send(Round(IDS[i], 0, 0, (1,), 0, True))
+        refused = await opened(swarm, "first", open_at(0, IDS[3]), "late")
+        assert (await refused.receive()).why == "full"  # type: ignore[union-attr]
+        await asyncio.sleep(11)
+        await opened(swarm, "first", open_at(0, IDS[3]), "late")
+        ended = await idle.receive()
+        assert isinstance(ended, Refused)
+        assert (ended.session, ended.why) == (IDS[0], "gone")
+        assert {session.id for session in swarm.tables["first"]} == set(IDS[1:4])
+        assert_consistent(swarm)
+
+    faulty.run(run())
+
+
+def test_a_peer_whose_memory_is_taken_refuses_and_holds_no_more_than_it_may() -> None:
+    async def run() -> None:
+        memory = 4 * 1024  # bytes: 1,024 tokens
+        swarm = await toy_chain(max_cache_bytes=memory)
+        table = swarm.tables["first"]
+        why = Counter[str]()
+        for i in range(10):
+            stream = await opened(swarm, "first", open_at(0, bytes([i]) * 16))
+            for start in range(0, 320, 16):
+                await stream.send(Round(bytes([i]) * 16, 0, start, (1,) * 16, 0, False))
+                await asyncio.sleep(0.05)
+                assert sum(table._reserved.values()) <= memory
+            await asyncio.sleep(1)
+            while not stream._inbox.empty():
+                why[(await stream.receive()).why] += 1  # type: ignore[union-attr]
+        assert why["full"] > 0
+        assert why.keys() <= {"full", "unlawful"}  # the rounds after the first refused one would leave a gap
+        assert len(table) == 10
+
+    faulty.run(run())
+
+
+def test_messages_of_a_client_are_small() -> None:
+    """All that a client or its peers may say on a session's stream fits its limit."""
+    largest = [
+        Round(NO_SESSION, 1 << 31, 1 << 31, (1 << 31,) * 2048, 512, True),
+        Verdict(NO_SESSION, 1 << 31, (1 << 31,) * 2048, (1.0,) * 256),
+        Open(
+            NO_SESSION,
+            "f" * 64,
+            0,
+            1 << 31,
+            "p" * 128,
+            Contact("p" * 128, ("m" * 256,) * 32),
+            1 << 31,
+            2048,
+            Sampling(),
+        ),
+        Broken(NO_SESSION, "p" * 128, "\N{SNOWMAN}" * 1024),
+    ]
+    assert all(len(encode(message)) <= MAX_SESSION_MESSAGE for message in largest)
