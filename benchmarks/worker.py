@@ -20,7 +20,7 @@ import uvloop
 
 from benchmarks.jsonlines import say, standard_input
 from client import AsyncSwarmModel, Result
-from client.api import Generation
+from client.api import Generation, round_tokens
 from swarm.errors import SpecswarmError
 
 _POLL_SECONDS = 0.25  # between looks at who has come; nodes answer only so many a minute
@@ -60,7 +60,7 @@ async def _generate(
     if not watch:
         return await model.generate(prompt, **options)
     window = options.get("window", model.config.window)
-    planned = await model.target.plan(tokens=window + 1)
+    planned = await model.target.plan(tokens=round_tokens(window))
     say(event="chain", peers=[hop.contact.peer_id for hop in planned])
     generation = model.stream(prompt, **options)
     tokens = accepted = drafted = 0

@@ -15,8 +15,7 @@ import torch
 
 from client.audit import Auditor, Seeds
 from client.chain import Chain
-from client.config import ClientConfig, GenerationConfig
-from client.drafting import Drafter, DraftModel, NgramDrafter, NoDrafter
+from client.config import MAX_WINDOW, ClientConfig, GenerationConfig, Window
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
 from client.patience import TripTimer
@@ -25,6 +24,9 @@ from client.target import Target, find_fingerprint
 from client.text import TextStream
 from swarm import config
 from swarm.directory import Directory
+from swarm.drafting.drafter import Drafter, NoDrafter
+from swarm.drafting.model import DraftModel
+from swarm.drafting.ngram import NgramDrafter
 from swarm.errors import UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
@@ -32,10 +34,15 @@ from swarm.lifetime import end
 from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
+from swarm.speculation.cost import Cost
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.windows import BestWindow, FixedWindow
 from swarm.transport import Network
 
 _TEXT_OPTIONS = {"temperature", "top_k", "top_p", "repetition_penalty", "seed"}  # on which the text depends
+_USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
+TREE_WIDTH = 4
+"""Most ways in which drafts branch after a token."""
 _AUDIT_TIMEOUT = 10.0  # seconds without progress after which an audit is given up: the text waits for the last one
 
 
@@ -52,8 +59,13 @@ class Generation:
         self._journal = journal
         self._resumed = self._context.commit(journal.tokens if journal else [])
         self._sampling = _sampling(options)
-        self._window = model.config.window if options.window is None else options.window
-        self._draft = Draft(model.new_drafter(self._sampling), model.thread)
+        self._cost = Cost()
+        wanted = model.config.window if options.window is None else options.window
+        window = BestWindow(self._cost, MAX_WINDOW) if wanted == "auto" else FixedWindow(wanted)
+        self._round_tokens = round_tokens(wanted)
+        tree = model.config.tree if options.tree is None else options.tree
+        drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
+        self._draft = Draft(drafter, model.thread, window, self._cost)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []
@@ -70,7 +82,7 @@ class Generation:
         started = time.perf_counter()
         if self._resumed:
             yield self._keep(self._text.push(self._resumed))
-        rounds = generate(self._context, self._draft, self._chain, self._window, self._statistics)
+        rounds = generate(self._context, self._draft, self._chain, self._cost, self._statistics)
         try:
             async with contextlib.aclosing(rounds):
                 async for tokens in rounds:
@@ -83,7 +95,7 @@ class Generation:
                         self._auditor.audit(self._context.tokens)
                     yield self._keep(self._text.push(tokens))
             yield self._keep(self._text.flush())
-            await self._auditor.finish()
+            await self._auditor.finish(self._context.tokens)
         finally:
             await self._auditor.close()
             await self._chain.close()
@@ -128,7 +140,7 @@ class Generation:
         return Chain(
             self._model.target,
             self._sampling,
-            round_tokens=self._window + 1,
+            round_tokens=self._round_tokens,
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
             witness=self._witness,
@@ -263,11 +275,16 @@ class AsyncSwarmModel:
                 raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
         return config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
 
-    def new_drafter(self, sampling: Sampling) -> Drafter:
-        """A drafter for one generation."""
+    def new_drafter(self, sampling: Sampling, width: int) -> Drafter:
+        """A drafter for one generation; `width`: most ways in which its text branches after a token."""
         if self._draft is not None:
-            return self._draft.drafter(self.target.info.vocab_size, sampling)
+            return self._draft.drafter(self.target.info.vocab_size, sampling, width)
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
+
+
+def round_tokens(window: Window) -> int:
+    """Tokens of a usual round, for which chains are compared."""
+    return 1 + (_USUAL_WINDOW if window == "auto" else window)
 
 
 def _is_drawn(share: float) -> bool:

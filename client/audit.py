@@ -25,6 +25,7 @@ from client.history import History
 from client.routing import Hop, Kind
 from swarm.errors import ChainLost, PeerError, PeerLied, SwarmUnreachable
 from swarm.sketch import ROW_BYTES, distances
+from swarm.speculation.tree import DraftTree
 from swarm.wire import Verdict
 
 log = logging.getLogger("specswarm")
@@ -66,8 +67,12 @@ class Audited(Protocol):
     def hops(self) -> tuple[Hop, ...]:
         """The present ones."""
 
-    async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        """The verdict on `drafts` after the text `tokens`."""
+    @property
+    def settled(self) -> int:
+        """One past the last position of which all hops were given the text's rows."""
+
+    async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
+        """The verdict on the drafts of `tree` after the text `tokens`."""
 
     async def recall(self, start: int, end: int) -> dict[int, bytes]:
         """By first layer, the sketches of what the hops that answer were given at these positions."""
@@ -129,6 +134,9 @@ class Auditor:
         self._judged = start  # tokens that need not be judged again
         self._compared = 0  # rows that need not be compared again, ...
         self._of: tuple[tuple[Hop, ...], ...] = ()  # ... of these two chains
+        self._is_open = self._is_last = (
+            False  # whether too little could be compared; whether no more text will come
+        )
         self._shadow: Audited | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -141,10 +149,13 @@ class Auditor:
         if self._task is None:
             self._task = asyncio.create_task(self._work())
 
-    async def finish(self) -> None:
-        """Wait for what is due."""
+    async def finish(self, text: Sequence[int]) -> None:
+        """Wait for what is due, of the whole text if anything was left open."""
         if self._task is not None:
             await self._task
+        if self._is_open:
+            self._due, self._done, self._is_last = list(text), 0, True
+            await self._work()
 
     async def close(self) -> None:
         """Stop, whatever is due."""
@@ -172,8 +183,11 @@ class Auditor:
             shadow = await self._other_chain()
             wrong = await self._judge(shadow, text, self._judged)
             of = (self._audited.hops, shadow.hops)
-            end = len(text) - 1
+            end = min(len(text) - 1, self._audited.settled, shadow.settled)
             start = min(self._compared, max(end - _ENOUGH, 0)) if of == self._of else 0
+            self._is_open = bool(wrong) and end < _ENOUGH and not self._is_last
+            if self._is_open:  # whose wrong token it is cannot be told yet
+                return
             dispute = await self._compare(shadow, start, end, wrong)
             if dispute is None:
                 break
@@ -202,7 +216,7 @@ class Auditor:
         wrong: list[int] = []
         position = start
         while position < len(text):
-            verdict = await chain.verify(text[:position], text[position : position + MAX_DRAFTS])
+            verdict = await chain.verify(text[:position], DraftTree.chain(text[position : position + MAX_DRAFTS]))
             position += len(verdict.tokens) - 1
             if position < len(text) and verdict.tokens[-1] != text[position]:
                 is_tie = verdict.margin is not None and verdict.margin <= _MARGIN * self._tolerance(chain)

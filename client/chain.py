@@ -33,7 +33,8 @@ from client.session import ChainSession
 from client.target import Target
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Progress, Verdict
+from swarm.speculation.tree import DraftTree
+from swarm.wire import MAX_TAIL, Progress, Verdict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
 _UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
@@ -120,6 +121,16 @@ class Chain:
         return self._session.hops if self._session else ()
 
     @property
+    def was_disturbed(self) -> bool:
+        """Whether the last verdict took longer than a trip: it brought the prompt, or something went wrong."""
+        return self._pending.is_disturbed or self._pending.number == 1
+
+    @property
+    def settled(self) -> int:
+        """One past the last position of which all hops had the text's rows at the last verdict."""
+        return (self._session.settled if self._session else None) or 0
+
+    @property
     def traffic(self) -> tuple[int, int]:
         """Bytes this client has sent and received for this generation."""
         sent, received = self._session.traffic if self._session else (0, 0)
@@ -134,17 +145,18 @@ class Chain:
         self._is_stale = True
 
     async def prefill(self, tokens: Sequence[int]) -> None:
-        """Send all of the text but its newest token ahead of the round that needs it. Raises ChainLost."""
+        """Send the text but its newest token ahead of the round that needs it, unless it lacks little of it. Raises
+        ChainLost."""
         try:
             if self._session is None or self._is_stale:
                 self._session = await self._opened_anew()
-            if self._session.is_whole:
+            if self._session.is_whole and self._session.lacks(tokens) > MAX_TAIL:
                 await self._session.prefill(self._pending.number + 1, tokens, self._timer.ceiling)
         except PeerError as error:  # the round itself will mend the chain
             self._blame(error)
 
-    async def verify(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
-        """The verdict on `drafts` after the text `tokens`.
+    async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
+        """The verdict on the drafts of `tree` after the text `tokens`.
 
         Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last.
         """
@@ -155,7 +167,7 @@ class Chain:
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
         )
-        verdict: Verdict = await retrying(self._attempt, tokens, drafts)
+        verdict: Verdict = await retrying(self._attempt, tokens, tree)
         seconds = _now() - pending.started
         if pending.is_disturbed:
             stalled = max(seconds - self._timer.mean, 0.0)
@@ -180,9 +192,9 @@ class Chain:
     def _is_hopeless(self, _: RetryCallState) -> bool:
         return _now() - self._pending.moved > self._timeout
 
-    async def _attempt(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
+    async def _attempt(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         try:
-            return await self._try(tokens, drafts)
+            return await self._try(tokens, tree)
         except PeerError as error:
             self._blame(error)
             raise
@@ -199,7 +211,7 @@ class Chain:
         elif error.peer_id not in session.accused:
             session.faults.setdefault(error.peer_id, error)
 
-    async def _try(self, tokens: Sequence[int], drafts: Sequence[int]) -> Verdict:
+    async def _try(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         pending = self._pending
         if self._session is None or self._is_stale:
             self._session = await self._opened_anew()
@@ -212,24 +224,24 @@ class Chain:
         session = self._session
         self.history.note(session, session.hops, len(tokens))
         wait = self._timer.wait(self._extra(session, tokens))
-        await session.send(pending.number, tokens, drafts, self._timer.ceiling)
+        await session.send(pending.number, tokens, tree, self._timer.ceiling)
         while True:
             verdict = await session.verdict(pending.number, wait)
             if verdict is not None:
-                self._check(verdict, drafts, session)
-                session.cached = session.complete = len(tokens) + len(verdict.tokens) - 1
+                session.take(tokens, self._accepted(verdict, tree, session))
                 return verdict
             await self._look_for_the_round(session, len(tokens))
             wait = min(2 * wait, self._timer.ceiling)
 
-    def _check(self, verdict: Verdict, drafts: Sequence[int], session: ChainSession) -> None:
-        """Raise PeerLost, of the last hop, for a verdict that cannot be."""
+    def _accepted(self, verdict: Verdict, tree: DraftTree, session: ChainSession) -> list[int]:
+        """The drafts that stand. Raises PeerLost, of the last hop, for a verdict that cannot be."""
         last = session.hops[-1].contact.peer_id
-        accepted = len(verdict.tokens) - 1
-        if list(verdict.tokens[:-1]) != list(drafts[:accepted]):
+        nodes = tree.accepted(verdict.tokens)
+        if len(nodes) != len(verdict.tokens) - 1:
             raise PeerLost(last, "its verdict does not fit the round")
         if verdict.tokens[-1] >= self._target.info.vocab_size:
             raise PeerLost(last, "its verdict names a token that does not exist")
+        return nodes
 
     def _extra(self, session: ChainSession, tokens: Sequence[int]) -> float:
         """Seconds to give on top of a usual trip, for what must be prefilled and for a chain that is not known yet."""
@@ -294,7 +306,7 @@ class Chain:
         new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
         if gone:
             log.info("mending by %s", new)
-        await session.lead_over(hops, resume_points(ordered, len(tokens) - 1))
+        await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens))))
         session.drop(session.outside)
         if gone:
             self._count_reroute()

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from swarm.config import Config
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
+
+MAX_WINDOW = 64
+"""Drafts of a round: peers take so many, unless they are told otherwise."""
+
+
+def _read_window(value: object) -> object:
+    """`auto` or a number within the limit. Raises ValueError."""
+    if value == "auto" or (isinstance(value, int | str) and str(value).isdecimal() and int(value) <= MAX_WINDOW):
+        return value if value == "auto" else int(str(value))
+    raise ValueError(f"neither auto nor a number from 0 to {MAX_WINDOW}")
+
+
+Window = Annotated[Literal["auto"] | int, BeforeValidator(_read_window)]
 
 
 class ClientConfig(Observed):
@@ -36,8 +49,10 @@ class ClientConfig(Observed):
     draft_device: str = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
     """Processor threads for the draft; torch's own choice if not given."""
-    window: Annotated[int, Field(ge=0, le=64)] = 4
-    """Most tokens drafted for one round; 0 is plain decoding."""
+    window: Window = "auto"
+    """Most tokens drafted for one round: as many as bring most tokens per second, or a number; 0 is plain decoding."""
+    tree: bool = True
+    """Whether drafts are a tree, where the drafter has more than one guess; else a chain."""
     wait_floor: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that are waited for a verdict, at least, before the peers are asked what became of it, ..."""
     wait_ceiling: Annotated[float, Field(gt=0)] = 30.0
@@ -60,7 +75,9 @@ class GenerationConfig(Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
-    window: Annotated[int, Field(ge=0, le=64)] | None = None
+    window: Window | None = None
+    """Other than the client's own."""
+    tree: bool | None = None
     """Other than the client's own."""
     resume: Path | None = None
     """A file that keeps the tokens as they come, and from which an interrupted generation goes on."""

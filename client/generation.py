@@ -5,43 +5,76 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from client import metrics
 from client.audit import Suspect
 from client.chain import Chain
-from client.drafting import Drafter
+from swarm.drafting.drafter import Drafter
 from swarm.span import Span
+from swarm.speculation.cost import Cost
+from swarm.speculation.tree import NOTHING, DraftTree
+from swarm.speculation.windows import Window
 from swarm.wire import Verdict
+
+T = TypeVar("T")
+
+
+_LEAST_AHEAD = 0.02
+"""Chance of a draft that is still worked out while a round is in flight."""
 
 
 class Draft:
-    """A drafter on the torch thread, as the event loop sees it."""
+    """A drafter on the torch thread, as the event loop sees it, and how much of it a round gets."""
 
-    def __init__(self, drafter: Drafter, thread: Executor) -> None:
+    def __init__(self, drafter: Drafter, thread: Executor, window: Window, cost: Cost) -> None:
         self._drafter = drafter
         self._thread = thread
+        self._window = window
+        self._cost = cost
 
-    async def propose(self, tokens: Sequence[int], count: int) -> list[int]:
-        """At most `count` tokens that may follow `tokens`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._drafter.propose, tokens, count)
+    async def propose(self, tokens: Sequence[int], room: int) -> DraftTree:
+        """Drafts that may follow `tokens`, at most `room` tokens far."""
+        if room <= 0 or not self._window.limit:
+            return NOTHING
+        return await self._on_thread(self._propose, tokens, room)
 
     @contextlib.asynccontextmanager
-    async def thinking_ahead(self, tokens: Sequence[int], count: int) -> AsyncIterator[None]:
-        """Meanwhile, token by token, let the drafter work out what it would say after `tokens`, in case all stand."""
-        task = asyncio.create_task(self._think_ahead(tokens, count))
+    async def thinking_ahead(self) -> AsyncIterator[None]:
+        """Meanwhile, step by step, let the drafter work on what it proposed, whatever of it will stand."""
+        task = asyncio.create_task(self._think_ahead())
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _think_ahead(self, tokens: Sequence[int], count: int) -> None:
-        if self._drafter.thinks_ahead and count > 1:
-            for steps in range(1, count + 1):
-                await self.propose(tokens, steps)
+    async def _think_ahead(self) -> None:
+        if self._window.limit:
+            while self._drafter.promise > _LEAST_AHEAD and await self._on_thread(self._grow) > 0:
+                pass
+
+    def _propose(self, tokens: Sequence[int], room: int) -> DraftTree:
+        drafter, window = self._drafter, self._window
+        drafter.follow(tokens, room)
+        while not window.is_enough(drafter.chances(window.limit), drafter.promise) and self._grow():
+            pass
+        tree = drafter.tree(window.size(drafter.chances(window.limit)))
+        window.sent(len(tree))
+        return tree
+
+    def _grow(self) -> int:
+        started = time.perf_counter()
+        drafts = self._drafter.grow()
+        if drafts:
+            self._cost.note_drafting(drafts, time.perf_counter() - started)
+        return drafts
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 
 @dataclass
@@ -94,7 +127,7 @@ class Statistics:
     compute_seconds: list[float] = field(default_factory=list)
     """Of each round, what its stages computed, added up."""
 
-    def count(self, drafts: Sequence[int], verdict: Verdict, draft_seconds: float, trip_seconds: float) -> None:
+    def count(self, drafts: DraftTree, verdict: Verdict, draft_seconds: float, trip_seconds: float) -> None:
         """Take note of a round."""
         self.rounds += 1
         self.drafted += len(drafts)
@@ -143,26 +176,28 @@ class Result:
 
 
 async def generate(
-    context: Context, draft: Draft, chain: Chain, window: int, statistics: Statistics
+    context: Context, draft: Draft, chain: Chain, cost: Cost, statistics: Statistics
 ) -> AsyncGenerator[list[int], None]:
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
         started = time.perf_counter()
-        drafts = await _draft(context, draft, chain, min(window, context.room - 1))
+        drafts = await _draft(context, draft, chain)
         drafted = time.perf_counter()
-        async with draft.thinking_ahead([*context.tokens, *drafts], window + 1):
+        async with draft.thinking_ahead():
             verdict = await chain.verify(context.tokens, drafts)
-        statistics.count(drafts, verdict, drafted - started, time.perf_counter() - drafted)
+        seconds = time.perf_counter() - drafted
+        statistics.count(drafts, verdict, drafted - started, seconds)
+        if not chain.was_disturbed:
+            cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
+            cost.trip.note(1 + len(drafts), seconds)
         yield context.commit(verdict.tokens)
 
 
-async def _draft(context: Context, draft: Draft, chain: Chain, count: int) -> list[int]:
+async def _draft(context: Context, draft: Draft, chain: Chain) -> DraftTree:
     """Drafts of the next round, while the chain prefills whatever it lacks of the text."""
-    if count <= 0:
-        return []
     prefill = asyncio.create_task(chain.prefill(context.tokens))
     try:
-        drafts = await draft.propose(context.tokens, count)
+        drafts = await draft.propose(context.tokens, context.room - 1)
         await prefill
     finally:
         prefill.cancel()

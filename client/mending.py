@@ -1,7 +1,8 @@
 """What a chain lacks when hops are gone, and from where its text must be given again. Pure.
 
-Its law: a hop whose session is open holds, below the newest token of the text, exactly the text. For all that a hop
-admits of a verdict's rounds agrees with the text there, and no verdict comes before every hop has admitted its round.
+Its law: a hop whose session is open holds, up to where the last verdict left the trunk of its drafts, exactly the text.
+For all that a hop admits of a verdict's rounds agrees with the text there, and no verdict comes before every hop has
+admitted its round.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def gaps(hops: Sequence[Hop], lost: Collection[str]) -> list[Gap]:
 def resume_points(reports: Sequence[Progress | None], limit: int) -> list[int]:
     """From which position on each hop must be given its input (again).
 
-    `reports` is what each hop says of itself, None for a new one. `limit` is the position of the text's newest token,
-    from which on everything is sent anew in any case. Whoever lacks rows gets them from the hop before, out of what
+    `reports` is what each hop says of itself, None for a new one. From position `limit` on everything is sent
+    anew in any case. Whoever lacks rows gets them from the hop before, out of what
     that one has kept; where that does not reach back far enough, or is more than a hop takes at once, that hop must
     compute them again, and so on upwards: what the client sends anew, it sends in parts.
     """

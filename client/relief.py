@@ -55,7 +55,7 @@ class Relief:
         ready, self._preparing = self._preparing, None
         error = ready.task.exception()
         if error is None:
-            kept, limit = session.peer_ids, len(tokens) - 1
+            kept, limit = session.peer_ids, session.limit(len(tokens))
             points = [limit if hop.contact.peer_id in kept else ready.held for hop in ready.hops]
             await session.lead_over(ready.hops, points)
             log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
@@ -81,4 +81,4 @@ class Relief:
             hops = self._substitutes(session.hops, leaving)
             if not leaving & {hop.contact.peer_id for hop in hops}:
                 work = session.prepare(hops, number, list(tokens), seconds)
-                self._preparing = _Preparing(hops, len(tokens) - 1, asyncio.create_task(work))
+                self._preparing = _Preparing(hops, session.limit(len(tokens)), asyncio.create_task(work))

@@ -15,11 +15,13 @@ from client.routing import Hop
 from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.tree import DraftTree
 from swarm.transport import Transport
 from swarm.wire import (
     MAX_AHEAD,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
+    MAX_TAIL,
     AnyMessage,
     Ask,
     Broken,
@@ -56,6 +58,9 @@ class ChainSession:
         """Positions of the text that are in the first hop's cache."""
         self.complete = 0
         """Positions that are in all the caches."""
+        self.settled: int | None = None
+        """One past the last position of which every hop has, since the last verdict, the rows of the text; beyond
+        it they may have those of drafts that did not stand. None before the first verdict of this session."""
         self.faults: dict[str, PeerError] = {}
         """By peer: what it has reported of itself, or how its stream ended."""
         self.accused: dict[str, tuple[str, PeerError]] = {}
@@ -133,20 +138,21 @@ class ChainSession:
                 await self._send(hop, Relink(self._id, upstream, downstream, holds, self._chunk))
 
     async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> None:
-        """Have those of `hops` that are no part of the session yet hold the text `tokens` without its newest one.
+        """Have those of `hops` that are no part of the session yet hold as much of the text `tokens` as the others do.
 
         They are fed by the hops before them, or by this client, while the chain goes on as it is; `lead_over` can then
         take them in. Returns when they hold the text. Raises PeerLost, after `seconds` also if they do not.
         """
         fresh = await self._join(hops)
-        end = len(tokens) - 1
+        end = self.limit(len(tokens))
         for i, hop in enumerate(hops):
             if hop not in fresh:
                 continue
             after = hops[i + 1].contact if i + 1 < len(hops) and hops[i + 1] in fresh else None
             await self._send(hop, self._open(hop, hops[i - 1].contact.peer_id if i else None, after, 0))
             if i == 0:
-                for round in prefill_rounds(self._id, number, tokens, 0, min(self._chunk, hop.max_round)):
+                chunk = min(self._chunk, hop.max_round)
+                for round in prefill_rounds(self._id, number, tokens[: end + 1], 0, chunk):
                     await self._send(hop, round)
             elif hops[i - 1] not in fresh:
                 chunk = min(self._chunk, hop.max_round)
@@ -172,6 +178,20 @@ class ChainSession:
         """End the session at all hops."""
         await self._streams.close()
 
+    def limit(self, length: int) -> int:
+        """One past the last position of a text of so many tokens that hops can have in their caches already."""
+        return length - 1 if self.settled is None else min(self.settled, length - 1)
+
+    def lacks(self, tokens: Sequence[int]) -> int:
+        """How much of the text before its newest token the first hop has not been sent."""
+        return max(len(tokens) - 1 - self.cached, 0)
+
+    def take(self, tokens: Sequence[int], accepted: Sequence[int]) -> None:
+        """Take note of the verdict on drafts after `tokens`, of which the nodes `accepted` stand: the caches keep what
+        is of the trunk."""
+        kept = next((i for i, node in enumerate(accepted) if i != node), len(accepted))
+        self.settled = self.cached = self.complete = len(tokens) + kept
+
     async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
         """Bring the caches up to the text `tokens` without its newest one, for verdict `number`.
 
@@ -184,12 +204,18 @@ class ChainSession:
             await self._send_within(seconds, round)
             self.cached = max(self.cached, end)
 
-    async def send(self, number: int, tokens: Sequence[int], drafts: Sequence[int], seconds: float) -> None:
-        """Have as many `drafts` as fit a round judged after the text `tokens`, by verdict `number`. Raises PeerLost."""
-        await self.prefill(number, tokens, seconds)
-        drafts = drafts[: self._chunk - 1]
-        round = Round(self._id, number, len(tokens) - 1, (tokens[-1], *drafts), len(drafts), judged=True)
-        await self._send_within(seconds, round)
+    async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float) -> None:
+        """Have as many drafts as fit a round judged after the text `tokens`, by verdict `number`.
+
+        A few tokens of text that the caches lack go with them, more go ahead. Raises PeerError.
+        """
+        if self.lacks(tokens) > min(MAX_TAIL, self._chunk - 1 - len(tree)):
+            await self.prefill(number, tokens, seconds)
+        start = len(tokens) - 1 - self.lacks(tokens)
+        tree = tree.cut(self._chunk - len(tokens) + start)
+        parents = () if tree.is_chain else tree.parents
+        judged = (*tokens[start:], *tree.tokens)
+        await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
 
     async def verdict(self, number: int, seconds: float) -> Verdict | None:
         """The last hop's verdict `number`; None if it is not there after `seconds`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from swarm.wire import Round
+from swarm.wire import MAX_TAIL, Round
 
 
 class Waiting(Protocol):
@@ -49,5 +49,5 @@ def _fill(items: Sequence[T], max_tokens: int) -> list[T]:
 
 
 def _is_prefill(item: Waiting) -> bool:
-    """Whether the round brings text the caches lack, rather than one new token and its drafts."""
-    return not item.round.judged or len(item.round.tokens) > item.round.num_drafts + 1
+    """Whether the round brings text the caches lack, rather than the newest tokens and their drafts."""
+    return not item.round.judged or item.round.num_text > MAX_TAIL + 1

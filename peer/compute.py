@@ -55,7 +55,7 @@ class Outcome:
     tokens: tuple[int, ...]
     seconds: float
     margin: float | None = None
-    """Of a verdict that stops at a draft, where a witness is wanted: how clear it is."""
+    """Of a verdict that stops at a draft of a chain, where a witness is wanted: how clear it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,17 @@ def _slice(stage: Stage, job: Job) -> Slice:
         cache=job.session.cache,
         position=round.position,
         inputs=inputs,
+        parents=_parents(round),
         num_logits=round.num_drafts + 1 if round.judged and stage.is_last else 0,
     )
+
+
+def _parents(round: Round) -> tuple[int, ...] | None:
+    """Of all its tokens: the text is a chain, and the tree of drafts grows at its end."""
+    if not round.parents:
+        return None
+    newest = round.num_text - 1
+    return (*range(-1, newest), *(newest + 1 + parent for parent in round.parents))
 
 
 def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
@@ -137,10 +146,10 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
         return (), None
     if logits.isnan().any():
         raise ValueError("logits are not numbers")
-    drafts = job.round.tokens[len(job.round.tokens) - job.round.num_drafts :]
+    drafts, parents = job.round.tokens[job.round.num_text :], job.round.parents
     sampling = job.session.sampling
-    tokens = tuple(match(logits, job.context, drafts, sampling))
-    stop = len(tokens) - 1
-    if job.session.witness is None or stop == len(drafts):
-        return tokens, None
-    return tokens, lead(logits[stop], (*job.context, *drafts[:stop]), drafts[stop], sampling)
+    tokens, nodes = match(logits, job.context, drafts, sampling, parents)
+    stop = len(nodes)
+    if job.session.witness is None or parents or stop == len(drafts):
+        return tuple(tokens), None
+    return tuple(tokens), lead(logits[stop], (*job.context, *drafts[:stop]), drafts[stop], sampling)

@@ -1,7 +1,8 @@
 """What this peer passed on, kept so that it can be passed on again: to whoever takes the next hop's place.
 
 A row is the hidden state at one position of the text. Rows are cut as caches are overwritten: a round replaces
-everything from its own position on. So the log always holds what the next peer's cache must have been made of.
+everything from its own position on. So the log always holds what the next peer's cache must have been made of; of the
+newest round it has the branches, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Sent:
         self._pieces: list[tuple[int, bytes]] = []  # (position, rows), each beginning where the last one ends
         self._row_bytes = 0
         self._newest: tuple[Round, Compute] | None = None
+        self._branches = b""  # the newest round's rows beside text and trunk
 
     @property
     def end(self) -> int:
@@ -37,9 +39,11 @@ class Sent:
     def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
         """Take note of the result of a round, in place of what was there from its position on."""
         self._cut(round.position)
-        self._tokens += round.tokens
-        self._pieces.append((round.position, rows))
         self._row_bytes = len(rows) // len(round.tokens)
+        kept = round.num_kept
+        self._tokens += round.tokens[:kept]
+        self._pieces.append((round.position, rows[: kept * self._row_bytes]))
+        self._branches = rows[kept * self._row_bytes :]
         self.num_bytes += len(rows)
         self._newest = (round, compute)
 
@@ -55,7 +59,8 @@ class Sent:
         yield from self.text(position, newest.position, chunk)
         rest = beyond(newest, position)
         if rest is not None and len(rest.tokens) <= chunk:
-            yield rest, self._rows(rest.position, self.end), compute
+            branches = self._branches if rest.num_drafts else b""
+            yield rest, self._rows(rest.position, self.end) + branches, compute
 
     def text(self, start: int, end: int, chunk: int) -> Iterator[Result]:
         """The positions start..end, as far as the log has them, in rounds of at most `chunk` tokens, none judged."""
@@ -75,7 +80,9 @@ class Sent:
         self.first, self._newest = end, None
 
     def _cut(self, position: int) -> None:
-        """Forget the rows from `position` on."""
+        """Forget the rows from `position` on, and all branches."""
+        self.num_bytes -= len(self._branches)
+        self._branches = b""
         while self._pieces and self._pieces[-1][0] >= position:
             self.num_bytes -= len(self._pieces.pop()[1])
         if self._pieces:

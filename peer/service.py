@@ -276,14 +276,14 @@ class PeerService:
         self._submit(session, round, message.layer, sender, States(message.states, dtype), message.compute)
         if session.witness is not None:
             shape = (len(round.tokens), self._stage.info.hidden_size)
-            session.witness.note(round.position, from_bytes(message.states, dtype, shape))
+            session.witness.note(round.position, from_bytes(message.states, dtype, shape)[: round.num_kept])
 
     def _submit(
         self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
     ) -> None:
         self._table.admit(session, round, layer, sender)
         judged_here = round.judged and session.span.end == self._stage.info.num_layers
-        context = tuple(session.tokens[: len(session.tokens) - round.num_drafts]) if judged_here else ()
+        context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         self._worker.submit(Job(session, round, states, compute, context))
 
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
@@ -316,7 +316,9 @@ class PeerService:
         rest = beyond(round, session.holds)
         if rest is not None and session.downstream is not None:
             row_bytes = len(states) // len(round.tokens)
-            self._push(session.downstream, session, rest, states[-len(rest.tokens) * row_bytes :], compute)
+            start = (rest.position - round.position) * row_bytes
+            rows = states[start : start + len(rest.tokens) * row_bytes]
+            self._push(session.downstream, session, rest, rows, compute)
 
     def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
         self._links.push(to, Hidden(round, session.span.end, self._dtype, states, compute))

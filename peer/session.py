@@ -50,7 +50,7 @@ class Session:
     witness: Witness | None = None
     """Of the input, if the client audits."""
     tokens: list[int] = field(default_factory=list)
-    """The token id at each cached position, once the admitted rounds have run."""
+    """The token id at each position that the cache keeps, once the admitted rounds have run."""
     last_number: int = -1
     waiting: int = 0
     """Admitted rounds that have not run yet, ..."""
@@ -72,14 +72,14 @@ class Session:
             raise Refusal("unlawful", f"round {round.number} comes after round {self.last_number}")
         if round.position > len(self.tokens):
             raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
-        if round.position + len(round.tokens) > model.max_positions:
+        if round.reach > model.max_positions:
             raise Refusal("unlawful", f"the model's context ends at {model.max_positions} tokens")
         if max(round.tokens) >= model.vocab_size:
             raise Refusal("unlawful", f"token {max(round.tokens)} is not in the vocabulary of {model.vocab_size}")
 
     def admit(self, round: Round) -> None:
         """Take note of a checked round: it is going to run."""
-        self.tokens[round.position :] = round.tokens
+        self.tokens[round.position :] = round.tokens[: round.num_kept]
         self.last_number = round.number
         self.waiting += 1
         self.in_flight += len(round.tokens)
@@ -88,7 +88,7 @@ class Session:
         """Take note that an admitted round has run."""
         self.waiting -= 1
         self.in_flight -= len(round.tokens)
-        self.computed = round.position + len(round.tokens)
+        self.computed = round.end
 
     def progress(self, question: Ask) -> Progress | None:
         """The answer, if the time has come for it."""

@@ -187,7 +187,10 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest with this much mass.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
-    window: Annotated[int | None, typer.Option(help="Most tokens drafted a round; 0: plain decoding.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Most tokens drafted a round; default: auto; 0: plain decoding.")
+    ] = None,
+    tree: Annotated[bool | None, typer.Option(help="Whether drafts branch; default: they do.")] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
@@ -245,6 +248,7 @@ def generate(
             "repetition_penalty": repetition_penalty,
             "seed": seed,
             "window": window,
+            "tree": tree,
             "resume": resume,
         },
     )

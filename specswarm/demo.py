@@ -15,7 +15,6 @@ from specswarm.processes import running_swarm
 from swarm.errors import SpecswarmError
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
-WINDOW = 4
 TOKENS = 96
 PROMPTS = {
     "code": "def read_lines(path):\n",
@@ -53,9 +52,7 @@ def run_demo() -> int:
 
 def _generate(console: Console, initial_peers: list[str]) -> list[Line]:
     lines = []
-    connection = SwarmModel.connect(
-        "embedded", initial_peers=initial_peers, draft="embedded-draft", window=WINDOW, threads=1
-    )
+    connection = SwarmModel.connect("embedded", initial_peers=initial_peers, draft="embedded-draft", threads=1)
     with connection as model:
         for name, prompt in PROMPTS.items():
             console.rule(f"{name}: drafted by a small model here, verified by four peers")
@@ -64,8 +61,8 @@ def _generate(console: Console, initial_peers: list[str]) -> list[Line]:
                 print(piece, end="")
                 sys.stdout.flush()
             print()
-            for way, window in (("plain", 0), ("speculative", WINDOW)):
-                result = model.generate(prompt, max_new_tokens=TOKENS, window=window)
+            for way, options in (("plain", {"window": 0}), ("speculative", {})):
+                result = model.generate(prompt, max_new_tokens=TOKENS, **options)
                 lines.append(Line(name, way, result))
     return lines
 

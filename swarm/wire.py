@@ -21,15 +21,19 @@ from swarm.errors import BadMessage, UsageError, Why
 from swarm.sketch import ROW_BYTES
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.tree import depths, trunk
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
 MAX_ROUND_TOKENS = 2048
 MAX_AHEAD = 4096
 """Tokens of a text that a client lets be on their way at a time: sent, and not yet run by every hop; also those that it
 has passed on again to a hop. Peers may refuse more than twice as many."""
+MAX_DRAFTS = 512  # of one round
+MAX_TAIL = 16
+"""Tokens of the text that a round brings along before its newest one; more of them go ahead, as a prefill."""
 
-SESSION_PROTOCOL = "/specswarm/session/2"  # a client opens it to every peer of its chain
-PUSH_PROTOCOL = "/specswarm/push/2"  # a peer opens it to the next one
+SESSION_PROTOCOL = "/specswarm/session/3"  # a client opens it to every peer of its chain
+PUSH_PROTOCOL = "/specswarm/push/3"  # a peer opens it to the next one
 
 MAX_MADDRS = 32  # addresses of one peer
 
@@ -48,6 +52,7 @@ Maddr = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
+Node = Annotated[int, Meta(ge=-1, le=MAX_DRAFTS)]
 Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
@@ -110,17 +115,42 @@ class Refused(Message, frozen=True, tag=2):
 class Round(Message, frozen=True, tag=3):
     """Tokens from `position` on: text the caches lack, the newest committed token, then `num_drafts` drafts.
 
-    A cache keeps every position it ever wrote, and a round overwrites from its own position on: that alone rolls a
-    rejected draft back. Only a round with `judged` brings a verdict; the others are chunks of a longer prefill.
-    `number` is that of the verdict they all work for, and so it stays when a round is sent again after a fault.
+    The drafts may be a tree (see `speculation.tree`). A cache keeps the text and the tree's trunk, by position, and a
+    round overwrites from its own position on: that alone rolls a rejected draft back. What stands and is not of the
+    trunk comes again, as text, with the next round. Only a round with `judged` brings a verdict; the others are chunks
+    of a longer prefill. `number` is that of the verdict they all work for, and so it stays when a round is sent again
+    after a fault.
     """
 
     session: SessionId
     number: Count
     position: Count
     tokens: Tokens
-    num_drafts: Annotated[int, Meta(ge=0, le=512)]
+    num_drafts: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)]
     judged: bool
+    parents: Annotated[tuple[Node, ...], Meta(max_length=MAX_DRAFTS)] = ()
+    """Of each draft in a tree; none: each follows the one before."""
+
+    @property
+    def num_text(self) -> int:
+        """How many of the tokens are no drafts."""
+        return len(self.tokens) - self.num_drafts
+
+    @property
+    def num_kept(self) -> int:
+        """How many of the tokens caches keep by position: the text and the trunk."""
+        return self.num_text + trunk(self.parents) if self.parents else len(self.tokens)
+
+    @property
+    def end(self) -> int:
+        """One past the last position that caches keep."""
+        return self.position + self.num_kept
+
+    @property
+    def reach(self) -> int:
+        """One past the position of the deepest draft."""
+        deep = 1 + max(depths(self.parents)) if self.parents else self.num_drafts
+        return self.position + self.num_text + deep
 
 
 class Hidden(Message, frozen=True, tag=4):
@@ -145,7 +175,8 @@ class Verdict(Message, frozen=True, tag=5):
     tokens: Tokens
     compute: Compute
     margin: Annotated[float, Meta(ge=0)] | None = None
-    """In a session with a witness, by how much the last of them beats the draft in its place: see `sampling.lead`."""
+    """In a session with a witness, of a chain of drafts, by how much the last of them beats the draft in its place: see
+    `sampling.lead`."""
 
 
 class Broken(Message, frozen=True, tag=6):
@@ -294,11 +325,10 @@ def size_of(message: AnyMessage) -> int:
 def _check(message: AnyMessage) -> None:
     """What a type cannot say."""
     match message:
-        case (
-            Round(tokens=tokens, num_drafts=num_drafts) | Hidden(round=Round(tokens=tokens, num_drafts=num_drafts))
-        ):
-            if num_drafts >= len(tokens):
-                raise BadMessage("a round of drafts alone: the newest committed token must come first")
+        case Round():
+            _check_round(message)
+        case Hidden():
+            _check_round(message.round)
         case Open():
             try:
                 Span(message.start, message.end)
@@ -306,17 +336,26 @@ def _check(message: AnyMessage) -> None:
                 raise BadMessage(str(error)) from None
 
 
+def _check_round(round: Round) -> None:
+    if round.num_text < 1:
+        raise BadMessage("a round of drafts alone: the newest committed token must come first")
+    if round.parents and len(round.parents) != round.num_drafts:
+        raise BadMessage(f"a tree of {len(round.parents)} nodes in a round of {round.num_drafts} drafts")
+    if any(parent >= node for node, parent in enumerate(round.parents)):
+        raise BadMessage("a tree with a node that comes before its parent")
+
+
 def beyond(round: Round, position: int) -> Round | None:
     """The part of a round from `position` on, None if there is none.
 
-    Without its newest committed token it cannot be judged: then the rest are text and no drafts.
+    Without its newest committed token it cannot be judged: then the rest of the trunk is text.
     """
     cut = position - round.position
     if cut <= 0:
         return round
-    if cut >= len(round.tokens):
+    if cut < round.num_text:
+        return msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:])
+    if cut >= round.num_kept:
         return None
-    rest = msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:])
-    if len(rest.tokens) > round.num_drafts:
-        return rest
-    return msgspec.structs.replace(rest, num_drafts=0, judged=False)
+    rest = round.tokens[cut : round.num_kept]
+    return Round(round.session, round.number, position, rest, 0, judged=False)

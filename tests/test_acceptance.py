@@ -38,7 +38,20 @@ def table_model(seed: int, vocab: int = VOCAB) -> Model:
 def verify(model: Model, text: Sequence[int], drafts: Sequence[int], sampling: Sampling) -> list[int]:
     """One trip: all rows at once, then the rule."""
     rows = [model((*text, *drafts[:i])) for i in range(len(drafts) + 1)]
-    return match(torch.stack(rows), text, drafts, sampling)
+    tokens, nodes = match(torch.stack(rows), text, drafts, sampling)
+    assert nodes == list(range(len(tokens) - 1))
+    return tokens
+
+
+def verify_tree(
+    model: Model, text: Sequence[int], drafts: Sequence[int], parents: Sequence[int], sampling: Sampling
+) -> tuple[list[int], list[int]]:
+    """The same for a tree; the nodes that stand, too."""
+    paths: list[tuple[int, ...]] = []
+    for token, parent in zip(drafts, parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    rows = [model((*text, *path)) for path in [(), *paths]]
+    return match(torch.stack(rows), text, drafts, sampling, parents)
 
 
 def decode_plainly(model: Model, prompt: list[int], sampling: Sampling) -> list[int]:
@@ -86,6 +99,26 @@ def test_text_is_that_of_plain_decoding_whatever_is_drafted(
     assert text[: len(expected)] == expected
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 32), samplings, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_text_is_that_of_plain_decoding_whatever_tree_is_drafted(
+    seed: int, sampling: Sampling, size: int, chance: random.Random
+) -> None:
+    model = table_model(seed)
+    expected = decode_plainly(model, [1], sampling)
+    text = [1]
+    while len(text) < len(expected):
+        parents = [chance.randrange(-1, node) for node in range(size)]
+        drafts = [chance.randrange(VOCAB) for _ in range(size)]
+        tokens, nodes = verify_tree(model, text, drafts, parents, sampling)
+        assert [drafts[node] for node in nodes] == tokens[:-1]
+        assert [parents[node] for node in nodes] == [-1, *nodes][: len(nodes)]
+        last = nodes[-1] if nodes else -1
+        assert not any(parents[i] == last and drafts[i] == tokens[-1] for i in range(size))
+        text += tokens
+    assert text[: len(expected)] == expected[: len(text)]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32), samplings, st.integers(0, 8))
 def test_perfect_draft_stands_whole_and_brings_one_token_more(seed: int, sampling: Sampling, window: int) -> None:
@@ -121,7 +154,7 @@ def test_distribution_of_two_tokens_is_exact_with_speculation(is_good: bool, opt
     accepted = 0
     for seed in range(samples):
         sampling = Sampling(**options, seed=seed)
-        tokens = match(rows, prompt, drafts, sampling)
+        tokens, _ = match(rows, prompt, drafts, sampling)
         accepted += len(tokens) - 1
         if len(tokens) < 2:
             tokens += verify(model, (*prompt, *tokens), [], sampling)

@@ -21,7 +21,7 @@ from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.wire import Round
+from swarm.wire import MAX_TAIL, Round
 from tests.models import save_llama
 
 
@@ -65,6 +65,16 @@ def test_plain_decoding_is_no_prefill() -> None:
     assert next_batch(waiting, 1000)[0] is waiting[1]
 
 
+def test_the_tail_of_a_text_in_front_of_its_drafts_is_no_prefill() -> None:
+    def with_tail(tokens: int) -> Item:
+        return Item(Round(session_id(2), 0, 0, (1,) * (tokens + 3), 2, judged=True))
+
+    waiting = [chunk(1), with_tail(MAX_TAIL)]
+    assert next_batch(waiting, 1000)[0] is waiting[1]
+    waiting = [chunk(1), with_tail(MAX_TAIL + 1)]
+    assert next_batch(waiting, 1000)[0] is waiting[0]
+
+
 def test_first_come_first_within_a_kind() -> None:
     waiting = [decode(i) for i in (5, 3, 9, 1)]
     assert next_batch(waiting, 1000) == waiting
@@ -98,7 +108,7 @@ def test_round_larger_than_the_budget_runs_alone() -> None:
 
 
 def is_decode(item: Item) -> bool:
-    return item.round.judged and len(item.round.tokens) == item.round.num_drafts + 1
+    return item.round.judged and item.round.num_text <= MAX_TAIL + 1
 
 
 items = st.one_of(

@@ -259,7 +259,8 @@ def test_a_chain_in_which_the_only_peer_keeps_every_round_to_itself_is_given_up(
 
     def act(swarm: ToySwarm, _: ToyClient) -> None:
         intercept(swarm, "only", saying(held=1000, taken=1000, waiting=waiting))
-        swarm.network.cut("only")
+        for stream in list(swarm.network.nodes["only"].streams):
+            stream.close()
         started.append(asyncio.get_running_loop().time())
 
     async def run() -> float:
@@ -313,7 +314,7 @@ def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> N
         client = ToyClient(swarm, window=3)
         with pytest.raises(ZeroDivisionError):
             await client.generate(
-                COUNT, lambda done: monkeypatch.setattr(client.chain, "_check", lambda *_: 1 // 0)
+                COUNT, lambda done: monkeypatch.setattr(client.chain, "_accepted", lambda *_: 1 // 0)
             )
         assert client.target._cooldowns.active == set()
 

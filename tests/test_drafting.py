@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.drafting import ModelDrafter, NgramDrafter, NoDrafter
+from swarm.drafting.drafter import Drafter, NoDrafter
+from swarm.drafting.model import ModelDrafter
+from swarm.drafting.ngram import NgramDrafter, continuation
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
-from swarm.model.stage import Stage
+from swarm.model.stage import Slice, Stage
 from swarm.span import Span
-from swarm.speculation.sampling import Sampling
+from swarm.speculation.sampling import Sampling, choose, contest
+from swarm.speculation.tree import NOTHING, DraftTree, depths
 from tests.models import VOCAB, save_llama
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
+FAR = 1000
 
 
-def look_up(text: list[int], count: int, longest: int) -> list[int]:
+def drafts(drafter: Drafter, text: Sequence[int], size: int, room: int = FAR) -> DraftTree:
+    """What it says when it may work until nothing better can come."""
+    drafter.follow(text, room)
+    while not is_sure(drafter, size) and drafter.grow():
+        pass
+    return drafter.tree(size)
+
+
+def is_sure(drafter: Drafter, size: int) -> bool:
+    chances = drafter.chances(size)
+    return len(chances) == size and (size == 0 or chances[-1] >= drafter.promise)
+
+
+def look_up(text: list[int], longest: int) -> list[int]:
     """The definition, spelt out: longest suffix first, then the latest place where it stood before."""
     for size in range(longest, 0, -1):
         for start in range(len(text) - 1, -1, -1):
             end = start + size
             if end < len(text) and len(text) >= size and text[start:end] == text[len(text) - size :]:
-                return text[end : end + count]
+                return text[end:]
     return []
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "drafts"),
+    ("text", "count", "tokens"),
     [
         ([1, 2, 3, 9, 9, 1, 2, 3], 2, [9, 9]),
         ([7, 2, 5, 1, 2, 6, 1, 2], 1, [6]),
@@ -54,24 +73,38 @@ def look_up(text: list[int], count: int, longest: int) -> list[int]:
         "none wanted",
     ],
 )
-def test_ngram_drafter_continues_as_the_text_did_before(text: list[int], count: int, drafts: list[int]) -> None:
-    assert NgramDrafter().propose(text, count) == drafts
+def test_ngram_drafter_continues_as_the_text_did_before(text: list[int], count: int, tokens: list[int]) -> None:
+    tree = drafts(NgramDrafter(), text, count)
+    assert list(tree.tokens) == tokens
+    assert tree.is_chain
 
 
 @settings(max_examples=300, deadline=None)
-@given(texts, st.integers(0, 8), st.integers(1, 5))
-def test_ngram_drafter_takes_longest_suffix_and_latest_occurrence(
-    text: list[int], count: int, longest: int
-) -> None:
+@given(texts, st.integers(1, 5))
+def test_longest_suffix_and_latest_occurrence_are_looked_up(text: list[int], longest: int) -> None:
     before = list(text)
-    assert NgramDrafter(longest).propose(text, count) == look_up(text, count, longest)
+    assert continuation(text, longest) == look_up(text, longest)
     assert text == before
+
+
+def test_ngram_drafter_knows_its_luck_and_its_room() -> None:
+    lucky, unlucky = NgramDrafter(), NgramDrafter()
+    text = [1, 2, 3] * 5
+    for _ in range(30):
+        drafts(lucky, text, 3)
+        text += [text[-3]]
+        drafts(unlucky, text, 3)
+        unlucky.follow([*text, 9], FAR)
+    assert drafts(lucky, text, 3).chances[0] > 0.8
+    assert drafts(unlucky, text, 3).chances[0] < 0.2
+    assert len(drafts(lucky, text, 3, room=2)) == 2
+    assert drafts(lucky, text, 3, room=0) == NOTHING
 
 
 @settings(max_examples=30, deadline=None)
 @given(texts, st.integers(0, 8))
 def test_no_drafter_proposes_nothing(text: list[int], count: int) -> None:
-    assert NoDrafter().propose(text, count) == []
+    assert drafts(NoDrafter(), text, count) == NOTHING
 
 
 @pytest.fixture(scope="module")
@@ -86,91 +119,134 @@ SAMPLINGS = [
     Sampling(0.8, seed=3),
     Sampling(1.0, top_k=20, top_p=0.9, repetition_penalty=1.3, seed=4),
 ]
+NAMES = ["greedy", "sampled", "narrowed"]
 
 
-def from_scratch(stage: Stage, sampling: Sampling, text: list[int], count: int) -> list[int]:
-    return ModelDrafter(stage, VOCAB, sampling).propose(text, count)
+def own_choices(stage: Stage, sampling: Sampling, text: list[int], count: int) -> list[int]:
+    """The draft's own continuation, computed from the beginning for every token."""
+    text, end = list(text), len(text) + count
+    while len(text) < end:
+        piece = Slice(stage.new_cache(), 0, torch.tensor(text), num_logits=1)
+        text += choose(stage.forward([piece])[0], text, [], sampling)
+    return text[end - count :]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled", "narrowed"])
-@pytest.mark.parametrize("seed", range(4))
-def test_model_drafter_equals_one_from_scratch_after_any_history(
-    seed: int, sampling: Sampling, stage: Stage
+def assert_ranked_by_the_draft(tree: DraftTree, stage: Stage, sampling: Sampling, text: list[int]) -> None:
+    """Every node is one of the draft's first choices after its parents, and those before it are there, too."""
+    paths: list[list[int]] = []
+    for token, parent in zip(tree.tokens, tree.parents, strict=True):
+        paths.append([*(paths[parent] if parent >= 0 else []), token])
+    for node, parent in enumerate(tree.parents):
+        context = [*text, *paths[node][:-1]]
+        siblings = [tree.tokens[i] for i, other in enumerate(tree.parents) if other == parent]
+        logits = stage.forward([Slice(stage.new_cache(), 0, torch.tensor(context), num_logits=1)])[0]
+        choices, _ = contest(logits[0], context, sampling, len(siblings))
+        assert siblings == choices
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_model_drafter_ranks_by_the_draft_after_any_history(
+    seed: int, sampling: Sampling, width: int, stage: Stage
 ) -> None:
     chance = random.Random(seed)
-    drafter = ModelDrafter(stage, VOCAB, sampling)
+    drafter = ModelDrafter(stage, VOCAB, sampling, width)
     text = [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 40))]
     for _ in range(12):
-        count = chance.randrange(7)
+        size = chance.randrange(9)
         before = list(text)
-        drafts = drafter.propose(text, count)
+        tree = drafts(drafter, text, size)
         assert text == before
-        assert drafts == from_scratch(stage, sampling, text, count)
-        accepted = chance.randrange(count + 1)
+        assert_ranked_by_the_draft(tree, stage, sampling, text)
+        if width == 1:
+            assert tree.is_chain
+            assert list(tree.tokens) == own_choices(stage, sampling, text, len(tree))
+        for _ in range(chance.randrange(4)):  # as while a round is in flight
+            drafter.grow()
+        node, path = chance.randrange(-1, len(tree)), list[int]()
+        while node >= 0:
+            path.insert(0, tree.tokens[node])
+            node = tree.parents[node]
         match chance.randrange(5):
             case 0:  # another text altogether
                 text = [chance.randrange(VOCAB) for _ in range(chance.randrange(1, 40))]
             case 1:  # the same text again
                 pass
-            case 2:  # as if all that was asked for had stood, which is how one thinks ahead
-                text += drafts
-            case _:  # some drafts stand, then comes the target's own token
-                text += [*drafts[:accepted], chance.randrange(VOCAB)]
+            case 2:  # all on the way to a node stands, and then comes what the draft holds likeliest
+                text += [*path, *own_choices(stage, sampling, [*text, *path], 1)]
+            case _:  # or any other token
+                text += [*path, chance.randrange(VOCAB)]
 
 
-def test_model_drafter_that_thought_ahead_says_the_same(stage: Stage) -> None:
+def test_a_tree_of_drafts_has_the_likeliest_branch_first(stage: Stage) -> None:
+    drafter = ModelDrafter(stage, VOCAB, Sampling(), 4)
+    tree = drafts(drafter, [1, 2, 3], 12)
+    assert len(tree) == 12
+    assert not tree.is_chain
+    assert sorted(tree.chances, reverse=True) == drafter.chances(12)
+    firsts = [i for i, parent in enumerate(tree.parents) if parent == -1]
+    assert [tree.chances[i] for i in firsts] == sorted((tree.chances[i] for i in firsts), reverse=True)
+    smaller = drafts(ModelDrafter(stage, VOCAB, Sampling(), 4), [1, 2, 3], 6)
+    assert sorted(smaller.chances, reverse=True) == pytest.approx(drafter.chances(6))
+
+
+def test_a_chain_is_what_the_draft_would_say(stage: Stage) -> None:
     for sampling in SAMPLINGS:
-        drafter = ModelDrafter(stage, VOCAB, sampling)
-        text = [5, 6, 7]
-        drafts = drafter.propose(text, 4)
-        for steps in range(1, 6):
-            drafter.propose([*text, *drafts], steps)
-        own = from_scratch(stage, sampling, [*text, *drafts], 1)
-        assert drafter.propose([*text, *drafts, *own], 4) == from_scratch(
-            stage, sampling, [*text, *drafts, *own], 4
-        )
-        other = [*text, *drafts[:2], (drafts[2] + 1) % VOCAB]
-        assert drafter.propose(other, 4) == from_scratch(stage, sampling, other, 4)
+        tree = drafts(ModelDrafter(stage, VOCAB, sampling, 1), [1, 2, 3], 4)
+        assert list(tree.tokens) == own_choices(stage, sampling, [1, 2, 3], len(tree))
 
 
-def test_more_drafts_begin_with_fewer(stage: Stage) -> None:
-    for sampling in SAMPLINGS:
-        eight = from_scratch(stage, sampling, [1, 2, 3], 8)
-        assert len(eight) == 8
-        for count in range(8):
-            assert from_scratch(stage, sampling, [1, 2, 3], count) == eight[:count]
+def test_what_was_thought_ahead_is_there_at_once(stage: Stage) -> None:
+    drafter = ModelDrafter(stage, VOCAB, Sampling(), 4)
+    text = [5, 6, 7]
+    drafts(drafter, text, 4)
+    while drafter.promise > 0.05 and drafter.grow():
+        pass
+    path = drafter.tree(4).tokens[:2]
+    drafter.follow([*text, *path], FAR)
+    assert drafter.chances(1)
+    assert_ranked_by_the_draft(drafter.tree(8), stage, Sampling(), [*text, *path])
 
 
-def test_model_drafter_stops_where_its_context_ends(stage: Stage) -> None:
+def test_model_drafter_stops_where_its_context_or_its_room_ends(stage: Stage) -> None:
     end = stage.info.max_positions
-    drafter = ModelDrafter(stage, VOCAB, Sampling(0.8, seed=1))
+    drafter = ModelDrafter(stage, VOCAB, Sampling(0.8, seed=1), 2)
     text = [i % VOCAB for i in range(end - 3)]
-    for length, room in (
-        (end - 3, 3),
-        (end - 2, 2),
-        (end - 1, 1),
-        (end, 0),
-        (end + 1, 0),
-        (end + 50, 0),
-        (end - 3, 3),
+    for length, room, deepest in (
+        (end - 3, FAR, 3),
+        (end - 2, FAR, 2),
+        (end - 1, FAR, 1),
+        (end, FAR, 0),
+        (end + 1, FAR, 0),
+        (end + 50, FAR, 0),
+        (end - 3, 2, 2),
+        (end - 3, 0, 0),
     ):
         longer = [*text, *(9 for _ in range(length - len(text)))]
-        assert len(drafter.propose(longer, 5)) == room
-        assert len(drafter.propose(longer, 1)) == min(room, 1)
+        tree = drafts(drafter, longer, 12, room)
+        assert max([1 + depth for depth in depths(tree.parents)], default=0) == deepest
 
 
 def test_model_drafter_proposes_only_tokens_that_the_target_has(stage: Stage) -> None:
     for sampling in SAMPLINGS:
-        drafts = ModelDrafter(stage, 7, sampling).propose([1, 2, 3], 30)
-        assert len(drafts) == 30
-        assert max(drafts) < 7
+        tree = drafts(ModelDrafter(stage, 7, sampling, 3), [1, 2, 3], 20)
+        assert len(tree) > 3
+        assert max(tree.tokens) < 7
+
+
+def test_a_text_with_a_token_that_the_draft_does_not_know_gets_no_drafts(stage: Stage) -> None:
+    drafter = ModelDrafter(stage, VOCAB, Sampling(), 3)
+    assert drafts(drafter, [1, stage.info.vocab_size, 2], 4) == NOTHING
+    assert drafts(drafter, [1, 2, stage.info.vocab_size], 4) == NOTHING
+    assert len(drafts(drafter, [1, 2], 4)) == 4
 
 
 def test_drafters_of_one_model_do_not_share_their_texts(stage: Stage) -> None:
-    one, two = (ModelDrafter(stage, VOCAB, Sampling()) for _ in range(2))
+    one, two = (ModelDrafter(stage, VOCAB, Sampling(), 1) for _ in range(2))
     first, second = [1, 2, 3], [9, 8, 7, 6]
     for _ in range(3):
         for drafter, text in ((one, first), (two, second)):
-            drafts = drafter.propose(text, 3)
-            assert drafts == from_scratch(stage, Sampling(), text, 3)
-            text.extend(drafts)
+            tokens = list(drafts(drafter, text, 3).tokens)
+            assert tokens == own_choices(stage, Sampling(), text, 3)
+            text.extend(tokens)

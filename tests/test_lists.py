@@ -12,6 +12,7 @@ from specswarm.processes import running_swarm
 from swarm.errors import ChainLost
 from swarm.identity import Identity
 from swarm.span import Span
+from swarm.speculation.tree import NOTHING
 from tests import faulty
 from tests.faulty import FaultyNetwork
 from tests.toy import reference
@@ -75,7 +76,7 @@ def test_a_client_that_nobody_serves_is_told_why_and_at_once() -> None:
         client = ToyClient(await two_chains(dict.fromkeys(("a0", "a1", "b0", "b1"), closed)), window=3)
         await client.target.refresh()
         with pytest.raises(ChainLost, match="client may not use this peer"):
-            await client.chain.verify(PROMPT, [])
+            await client.chain.verify(PROMPT, NOTHING)
         await client.chain.close()
         assert asyncio.get_running_loop().time() < 10
 

@@ -36,6 +36,10 @@ def new_session() -> Session:
     )
 
 
+def tree_at(position: int, tokens: tuple[int, ...], parents: tuple[int, ...]) -> Round:
+    return Round(ID, 4, position, tokens, len(parents), judged=True, parents=parents)
+
+
 def round_at(position: int, tokens: tuple[int, ...], number: int = 0, num_drafts: int = 0) -> Round:
     return Round(ID, number, position, tokens, num_drafts, judged=True)
 
@@ -61,6 +65,7 @@ def state(session: Session) -> dict[str, Any]:
         (round_at(31, (4,), 4), FEEDER, "gap after 3 tokens"),
         (round_at(3, (4,) * 30, 4), FEEDER, "context ends at 32"),
         (round_at(0, (4,) * 33, 4), FEEDER, "context ends at 32"),
+        (tree_at(3, (4,) * 32, (-1, *[0] * 2, *range(2, 30))), FEEDER, "context ends at 32"),
         (round_at(3, (4, 50, 4), 4), FEEDER, "token 50 is not in the vocabulary"),
     ],
     ids=[
@@ -71,6 +76,7 @@ def state(session: Session) -> dict[str, Any]:
         "gap at the end",
         "beyond the context",
         "longer than the context",
+        "a branch beyond the context",
         "unknown token",
     ],
 )
@@ -91,8 +97,21 @@ def test_refused_round_leaves_session_unchanged(round: Round, sender: str, reaso
         (round_at(0, (7, 7, 7, 7), 4), [7, 7, 7, 7]),
         (round_at(3, (4,), 3), [1, 2, 3, 4]),
         (round_at(3, (49,) * 29, 1000), [1, 2, 3, *[49] * 29]),
+        (tree_at(3, (4, 5, 6, 7), (-1, -1, 0)), [1, 2, 3, 4, 5]),
+        (tree_at(2, (9, 4, 5, 6, 7, 8), (-1, 0, 0, 2)), [1, 2, 9, 4, 5, 6]),
+        (tree_at(3, (4,) * 60, (-1, *range(27), *[0] * 31)), [1, 2, 3, *[4] * 29]),
     ],
-    ids=["continues", "overwrites", "cuts back", "begins anew", "same number again", "fills the context"],
+    ids=[
+        "continues",
+        "overwrites",
+        "cuts back",
+        "begins anew",
+        "same number again",
+        "fills the context",
+        "keeps a tree's trunk",
+        "keeps text and trunk",
+        "the deepest branch fills the context",
+    ],
 )
 def test_admitted_round_becomes_the_text_from_its_position_on(round: Round, tokens: list[int]) -> None:
     session = session_with(1, 2, 3)

@@ -37,6 +37,21 @@ def test_the_newest_round_is_passed_on_as_it_was_and_the_text_before_it_in_chunk
     assert last == (newest, rows_of((9, 8, 7), 298), (0.5,))
 
 
+def test_of_a_tree_the_trunk_is_kept_as_text_and_the_branches_as_long_as_the_round_is_the_newest() -> None:
+    log = Sent()
+    tree = Round(SESSION, 2, 3, (1, 2, 3, 4, 5), 3, True, (-1, -1, 1))
+    rows = rows_of(tree.tokens, 3)
+    kept(log, 1, 0, (7, 8, 9))
+    log.keep(tree, rows, (0.5,))
+    assert (log.end, log.num_bytes) == (6, 3 * ROW + len(rows))
+    assert list(log.since(3, 512)) == [(tree, rows, (0.5,))]
+    assert list(log.since(0, 512))[-1] == (tree, rows, (0.5,))
+    assert list(log.since(5, 512)) == [(Round(SESSION, 2, 5, (3,), 0, False), rows[2 * ROW : 3 * ROW], (0.5,))]
+    kept(log, 3, 5, (6, 7))
+    assert (log.end, log.num_bytes) == (7, 7 * ROW)
+    assert next(iter(log.text(3, 9, 512)))[1] == rows[: 2 * ROW] + rows_of((6, 7), 5)
+
+
 def test_a_log_that_does_not_reach_back_says_nothing() -> None:
     log = Sent()
     kept(log, 0, 0, (1, 2, 3))

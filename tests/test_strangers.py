@@ -169,10 +169,10 @@ def test_a_generation_that_breaks_while_it_prefills_leaves_nothing_open(
         ):
             generation = model.stream(PROMPT)
 
-            def fail(*_: object) -> list[int]:
+            def fail(*_: object) -> None:
                 raise MemoryError("no memory")
 
-            monkeypatch.setattr(generation._draft._drafter, "propose", fail)
+            monkeypatch.setattr(generation._draft._drafter, "follow", fail)
             with pytest.raises(MemoryError):
                 async for _ in generation:
                     pass

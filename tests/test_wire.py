@@ -62,7 +62,8 @@ samplings = st.builds(
 def rounds(draw: st.DrawFn) -> Round:
     ids = draw(tokens)
     num_drafts = draw(st.integers(0, len(ids) - 1))
-    return Round(draw(sessions), draw(counts), draw(counts), ids, num_drafts, draw(st.booleans()))
+    parents = tuple(draw(st.integers(-1, node - 1)) for node in range(num_drafts * draw(st.booleans())))
+    return Round(draw(sessions), draw(counts), draw(counts), ids, num_drafts, draw(st.booleans()), parents)
 
 
 @st.composite
@@ -267,6 +268,16 @@ def test_what_is_cut_off_a_round_is_its_beginning() -> None:
     assert beyond(whole, 8) == Round(SESSION, 1, 8, (7, 8, 9), 2, True)
     assert beyond(whole, 11) is None
     assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 0, False), 7) == Round(SESSION, 1, 7, (3,), 0, False)
+
+
+def test_a_tree_is_cut_down_to_what_is_text_or_becomes_it() -> None:
+    #  text 1 2, newest 3; drafts 4 - 5 (the trunk), 6 beside 5, 7 after 6
+    whole = Round(SESSION, 1, 5, (1, 2, 3, 4, 5, 6, 7), 4, True, (-1, 0, 0, 2))
+    assert (whole.num_text, whole.num_kept, whole.end, whole.reach) == (3, 5, 10, 11)
+    assert beyond(whole, 7) == Round(SESSION, 1, 7, (3, 4, 5, 6, 7), 4, True, (-1, 0, 0, 2))
+    assert beyond(whole, 8) == Round(SESSION, 1, 8, (4, 5), 0, False)
+    assert beyond(whole, 9) == Round(SESSION, 1, 9, (5,), 0, False)
+    assert beyond(whole, 10) is None
 
 
 def test_a_round_without_its_newest_token_is_not_judged() -> None:

@@ -17,6 +17,8 @@ from peer.compute import Failure, Job, Outcome
 from peer.session import Session
 from swarm.model.source import ModelInfo
 from swarm.span import Span
+from swarm.speculation.tree import trunk
+from swarm.wire import Round
 
 VOCAB = 50
 _MODULUS = 1_000_003  # below 2^24: a float32 holds every value
@@ -56,36 +58,53 @@ class ToyEngine:
         rows = (
             list(round.tokens) if job.states is None else np.frombuffer(job.states.data, "f4").astype(int).tolist()
         )
+        parents = nodes_of(round)
         for layer in range(session.span.start, session.span.end):
-            rows = layer_rows(layer, self._cache(session, layer), round.position, rows)
+            rows = layer_rows(layer, self._cache(session, layer), round.position, rows, parents)
             self.computed += len(rows)
         if session.span.end < self._num_layers:
             return Outcome(np.array(rows, "f4").tobytes(), (), 0.001)
-        return Outcome(None, verdict(rows, round.tokens, round.num_drafts) if round.judged else (), 0.001)
+        return Outcome(None, verdict(rows, round) if round.judged else (), 0.001)
 
     def _cache(self, session: Session, layer: int) -> list[Row]:
         return self._caches.setdefault(session.cache, {}).setdefault(layer, [])
 
 
-def layer_rows(layer: int, cache: list[Row], position: int, rows: Sequence[Row]) -> list[Row]:
-    """Write rows into the cache from `position` on, and give those after the layer."""
+def nodes_of(round: Round) -> list[int]:
+    """The parent of each of its tokens."""
+    newest = round.num_text - 1
+    drafts = round.parents or range(-1, round.num_drafts - 1)
+    return [*range(-1, newest), *(newest + 1 + parent for parent in drafts)]
+
+
+def layer_rows(
+    layer: int, cache: list[Row], position: int, rows: Sequence[Row], parents: Sequence[int] | None = None
+) -> list[Row]:
+    """Write rows into the cache from `position` on, as far as each follows the one before, and give those after the
+    layer."""
     assert position <= len(cache), "a gap in the cache"
-    cache[position : position + len(rows)] = rows
+    parents = parents or range(-1, len(rows) - 1)
+    below = sum(value * (i + 1) for i, value in enumerate(cache[:position]))
+    seen: list[tuple[int, int]] = []  # of each node, the sum up to it, and its position
     outputs = []
-    for x in range(position, position + len(rows)):
-        seen = sum(value * (i + 1) for i, value in enumerate(cache[: x + 1]))
-        outputs.append((31 * cache[x] + 17 * seen + layer + 1) % _MODULUS)
+    for row, parent in zip(rows, parents, strict=True):
+        before, x = (below, position - 1) if parent < 0 else seen[parent]
+        seen.append((before + row * (x + 2), x + 1))
+        outputs.append((31 * row + 17 * seen[-1][0] + layer + 1) % _MODULUS)
+    cache[position : position + len(rows)] = rows[: trunk(parents)]
     return outputs
 
 
-def verdict(rows: Sequence[Row], tokens: Sequence[int], num_drafts: int) -> tuple[int, ...]:
+def verdict(rows: Sequence[Row], round: Round) -> tuple[int, ...]:
     """The rule `match`, where the target's own token after a row is that row."""
-    own = [row % VOCAB for row in rows[len(rows) - num_drafts - 1 :]]
-    drafts = tokens[len(tokens) - num_drafts :] if num_drafts else ()
-    accepted = 0
-    while accepted < num_drafts and drafts[accepted] == own[accepted]:
-        accepted += 1
-    return tuple(own[: accepted + 1])
+    parents, here = nodes_of(round), round.num_text - 1
+    taken = [rows[here] % VOCAB]
+    while True:
+        fitting = [i for i in range(here + 1, len(rows)) if parents[i] == here and round.tokens[i] == taken[-1]]
+        if not fitting:
+            return tuple(taken)
+        here = fitting[0]
+        taken.append(rows[here] % VOCAB)
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
+from random import Random
 from typing import Any
 
 from client.chain import Chain
@@ -18,8 +19,9 @@ from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.tree import DraftTree
 from tests.faulty import FaultyNetwork
-from tests.toy import ToyEngine, ToyStage, info, reference
+from tests.toy import VOCAB, ToyEngine, ToyStage, info, reference
 
 FINGERPRINT = "f" * 64
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -139,8 +141,24 @@ class ToySwarm:
             self.network.kill(name)
 
 
+def some_tree(random: Random, expected: Sequence[int], size: int) -> DraftTree:
+    """Drafts of a text that goes on as `expected`: a chain, or a tree with a right branch, of any place and length."""
+    if random.random() < 0.5:
+        return DraftTree.chain([token if random.random() < 0.8 else 0 for token in expected[:size]])
+    tokens, parents, right = list[int](), list[int](), [-1]
+    for node in range(size):
+        if random.random() < 0.6:
+            tokens.append(expected[len(right) - 1])
+            parents.append(right[-1])
+            right.append(node)
+        else:
+            tokens.append(random.randrange(VOCAB))
+            parents.append(random.randrange(-1, node))
+    return DraftTree(tuple(tokens), tuple(parents))
+
+
 class ToyClient:
-    """Generates over a toy swarm, with drafts that are sometimes right."""
+    """Generates over a toy swarm, with trees of drafts that are sometimes right."""
 
     def __init__(
         self,
@@ -176,12 +194,9 @@ class ToyClient:
             await self.target.refresh()
             while len(tokens) < len(prompt) + count:
                 done = len(tokens) - len(prompt)
-                drafts = [
-                    t if random.random() < 0.8 else 0
-                    for t in expected[done : done + random.randint(0, self._window)]
-                ]
+                tree = some_tree(random, expected[done:], random.randint(0, self._window))
                 try:
-                    verdict = await self.chain.verify(tokens, drafts)
+                    verdict = await self.chain.verify(tokens, tree)
                 except ChainLost:
                     if done:
                         raise

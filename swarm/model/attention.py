@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from swarm.errors import ModelUnsupported
 from swarm.model.cache import KVCache
+from swarm.speculation.tree import depths
 
 NAME = "specswarm"
 """The attention implementation's name in a configuration, and the keyword that carries the round."""
@@ -45,21 +46,27 @@ class Segment:
 
     cache: KVCache
     position: int
-    """Slot of the first token; all slots before it are visible, windows apart."""
+    """All slots before it are visible, windows apart; the tokens' chain or tree begins with it."""
     num_tokens: int
     parents: tuple[int, ...] | None = None
+    """Of a tree; its first nodes may be in the cache already, the tokens are the last ones."""
     depths: Sequence[int] = ()
-    """Rope position of each token, counted from `position`; by default 0, 1, 2, ..."""
+    """Rope position of each token, counted from `position`."""
+    slot: int = 0
+    """Of the first token."""
     _views: dict[int | None, View] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.depths:
-            self.depths = range(self.num_tokens) if self.parents is None else tree_depths(self.parents)
+        if self.parents is None:
+            self.depths, self.slot = range(self.num_tokens), self.position
+        else:
+            self.depths = depths(self.parents)[-self.num_tokens :]
+            self.slot = self.position + len(self.parents) - self.num_tokens
 
     @property
     def end(self) -> int:
         """One past the last slot."""
-        return self.position + self.num_tokens
+        return self.slot + self.num_tokens
 
     def view(self, window: int | None, like: Tensor) -> View:
         """What is visible under a sliding window of so many tokens; masks have the dtype and device of `like`."""
@@ -70,18 +77,19 @@ class Segment:
 
     def _build_view(self, window: int | None, like: Tensor) -> View:
         first = 0 if window is None else max(0, self.position - window + 1)
-        if self.num_tokens == 1:
+        if self.num_tokens == 1 and self.slot == self.position:
             return View(first)
         fits = window is None or self.num_tokens <= window
         if self.position == 0 and self.parents is None and fits:
             return View(0, causal=True)
         allowed = torch.ones(self.num_tokens, self.end - first, dtype=torch.bool)
-        within = allowed[:, self.position - first :]  # [tokens, tokens]
-        within.copy_(torch.tril(within) if self.parents is None else tree_mask(self.parents))
+        within = allowed[:, self.position - first :]  # [tokens, nodes]
+        ours = slice(-self.num_tokens, None)
+        within.copy_(torch.tril(within) if self.parents is None else tree_mask(self.parents)[ours])
         if window is not None:
-            places = torch.tensor(self.depths) + self.position
+            places = torch.tensor(self.depths if self.parents is None else depths(self.parents)) + self.position
             seen = torch.cat([torch.arange(first, self.position), places])
-            allowed &= places[:, None] - seen[None, :] < window
+            allowed &= places[ours, None] - seen[None, :] < window
         mask = torch.zeros(allowed.shape, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
         return View(first, mask.to(like.device))
 
@@ -93,14 +101,6 @@ class Packed:
     segments: list[Segment]
     hidden: Tensor | None = None
     """[1, tokens, hidden]: what enters the span's first layer, then what left its last one."""
-
-
-def tree_depths(parents: Sequence[int]) -> list[int]:
-    """Edges from the root to each node; `parents[i] < i`, and -1 hangs a node on the cache itself."""
-    depths: list[int] = []
-    for parent in parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths
 
 
 def tree_mask(parents: Sequence[int]) -> Tensor:
@@ -144,7 +144,7 @@ def attend(
         if len(packed.segments) > 1:
             q, k, v = (t.narrow(1, start, segment.num_tokens) for t in (q, k, v))
             start += segment.num_tokens
-        segment.cache.write(layer, segment.position, k, v)
+        segment.cache.write(layer, segment.slot, k, v)
         view = segment.view(sliding_window, query)
         k, v = segment.cache.read(layer, view.first, segment.end)
         is_plain = softcap is None and s_aux is None

@@ -71,9 +71,9 @@ class KVCache:
 
     @torch.inference_mode()
     def compact(self, base: int, kept: Sequence[int]) -> None:
-        """Move slots base + kept[i] to base + i and forget the rest: what stays of a tree round.
+        """Move slots base + kept[i] to base + i and forget the rest: what stays of a tree at `base`.
 
-        `kept` rises strictly: the indices, within the round written at `base`, of one path from its root.
+        `kept` rises strictly. What was after those that go stays in the order in which it was.
         """
         end = base + len(kept)
         if list(kept) != list(range(len(kept))):

@@ -26,18 +26,18 @@ _TRIAL = (((5,), 2), ((7,), 3), ((1,), 1), ((6, 3), 1), ((2, 17), 2), ((4,), 0))
 class Slice:
     """The tokens of one session in a round.
 
-    Token i takes slot `position + i` and rope position `position + depth(i)`, and sees every slot before
-    `position`, its ancestors and itself. Without `parents` each token's parent is the one before it.
+    Node i of their chain or tree takes slot `position + i` and rope position `position + depth(i)`, and sees every slot
+    before `position`, its ancestors and itself. Without `parents` each token's parent is the one before it.
     """
 
     cache: KVCache
     position: int
-    """Slot, and position in the text, of the first token; at most `cache.length`."""
+    """Slot, and position in the text, where the chain or tree begins; at most `cache.length`."""
     inputs: Tensor
     """Token ids int64 [n] where the stage has layer 0, else hidden states [n, hidden]."""
     parents: tuple[int, ...] | None = None
-    """A tree: for each token the index of its parent in this slice, always a smaller one; `parents[0]` is -1,
-    the newest committed token. -1 elsewhere starts another branch right after the cache."""
+    """A tree: for each node the index of its parent, always a smaller one; -1 starts a branch right after the slots
+    before `position`. If there are more nodes than inputs, the first ones are in the cache already."""
     num_logits: int = 0
     """Of the last stage: logits are wanted for so many trailing tokens."""
 
@@ -148,14 +148,12 @@ class Stage:
 
     def _open(self, piece: Slice) -> Segment:
         """Make room for a slice. Raises UsageError where it would leave a gap or pass the model's last position."""
-        tokens = piece.inputs.shape[0]
-        end = piece.position + tokens
-        if not 0 <= piece.position <= piece.cache.length:
-            raise UsageError(f"position {piece.position} leaves a gap after the {piece.cache.length} cached tokens")
-        segment = Segment(piece.cache, piece.position, tokens, piece.parents)
+        segment = Segment(piece.cache, piece.position, piece.inputs.shape[0], piece.parents)
+        if not 0 <= piece.position <= segment.slot <= piece.cache.length:
+            raise UsageError(f"slot {segment.slot} leaves a gap after the {piece.cache.length} cached tokens")
         if piece.position + max(segment.depths) >= self.info.max_positions:
             raise UsageError(f"the model ends at {self.info.max_positions} tokens")
-        piece.cache.reserve(end)
+        piece.cache.reserve(segment.end)
         return segment
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from swarm.speculation.noise import gumbel
 
+_FIELD = 4096  # tokens that a drafter has take part in a contest
+
 
 class Sampling(msgspec.Struct, frozen=True):
     """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole."""
@@ -56,6 +58,26 @@ def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling)
     own = whole[token] + gumbel(sampling.seed, position, torch.tensor(token))
     left_out = scores.min() - whole[token]  # by how much top-k or top-p leave the token out
     return max(float(best - own), float(left_out), 0.0) * sampling.temperature / spread
+
+
+def contest(
+    logits: Tensor, context: Sequence[int], sampling: Sampling, count: int
+) -> tuple[list[int], list[float]]:
+    """The `count` tokens that are nearest to being chosen after `context`, the choice first, and their scores.
+
+    The choice is the token of the greatest score: logits [vocab] over the temperature, and the noise. Of a large
+    vocabulary those that are likeliest without noise are looked at.
+    """
+    if sampling.repetition_penalty != 1.0:
+        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+    if sampling.temperature == 0.0:
+        scores, ids = logits.topk(min(count, len(logits)))
+        return ids.tolist(), scores.tolist()
+    first, known = logits.topk(min(_FIELD, len(logits)))
+    scores, ids = narrow((first.double() - first[0]) / sampling.temperature, sampling)
+    noisy = scores + gumbel(sampling.seed, len(context), known[ids])
+    scores, best = noisy.topk(min(count, len(noisy)))
+    return known[ids[best]].tolist(), scores.tolist()
 
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:

@@ -97,3 +97,31 @@ def test_a_second_root_branches_right_after_the_cache(tmp_path: Path) -> None:
     (in_tree,) = chain.run((6, nodes, (-1, -1, 1)))
     (alone,) = zoo.Chain(chain.stages).run((0, torch.cat([prefix, nodes[1:]])))
     assert (in_tree[1:] - alone[6:]).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_that_grows_in_pieces_equals_the_whole(family: str, tmp_path: Path) -> None:
+    chain = make_chain(family, tmp_path)
+    grown = zoo.Chain(chain.stages)
+    prefix, nodes = zoo.random_ids(9, seed=1), zoo.random_ids(len(PARENTS), seed=2)
+    for each in (chain, grown):
+        each.run((0, prefix))
+    (whole,) = chain.run((9, nodes, PARENTS))
+    pieces = [grown.run((9, nodes[a:b], PARENTS[:b]))[0] for a, b in ((0, 1), (1, 2), (2, 6), (6, 9))]
+    assert (torch.cat(pieces) - whole).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_branch_that_was_kept_grows_on(family: str, tmp_path: Path) -> None:
+    chain = make_chain(family, tmp_path)
+    prefix, nodes = zoo.random_ids(9, seed=1), zoo.random_ids(len(PARENTS), seed=2)
+    chain.run((0, prefix))
+    (whole,) = chain.run((9, nodes[:7], PARENTS[:7]))
+    chain.compact(0, 9, [0, 1, 3, 4, 6])  # text goes on by 0 and 1, of which 3 and 4 are children, and 6 is of 3
+    more = zoo.random_ids(2, seed=3)
+    (after,) = chain.run((11, more, (-1, -1, 0, 2, 1)))
+    for path, leaf, row in (((0, 1, 3, 6), 0, after[0]), ((0, 1, 4), 1, after[1])):
+        text = torch.cat([prefix, nodes[list(path)], more[leaf : leaf + 1]])
+        (alone,) = zoo.Chain(chain.stages).run((0, text))
+        assert (row - alone[-1]).abs().max() <= 1e-4
+        assert (whole[path[-1]] - alone[-2]).abs().max() <= 1e-4

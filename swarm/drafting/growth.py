@@ -1,0 +1,159 @@
+"""A tree of guesses that grows best first, and takes root anew when the text goes on. Pure.
+
+The value of a node is the product of the chances along its path (see `speculation.calibration`). Whatever is known of
+it outlives the round: the part of the tree behind the tokens that were committed is the next tree.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+from swarm.speculation.calibration import Calibration
+from swarm.speculation.tree import ROOT, DraftTree
+
+_LEAST = 0.004  # chance of a node that is kept
+
+
+class Node:
+    """One guess: a token after those of its parents. The root is the text's newest token."""
+
+    __slots__ = ("chance", "children", "choices", "depth", "parent", "scores", "slot", "token")
+
+    def __init__(self, token: int, parent: Node | None, chance: float) -> None:
+        self.token = token
+        self.parent = parent
+        self.chance = chance
+        """That it stands, and so all on the way to it."""
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.slot = -1
+        """Where the drafter has it, once it was worked out."""
+        self.scores: Sequence[float] = ()
+        self.choices: Sequence[int] = ()
+        """The draft's first choices after it, and their scores, once it was worked out."""
+        self.children: list[Node] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not worked out yet."""
+        return not self.choices
+
+    def child(self, token: int) -> Node | None:
+        """The child with this token, if there is one."""
+        return next((child for child in self.children if child.token == token), None)
+
+    def path(self) -> list[int]:
+        """The tokens from below the root to this node."""
+        return [*self.parent.path(), self.token] if self.parent else []
+
+
+class Growth:
+    """The tree behind one text."""
+
+    def __init__(self, width: int) -> None:
+        """`width`: most children of a node; 1 makes it a chain."""
+        self._width = width
+        self._calibration = Calibration()
+        self._room = 0
+        self.plant(0)
+
+    def plant(self, token: int) -> None:
+        """Begin anew with nothing but a root."""
+        self.root = Node(token, None, 1.0)
+        self._frontier: list[tuple[float, int, Node]] = []  # open nodes, the likeliest first
+        self._pushed = 0
+        self._push(self.root)
+
+    def limit(self, room: int) -> None:
+        """Guess at most so many tokens far."""
+        self._room = room
+
+    @property
+    def promise(self) -> float:
+        """The chance of the likeliest open node."""
+        return -self._frontier[0][0] if self._frontier else 0.0
+
+    def pick(self, count: int) -> list[Node]:
+        """Take at most `count` of the likeliest open nodes, to be worked out."""
+        return [heapq.heappop(self._frontier)[2] for _ in range(min(count, len(self._frontier)))]
+
+    def work_out(self, node: Node, choices: Sequence[int], scores: Sequence[float]) -> None:
+        """A node's first choices are these; `scores`: the greatest first."""
+        node.choices, node.scores = choices, scores
+        self._branch(node)
+        for child in node.children:
+            self._push(child)
+
+    def advance(self, tokens: Sequence[int]) -> list[Node]:
+        """The text goes on by `tokens`: learn from it, and take root at the last of them.
+
+        The nodes that spell them, as far as there are any; if that is not to the end, the tree begins anew.
+        """
+        here, path = self.root, list[Node]()
+        for token in tokens:
+            if not here.is_open:
+                rank = here.choices.index(token) if token in here.choices else None
+                self._calibration.learn(here.scores, rank)
+            following = here.child(token)
+            if following is None:
+                self.plant(tokens[-1])
+                return path
+            here = following
+            path.append(here)
+        here.parent, self.root = None, here
+        self._value_anew()
+        return path
+
+    def nodes(self) -> Iterator[Node]:
+        """All of them below the root, parents before their children."""
+        waiting = [self.root]
+        while waiting:
+            children = waiting.pop().children
+            yield from children
+            waiting += children
+
+    def best(self, size: int) -> list[Node]:
+        """The `size` likeliest nodes below the root, the likeliest first; each with its parents."""
+        return heapq.nlargest(size, self.nodes(), key=lambda node: node.chance)
+
+    def tree(self, size: int) -> DraftTree:
+        """The `size` likeliest nodes, each branch behind those that are likelier."""
+        wanted = set(self.best(size))
+        found: list[Node] = []
+        places: dict[Node, int] = {self.root: ROOT}
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            if node is not self.root:
+                places[node] = len(found)
+                found.append(node)
+            waiting += [child for child in reversed(node.children) if child in wanted]
+        parents = tuple(places[node.parent] for node in found if node.parent)
+        return DraftTree(tuple(node.token for node in found), parents, tuple(node.chance for node in found))
+
+    def _push(self, node: Node) -> None:
+        self._pushed += 1
+        heapq.heappush(self._frontier, (-node.chance, self._pushed, node))
+
+    def _value_anew(self) -> None:
+        """All chances from the root on, by what is known now."""
+        self._frontier.clear()
+        self.root.chance, self.root.depth = 1.0, 0
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            if node.is_open:
+                self._push(node)
+            else:
+                self._branch(node)
+                waiting += node.children
+
+    def _branch(self, node: Node) -> None:
+        """Value the children of a node that is worked out; those likely enough are there afterwards."""
+        shares = self._calibration.chances(node.scores)
+        for i, token in enumerate(node.choices[: self._width]):
+            chance = shares[i] * node.chance
+            if i < len(node.children):
+                node.children[i].chance, node.children[i].depth = chance, node.depth + 1
+            elif chance >= _LEAST and node.depth < self._room:
+                node.children.append(Node(token, node, chance))

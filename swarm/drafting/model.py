@@ -1,0 +1,160 @@
+"""A small model as a drafter: its tree of guesses lives in its cache, and grows several nodes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from swarm.drafting.growth import Growth, Node
+from swarm.errors import UsageError
+from swarm.model.loading import load_stage
+from swarm.model.source import ModelSource
+from swarm.model.stage import Slice, Stage
+from swarm.span import Span
+from swarm.speculation.sampling import Sampling, contest
+from swarm.speculation.tree import DraftTree
+
+_AT_ONCE = 8  # nodes that are worked out in one forward pass
+_FIRST = 16  # choices whose scores are kept
+_MAX_NODES = 256  # that are worked out and kept
+
+
+class ModelDrafter:
+    """Ranks what may follow by the draft's own scores, with the sampling and the noise of the target's own choice.
+
+    Its cache holds the text before the newest token, then the nodes of the tree that are worked out, in that order.
+    """
+
+    def __init__(self, stage: Stage, vocab_size: int, sampling: Sampling, width: int) -> None:
+        """`stage` holds all layers of the draft; tokens from `vocab_size` on do not exist for the target; a node has at
+        most `width` children."""
+        self._stage = stage
+        self._vocab_size = vocab_size
+        self._sampling = sampling
+        self._at_once = _AT_ONCE if width > 1 else 1
+        self._growth = Growth(width)
+        self._cache = stage.new_cache()
+        self._text: list[int] = []
+        self._end = 0  # one past the last position that is guessed
+        self._cached = 0  # positions of the text that the cache holds, before the root
+        self._slots: list[Node] = []  # nodes in the cache; the root is the first
+
+    def follow(self, text: Sequence[int], room: int) -> None:
+        """Keep what is known of this text, and of what may follow."""
+        room = min(room, self._stage.info.max_positions - len(text))
+        known = _common_prefix(self._text, text)
+        self._growth.limit(room)
+        is_nearer, self._end = len(text) + room < self._end, len(text) + room
+        if known == len(self._text) > 0 and not is_nearer:
+            if len(text) > known:
+                self._advance(text[known:])
+        else:
+            self._cached = min(self._cached, known, len(text) - 1)
+            self._slots = []
+            self._growth.plant(text[-1])
+        self._text = list(text)
+
+    def grow(self) -> int:
+        """Run the likeliest open nodes; before them, the text that the cache lacks."""
+        if self._is_lost or len(self._slots) >= _MAX_NODES:
+            return 0
+        nodes = self._growth.pick(self._at_once)
+        if nodes:
+            self._run(nodes)
+        return len(nodes)
+
+    @property
+    def promise(self) -> float:
+        """The chance of the likeliest open node."""
+        return 0.0 if self._is_lost or len(self._slots) >= _MAX_NODES else self._growth.promise
+
+    def chances(self, size: int) -> list[float]:
+        """Of the best nodes."""
+        return [node.chance for node in self._growth.best(size)]
+
+    def tree(self, size: int) -> DraftTree:
+        """The best nodes."""
+        return self._growth.tree(size)
+
+    @property
+    def _base(self) -> int:
+        """The position of the root."""
+        return len(self._text) - 1
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether the draft cannot go on with this text: its context ends, or there is a token it does not know."""
+        if self._base >= self._stage.info.max_positions or self._growth.root.token >= self._stage.info.vocab_size:
+            return True
+        return any(token >= self._stage.info.vocab_size for token in self._text[self._cached :])
+
+    def _advance(self, tokens: Sequence[int]) -> None:
+        """Let the text go on: of the tree in the cache, what it went through becomes text, and what is behind stays."""
+        base, before = self._base, self._growth.root
+        path = [before, *self._growth.advance(tokens)]
+        root = self._growth.root
+        through = [node for node in path if node is not root and node.slot >= 0]
+        kept = list(through)
+        if root in path:
+            behind = {root}
+            for node in self._slots:
+                if node is root or node.parent in behind:
+                    behind.add(node)
+                    kept.append(node)
+        if self._slots:
+            self._cache.compact(base, [node.slot for node in kept])
+        self._cached += len(through)
+        self._slots = kept[len(through) :]
+        for slot, node in enumerate(self._slots):
+            node.slot = slot
+
+    def _run(self, nodes: Sequence[Node]) -> None:
+        """Work nodes out in one forward pass."""
+        lacking = self._text[self._cached : self._base]
+        start = self._base - len(lacking)
+        inputs = torch.tensor([*lacking, *(node.token for node in nodes)])
+        for node in nodes:
+            node.slot = len(self._slots)
+            self._slots.append(node)
+        parents = [node.parent.slot if node.parent else -1 for node in self._slots]
+        is_chain = parents == list(range(-1, len(parents) - 1))
+        piece = Slice(
+            self._cache,
+            start if lacking or not is_chain else start + len(self._slots) - len(nodes),
+            inputs,
+            None if is_chain else tuple(parents),
+            num_logits=len(nodes),
+        )
+        logits = self._stage.forward([piece])[0][:, : self._vocab_size]
+        self._cached = self._base
+        for node, row in zip(nodes, logits, strict=True):
+            self._growth.work_out(node, *contest(row, [*self._text, *node.path()], self._sampling, _FIRST))
+
+
+def _common_prefix(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many first tokens are equal."""
+    for i, (one, other) in enumerate(zip(ours, theirs, strict=False)):
+        if one != other:
+            return i
+    return min(len(ours), len(theirs))
+
+
+class DraftModel:
+    """A draft model, loaded once; each generation gets a drafter of its own."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    @classmethod
+    def load(cls, name: str, target_tokenizer: object, *, device: str = "cpu") -> DraftModel:
+        """Load all layers of `name`. Raises UsageError unless it has the target's tokenizer."""
+        source = ModelSource.resolve(name)
+        vocabulary = source.tokenizer().get_vocab()
+        if vocabulary != target_tokenizer.get_vocab():  # type: ignore[attr-defined]  # transformers is untyped
+            raise UsageError(f"draft {name} has another tokenizer than the target: use one of the same family")
+        return cls(load_stage(source, Span(0, source.info.num_layers), device=device))
+
+    def drafter(self, vocab_size: int, sampling: Sampling, width: int) -> ModelDrafter:
+        """A drafter for one generation: see ModelDrafter."""
+        return ModelDrafter(self._stage, vocab_size, sampling, width)

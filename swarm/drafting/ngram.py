@@ -1,0 +1,62 @@
+"""Prompt lookup: what followed the last few tokens when they occurred before (Saxena 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm.speculation.tree import DraftTree
+
+_LONGEST = 4  # tokens of a suffix that is looked up
+_FARTHEST = 64  # tokens that are taken from where it stood before
+_MEMORY = 0.95  # weight of what was known before, against one more token
+_AT_FIRST = 0.5  # share of its drafts that stand, until it is known
+
+
+class NgramDrafter:
+    """One chain of drafts, from the text alone."""
+
+    def __init__(self, longest: int = _LONGEST) -> None:
+        self._longest = longest
+        self._text: list[int] = []
+        self._room = 0
+        self._found: list[int] | None = None  # None: not looked for yet
+        self._right = _AT_FIRST
+
+    def follow(self, text: Sequence[int], room: int) -> None:
+        """Learn from how the text went on, and forget what was found for it."""
+        if self._found and len(text) > len(self._text) and list(text[: len(self._text)]) == self._text:
+            for guess, token in zip(self._found, text[len(self._text) :], strict=False):
+                self._right += (1 - _MEMORY) * ((guess == token) - self._right)
+                if guess != token:
+                    break
+        self._text, self._room, self._found = list(text), room, None
+
+    def grow(self) -> int:
+        """Look the text's end up, once."""
+        if self._found is not None:
+            return 0
+        self._found = continuation(self._text, self._longest)[: min(self._room, _FARTHEST)]
+        return len(self._found)
+
+    @property
+    def promise(self) -> float:
+        """It finds all at once."""
+        return 1.0 if self._found is None else 0.0
+
+    def chances(self, size: int) -> list[float]:
+        """Each draft stands with the same chance, if the one before does."""
+        return [self._right ** (i + 1) for i in range(min(size, len(self._found or ())))]
+
+    def tree(self, size: int) -> DraftTree:
+        """A chain."""
+        return DraftTree.chain((self._found or [])[:size], self.chances(size))
+
+
+def continuation(text: Sequence[int], longest: int) -> list[int]:
+    """What followed the latest earlier occurrence of the longest suffix, of at most `longest` tokens, that has one."""
+    for size in range(min(longest, len(text) - 1), 0, -1):
+        suffix = list(text[-size:])
+        for start in range(len(text) - size - 1, -1, -1):
+            if list(text[start : start + size]) == suffix:
+                return list(text[start + size :])
+    return []

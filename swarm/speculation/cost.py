@@ -1,0 +1,101 @@
+"""What a trip costs and brings, and with that how much is best drafted. Pure.
+
+    tokens per second = E[tokens per trip] / seconds per trip
+    E[tokens per trip] = 1 + the chances of all drafts, added up
+    seconds per trip = fixed + per_position * positions + drafting that is not hidden
+
+`fixed` are the links and the stages' start; `per_position` is compute and bytes of one more token in a round. Both are
+fitted to the trips themselves, so whatever makes them up is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MEMORY = 0.95  # weight of what was known before, against one more trip
+_FIRST_TRIP = 0.1  # seconds that a trip takes, until one was made
+_OUTLIER = 2.0  # times the expected seconds, at which a trip is cut
+
+
+class TripCost:
+    """A line through the trips so far: seconds against positions, old trips forgotten bit by bit."""
+
+    def __init__(self, per_position: float = 0.0, trust: float = 100.0) -> None:
+        """`per_position`: seconds that are announced; `trust`: its weight, in squared positions off the mean."""
+        self._announced = per_position
+        self._trust = trust
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any trip was made."""
+        return self._weight > 0
+
+    def announce(self, per_position: float) -> None:
+        """The chain is another one."""
+        self._announced = per_position
+
+    def note(self, positions: int, seconds: float) -> None:
+        """A trip of a round with so many tokens has taken that long."""
+        if self.is_known:
+            seconds = min(seconds, _OUTLIER * self.seconds(positions))
+        self._weight = _MEMORY * self._weight + 1
+        self._x = _MEMORY * self._x + positions
+        self._y = _MEMORY * self._y + seconds
+        self._xx = _MEMORY * self._xx + positions**2
+        self._xy = _MEMORY * self._xy + positions * seconds
+
+    @property
+    def per_position(self) -> float:
+        """Seconds for one more token: least squares, drawn to what is announced."""
+        if not self.is_known:
+            return self._announced
+        spread = self._xx - self._x**2 / self._weight
+        together = self._xy - self._x * self._y / self._weight
+        return max((together + self._trust * self._announced) / (max(spread, 0.0) + self._trust), 0.0)
+
+    @property
+    def fixed(self) -> float:
+        """Seconds of a round without any tokens."""
+        if not self.is_known:
+            return _FIRST_TRIP
+        return max((self._y - self.per_position * self._x) / self._weight, 0.0)
+
+    def seconds(self, positions: int) -> float:
+        """What a round of so many tokens takes."""
+        return self.fixed + self.per_position * positions
+
+
+class Cost:
+    """Of one generation: trips, and what drafting takes."""
+
+    def __init__(self) -> None:
+        self.trip = TripCost()
+        self.per_draft = 0.0
+        """Seconds to work out one draft, on the average."""
+        self._drafts = self._draft_seconds = 0.0
+
+    def note_drafting(self, drafts: int, seconds: float) -> None:
+        """It took so long to work out so many drafts."""
+        self._drafts = _MEMORY * self._drafts + drafts
+        self._draft_seconds = _MEMORY * self._draft_seconds + seconds
+        self.per_draft = self._draft_seconds / max(self._drafts, 1.0)
+
+    def rate(self, chances: Sequence[float]) -> float:
+        """Tokens per second with these drafts, one trip after the other."""
+        return (1 + sum(chances)) / self.trip.seconds(1 + len(chances))
+
+    def best_size(self, chances: Sequence[float]) -> int:
+        """How many of these drafts, the likeliest first, bring most tokens per second."""
+        expected, best, size = 1.0, 0.0, 0
+        for count in range(len(chances) + 1):
+            expected += chances[count - 1] if count else 0.0
+            rate = expected / self.trip.seconds(1 + count)
+            if rate > best:
+                best, size = rate, count
+        return size
+
+    def is_worth_drafting(self, chances: Sequence[float], promise: float) -> bool:
+        """Whether one more draft, of at most the chance `promise`, would bring more than working it out and sending it
+        takes."""
+        return promise > (self.per_draft + self.trip.per_position) * self.rate(chances)

@@ -1,0 +1,78 @@
+"""Trees of drafts: several ways in which a text may go on, verified in one trip.
+
+Nodes are numbered so that a parent comes before its children; the parent -1 is the text's newest token. The *trunk*
+are the first nodes, as far as each follows the one before: a chain is all trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+ROOT = -1
+
+
+def depths(parents: Sequence[int]) -> list[int]:
+    """Edges from a child of the root, 0, to each node."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(0 if parent == ROOT else found[parent] + 1)
+    return found
+
+
+def trunk(parents: Sequence[int]) -> int:
+    """How many nodes the trunk has."""
+    for node, parent in enumerate(parents):
+        if parent != node - 1:
+            return node
+    return len(parents)
+
+
+def walk(tokens: Sequence[int], parents: Sequence[int], path: Sequence[int]) -> list[int]:
+    """The nodes that spell the tokens of `path`, from the root on, as far as there are any."""
+    nodes: list[int] = []
+    for token in path:
+        here = nodes[-1] if nodes else ROOT
+        fitting = (i for i, parent in enumerate(parents) if parent == here and tokens[i] == token)
+        node = next(fitting, None)
+        if node is None:
+            break
+        nodes.append(node)
+    return nodes
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """What a drafter proposes."""
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    """Of each node."""
+    chances: tuple[float, ...] = ()
+    """How likely it is, as far as the drafter knows, that each node stands, and so all on the way to it."""
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int], chances: Sequence[float] = ()) -> DraftTree:
+        """Each token follows the one before."""
+        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(chances))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether it has one branch alone."""
+        return trunk(self.parents) == len(self)
+
+    def accepted(self, verdict: Sequence[int]) -> list[int]:
+        """The nodes that stand by a verdict: all of its tokens but the last are drafts."""
+        return walk(self.tokens, self.parents, verdict[:-1])
+
+    def cut(self, size: int) -> DraftTree:
+        """Its first `size` nodes."""
+        return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size])
+
+
+NOTHING = DraftTree()
+"""No drafts: plain decoding."""
