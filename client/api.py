@@ -35,11 +35,13 @@ from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
 from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.windows import BestWindow, FixedWindow
 from swarm.transport import Network
 
 _TEXT_OPTIONS = {"temperature", "top_k", "top_p", "repetition_penalty", "seed"}  # on which the text depends
+_USUAL_IN_FLIGHT = 4
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
 """Most ways in which drafts branch after a token."""
@@ -65,7 +67,9 @@ class Generation:
         self._round_tokens = round_tokens(wanted)
         tree = model.config.tree if options.tree is None else options.tree
         drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
-        self._draft = Draft(drafter, model.thread, window, self._cost)
+        wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
+        overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
+        self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []

@@ -32,6 +32,7 @@ from client.routing import Hop, Kind
 from client.session import ChainSession
 from client.target import Target
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
+from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
 from swarm.wire import MAX_TAIL, Progress, Verdict
@@ -50,8 +51,13 @@ class _Astray(SwarmUnreachable):
 class _Verdict:
     """What has gone wrong so far with one verdict that is waited for."""
 
-    def __init__(self, number: int, now: float) -> None:
+    def __init__(self, number: int, now: float, *, is_first: bool = False, is_sent: bool = False) -> None:
         self.number = number
+        self.is_first = is_first
+        self.was_on_its_way = is_sent
+        """Whether its round had been sent before it was asked for."""
+        self.is_sent = is_sent
+        """Whether there is nothing to be done but wait."""
         self.started = self.moved = now
         """When it was first asked for, and when something last moved."""
         self.farthest: dict[str, tuple[int, int]] = {}
@@ -109,6 +115,7 @@ class Chain:
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
         self._pending = _Verdict(0, 0.0)
+        self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
         self._witness = witness
         self._avoid = avoid
@@ -122,8 +129,9 @@ class Chain:
 
     @property
     def was_disturbed(self) -> bool:
-        """Whether the last verdict took longer than a trip: it brought the prompt, or something went wrong."""
-        return self._pending.is_disturbed or self._pending.number == 1
+        """Whether the last verdict took other than a trip: it brought the prompt, was on its way, or something went
+        wrong."""
+        return self._pending.is_disturbed or self._pending.is_first or self._pending.was_on_its_way
 
     @property
     def settled(self) -> int:
@@ -151,18 +159,42 @@ class Chain:
             if self._session is None or self._is_stale:
                 self._session = await self._opened_anew()
             if self._session.is_whole and self._session.lacks(tokens) > MAX_TAIL:
-                await self._session.prefill(self._pending.number + 1, tokens, self._timer.ceiling)
+                await self._session.prefill(self._last_number + 1, tokens, self._timer.ceiling)
         except PeerError as error:  # the round itself will mend the chain
             self._blame(error)
 
+    @property
+    def flight(self) -> Flight | None:
+        """The tree of drafts that is on its way, if one is and nothing is wrong with the chain."""
+        session = self._session
+        return session.flight if session and session.is_whole and not self._is_stale else None
+
+    def judges(self, tokens: Sequence[int]) -> bool:
+        """Whether a verdict on what follows the text `tokens` is on its way."""
+        return self.flight is not None and self.flight.judges(tokens)
+
+    async def send_more(self, more: DraftTree) -> None:
+        """Have more drafts judged of the tree on its way: see Flight. Whatever goes wrong, `verify` will mend."""
+        session = self._session
+        if self.flight is None or session is None or session.leaving:
+            return
+        self._last_number += 1
+        try:
+            await session.send_more(self._last_number, more, self._timer.ceiling)
+        except PeerError as error:
+            self._blame(error)
+
     async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
-        """The verdict on the drafts of `tree` after the text `tokens`.
+        """The verdict on the drafts of `tree` after the text `tokens`; on those on their way, if they go on with it.
 
         Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last.
         """
-        pending = self._pending = _Verdict(self._pending.number + 1, _now())
+        is_first, is_sent = self._last_number == 0, self.judges(tokens)
+        number = self.flight.number if is_sent and self.flight else None
+        pending = _Verdict(number or self._last_number + 1, _now(), is_first=is_first, is_sent=is_sent)
+        self._pending = pending
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_PASSING if pending.number > 1 else _PASSING[:-1]),
+            retry=retry_if_exception_type(_PASSING[:-1] if is_first else _PASSING),
             stop=self._is_hopeless,
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
@@ -173,7 +205,7 @@ class Chain:
             stalled = max(seconds - self._timer.mean, 0.0)
             self.stall_seconds += stalled
             metrics.STALL_SECONDS.inc(stalled)
-        elif pending.number > 1:  # the first one brings the prompt
+        elif not self.was_disturbed:
             self._timer.note(seconds)
         return verdict
 
@@ -196,9 +228,11 @@ class Chain:
         try:
             return await self._try(tokens, tree)
         except PeerError as error:
+            self._pending.is_sent = False
             self._blame(error)
             raise
         except _PASSING:
+            self._pending.is_sent = False
             self._pending.is_disturbed = True
             raise
 
@@ -224,24 +258,31 @@ class Chain:
         session = self._session
         self.history.note(session, session.hops, len(tokens))
         wait = self._timer.wait(self._extra(session, tokens))
-        await session.send(pending.number, tokens, tree, self._timer.ceiling)
+        if not pending.is_sent or session.flight is None:
+            await self._send(session, tokens, tree)
         while True:
             verdict = await session.verdict(pending.number, wait)
             if verdict is not None:
-                session.take(tokens, self._accepted(verdict, tree, session))
+                self._take(verdict, session)
                 return verdict
             await self._look_for_the_round(session, len(tokens))
             wait = min(2 * wait, self._timer.ceiling)
 
-    def _accepted(self, verdict: Verdict, tree: DraftTree, session: ChainSession) -> list[int]:
-        """The drafts that stand. Raises PeerLost, of the last hop, for a verdict that cannot be."""
+    async def _send(self, session: ChainSession, tokens: Sequence[int], tree: DraftTree) -> None:
+        """Begin a tree: again under the same number, unless more of it, or of another one, was sent since."""
+        pending = self._pending
+        if pending.was_on_its_way or pending.number < self._last_number:
+            pending.number, pending.was_on_its_way = self._last_number + 1, False
+        self._last_number = pending.number
+        await session.send(pending.number, tokens, tree, self._timer.ceiling)
+
+    def _take(self, verdict: Verdict, session: ChainSession) -> None:
+        """Take note of a verdict. Raises PeerLost, of the last hop, for one that cannot be."""
         last = session.hops[-1].contact.peer_id
-        nodes = tree.accepted(verdict.tokens)
-        if len(nodes) != len(verdict.tokens) - 1:
-            raise PeerLost(last, "its verdict does not fit the round")
         if verdict.tokens[-1] >= self._target.info.vocab_size:
             raise PeerLost(last, "its verdict names a token that does not exist")
-        return nodes
+        if not session.take(verdict):
+            raise PeerLost(last, "its verdict does not fit the round")
 
     def _extra(self, session: ChainSession, tokens: Sequence[int]) -> float:
         """Seconds to give on top of a usual trip, for what must be prefilled and for a chain that is not known yet."""
@@ -306,7 +347,7 @@ class Chain:
         new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
         if gone:
             log.info("mending by %s", new)
-        await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens))))
+        await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens)), session.judged))
         session.drop(session.outside)
         if gone:
             self._count_reroute()

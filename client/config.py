@@ -16,14 +16,21 @@ MAX_WINDOW = 64
 """Drafts of a round: peers take so many, unless they are told otherwise."""
 
 
-def _read_window(value: object) -> object:
-    """`auto` or a number within the limit. Raises ValueError."""
-    if value == "auto" or (isinstance(value, int | str) and str(value).isdecimal() and int(value) <= MAX_WINDOW):
-        return value if value == "auto" else int(str(value))
-    raise ValueError(f"neither auto nor a number from 0 to {MAX_WINDOW}")
+def _auto_or(low: int, high: int) -> BeforeValidator:
+    """`auto` or a number within these limits. Raises ValueError."""
+
+    def read(value: object) -> object:
+        if value == "auto":
+            return value
+        if isinstance(value, int | str) and str(value).isdecimal() and low <= int(value) <= high:
+            return int(value)
+        raise ValueError(f"neither auto nor a number from {low} to {high}")
+
+    return BeforeValidator(read)
 
 
-Window = Annotated[Literal["auto"] | int, BeforeValidator(_read_window)]
+Window = Annotated[Literal["auto"] | int, _auto_or(0, MAX_WINDOW)]
+InFlight = Annotated[Literal["auto"] | int, _auto_or(1, 16)]
 
 
 class ClientConfig(Observed):
@@ -53,6 +60,8 @@ class ClientConfig(Observed):
     """Most tokens drafted for one round: as many as bring most tokens per second, or a number; 0 is plain decoding."""
     tree: bool = True
     """Whether drafts are a tree, where the drafter has more than one guess; else a chain."""
+    in_flight: InFlight = "auto"
+    """Rounds that may be on their way at a time: drafts follow those before them before the verdict is back."""
     wait_floor: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that are waited for a verdict, at least, before the peers are asked what became of it, ..."""
     wait_ceiling: Annotated[float, Field(gt=0)] = 30.0
@@ -78,6 +87,8 @@ class GenerationConfig(Config):
     window: Window | None = None
     """Other than the client's own."""
     tree: bool | None = None
+    """Other than the client's own."""
+    in_flight: InFlight | None = None
     """Other than the client's own."""
     resume: Path | None = None
     """A file that keeps the tokens as they come, and from which an interrupted generation goes on."""

@@ -16,6 +16,7 @@ from client.chain import Chain
 from swarm.drafting.drafter import Drafter
 from swarm.span import Span
 from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
 from swarm.wire import Verdict
@@ -25,16 +26,22 @@ T = TypeVar("T")
 
 _LEAST_AHEAD = 0.02
 """Chance of a draft that is still worked out while a round is in flight."""
+_MAX_FLIGHT = 256
+"""Drafts of a tree on its way, above which it gets no more."""
 
 
 class Draft:
     """A drafter on the torch thread, as the event loop sees it, and how much of it a round gets."""
 
-    def __init__(self, drafter: Drafter, thread: Executor, window: Window, cost: Cost) -> None:
+    def __init__(self, drafter: Drafter, thread: Executor, window: Window, overlap: Overlap, cost: Cost) -> None:
         self._drafter = drafter
         self._thread = thread
         self._window = window
+        self._overlap = overlap
         self._cost = cost
+        self._next_round = 0.0  # from when on a tree on its way may get more
+        self.sent_more = 0
+        """Drafts that came to trees on their way."""
 
     async def propose(self, tokens: Sequence[int], room: int) -> DraftTree:
         """Drafts that may follow `tokens`, at most `room` tokens far."""
@@ -42,20 +49,47 @@ class Draft:
             return NOTHING
         return await self._on_thread(self._propose, tokens, room)
 
+    async def follow(self, tokens: Sequence[int], room: int) -> None:
+        """Go on with what is on its way after `tokens`."""
+        await self._on_thread(self._drafter.follow, tokens, room)
+
     @contextlib.asynccontextmanager
-    async def thinking_ahead(self) -> AsyncIterator[None]:
-        """Meanwhile, step by step, let the drafter work on what it proposed, whatever of it will stand."""
-        task = asyncio.create_task(self._think_ahead())
+    async def working_ahead(self, chain: Chain) -> AsyncIterator[None]:
+        """Meanwhile let the drafter work on what it proposed, whatever of it will stand, and send what is worth it."""
+        self._next_round = max(self._next_round, time.perf_counter() + self._overlap.gap)
+        task = asyncio.create_task(self._work_ahead(chain))
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _think_ahead(self) -> None:
-        if self._window.limit:
-            while self._drafter.promise > _LEAST_AHEAD and await self._on_thread(self._grow) > 0:
-                pass
+    async def _work_ahead(self, chain: Chain) -> None:
+        if not self._window.limit:
+            return
+        while True:
+            is_growing = self._drafter.promise > _LEAST_AHEAD and await self._on_thread(self._grow) > 0
+            pause = self._next_round - time.perf_counter()
+            if pause <= 0 and await self._send_more(chain):
+                continue
+            if not is_growing and (pause <= 0 or not self._overlap.is_wanted):
+                return
+            if not is_growing:
+                await asyncio.sleep(pause)
+
+    async def _send_more(self, chain: Chain) -> bool:
+        """Let the tree on its way have more drafts; whether any were worth it."""
+        flight = chain.flight
+        if not self._overlap.is_wanted or flight is None or not 0 < len(flight) <= _MAX_FLIGHT:
+            return False
+        more = await self._on_thread(self._drafter.more, flight, self._overlap.limit)
+        more = more.cut(self._overlap.size(more.chances))
+        if not len(more):
+            return False
+        self._next_round = time.perf_counter() + self._overlap.gap
+        self.sent_more += len(more)
+        await chain.send_more(more)
+        return True
 
     def _propose(self, tokens: Sequence[int], room: int) -> DraftTree:
         drafter, window = self._drafter, self._window
@@ -123,21 +157,24 @@ class Statistics:
     draft_seconds: float = 0.0
     """Before rounds were sent; of the first one, opening the chain as well, if that took longer."""
     trip_seconds: list[float] = field(default_factory=list)
-    """Of each round, from sending it to its verdict; opening the chain may be hidden behind the first drafts."""
+    """Of each verdict, how long it was waited for: from sending its round, or, where that was on its way, from the
+    verdict before. Opening the chain may be hidden behind the first drafts."""
     compute_seconds: list[float] = field(default_factory=list)
     """Of each round, what its stages computed, added up."""
 
-    def count(self, drafts: DraftTree, verdict: Verdict, draft_seconds: float, trip_seconds: float) -> None:
-        """Take note of a round."""
+    def count(
+        self, drafted: int, accepted: int, verdict: Verdict, draft_seconds: float, trip_seconds: float
+    ) -> None:
+        """Take note of a verdict, and of the drafts that were sent before it."""
         self.rounds += 1
-        self.drafted += len(drafts)
-        self.accepted += len(verdict.tokens) - 1
+        self.drafted += drafted
+        self.accepted += accepted
         self.draft_seconds += draft_seconds
         self.trip_seconds.append(trip_seconds)
         self.compute_seconds.append(sum(verdict.compute))
         metrics.TOKENS.inc(len(verdict.tokens))
-        metrics.DRAFTED.inc(len(drafts))
-        metrics.ACCEPTED.inc(len(verdict.tokens) - 1)
+        metrics.DRAFTED.inc(drafted)
+        metrics.ACCEPTED.inc(accepted)
         metrics.TRIP_SECONDS.observe(trip_seconds)
 
 
@@ -181,15 +218,22 @@ async def generate(
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
         started = time.perf_counter()
-        drafts = await _draft(context, draft, chain)
+        is_on_its_way, before = chain.judges(context.tokens), draft.sent_more
+        if is_on_its_way:
+            drafts = NOTHING
+            await draft.follow(context.tokens, context.room - 1)
+        else:
+            drafts = await _draft(context, draft, chain)
         drafted = time.perf_counter()
-        async with draft.thinking_ahead():
+        async with draft.working_ahead(chain):
             verdict = await chain.verify(context.tokens, drafts)
         seconds = time.perf_counter() - drafted
-        statistics.count(drafts, verdict, drafted - started, seconds)
+        accepted = len(verdict.tokens) - (not is_on_its_way)
+        statistics.count(len(drafts) + draft.sent_more - before, accepted, verdict, drafted - started, seconds)
+        cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
             cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
-            cost.trip.note(1 + len(drafts), seconds)
+            cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
         yield context.commit(verdict.tokens)
 
 

@@ -38,10 +38,11 @@ def gaps(hops: Sequence[Hop], lost: Collection[str]) -> list[Gap]:
     return found
 
 
-def resume_points(reports: Sequence[Progress | None], limit: int) -> list[int]:
+def resume_points(reports: Sequence[Progress | None], limit: int, judged: int = 0) -> list[int]:
     """From which position on each hop must be given its input (again).
 
-    `reports` is what each hop says of itself, None for a new one. From position `limit` on everything is sent
+    `reports` is what each hop says of itself, None for a new one. One that has not taken the round `judged`, on which
+    there is a verdict, has begun anew since. From position `limit` on everything is sent
     anew in any case. Whoever lacks rows gets them from the hop before, out of what
     that one has kept; where that does not reach back far enough, or is more than a hop takes at once, that hop must
     compute them again, and so on upwards: what the client sends anew, it sends in parts.
@@ -50,7 +51,7 @@ def resume_points(reports: Sequence[Progress | None], limit: int) -> list[int]:
     needed = limit
     for i in reversed(range(len(reports))):
         report = reports[i]
-        if report is not None:
+        if report is not None and report.taken > judged:
             points[i] = min(report.held, limit)
             if needed < report.kept or limit - needed > MAX_AHEAD:
                 points[i] = min(points[i], needed)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from client.routing import Hop
 from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost, PeerRefused
+from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
 from swarm.transport import Transport
@@ -61,6 +62,8 @@ class ChainSession:
         self.settled: int | None = None
         """One past the last position of which every hop has, since the last verdict, the rows of the text; beyond
         it they may have those of drafts that did not stand. None before the first verdict of this session."""
+        self.judged = 0
+        """The newest round that began a tree and on which there is a verdict: every hop took it."""
         self.faults: dict[str, PeerError] = {}
         """By peer: what it has reported of itself, or how its stream ended."""
         self.accused: dict[str, tuple[str, PeerError]] = {}
@@ -79,7 +82,10 @@ class ChainSession:
         """By peer: the number of its last answer to a Recall, and the answer."""
         self._prepared: dict[str, int] = {}
         """By peer that is no hop yet: positions of the text that it holds."""
-        self._verdict: Verdict | None = None
+        self.flight: Flight | None = None
+        """The drafts on their way; None once anything has gone wrong with them."""
+        self._start = 0  # the position of the round that began them
+        self._verdicts: dict[int, Verdict] = {}
         self._news = asyncio.Event()
 
     @property
@@ -128,6 +134,7 @@ class ChainSession:
         fresh = await self._join(hops)
         self.hops = tuple(hops)
         self.cached, self.complete = points[0], min(points)
+        self.flight = None
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
@@ -186,11 +193,14 @@ class ChainSession:
         """How much of the text before its newest token the first hop has not been sent."""
         return max(len(tokens) - 1 - self.cached, 0)
 
-    def take(self, tokens: Sequence[int], accepted: Sequence[int]) -> None:
-        """Take note of the verdict on drafts after `tokens`, of which the nodes `accepted` stand: the caches keep what
-        is of the trunk."""
-        kept = next((i for i, node in enumerate(accepted) if i != node), len(accepted))
-        self.settled = self.cached = self.complete = len(tokens) + kept
+    def take(self, verdict: Verdict) -> bool:
+        """Take note of the verdict that was waited for; False if it does not fit the drafts."""
+        if self.flight is None or not self.flight.advance(verdict.tokens):
+            return False
+        self.settled = self.cached = self.complete = self.flight.settled
+        self.judged = self.flight.first_number
+        self._verdicts = {number: later for number, later in self._verdicts.items() if number > verdict.number}
+        return True
 
     async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
         """Bring the caches up to the text `tokens` without its newest one, for verdict `number`.
@@ -215,7 +225,19 @@ class ChainSession:
         tree = tree.cut(self._chunk - len(tokens) + start)
         parents = () if tree.is_chain else tree.parents
         judged = (*tokens[start:], *tree.tokens)
+        self.flight, self._start = Flight(number, len(tokens), tree), start
         await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
+
+    async def send_more(self, number: int, more: DraftTree, seconds: float) -> None:
+        """Have more drafts of the tree that is on its way judged, by verdict `number`. Raises PeerLost."""
+        if self.flight is None or not len(self.flight):
+            return
+        grown, more = len(self.flight), more.cut(self._chunk)
+        self.flight.extend(number, more)
+        tokens, parents = more.tokens, more.parents
+        await self._send_within(
+            seconds, Round(self._id, number, self._start, tokens, len(tokens), True, parents, grown)
+        )
 
     async def verdict(self, number: int, seconds: float) -> Verdict | None:
         """The last hop's verdict `number`; None if it is not there after `seconds`.
@@ -223,12 +245,9 @@ class ChainSession:
         Raises what was reported of a hop, or how its stream ended.
         """
 
-        def is_here() -> bool:
-            return self._verdict is not None and self._verdict.number == number
-
-        await self._until(lambda: is_here() or not self.is_whole, seconds)
-        if is_here():
-            return self._verdict
+        await self._until(lambda: number in self._verdicts or not self.is_whole, seconds)
+        if number in self._verdicts:
+            return self._verdicts[number]
         if not self.is_whole:
             raise self.trouble
         return None
@@ -356,7 +375,7 @@ class ChainSession:
         self._news.set()
         match message:
             case Verdict() if peer_id == self.hops[-1].contact.peer_id:
-                self._verdict = message
+                self._note_verdict(message)
             case Progress(nonce=nonce, held=held) if nonce == _PREPARING:
                 self._prepared[peer_id] = held
             case Progress(nonce=nonce) if nonce == self._nonce:
@@ -371,6 +390,11 @@ class ChainSession:
                 self.faults.setdefault(peer_id, PeerLost(peer_id, reason))
             case Broken(peer_id=culprit, reason=reason) if self._are_neighbours(peer_id, culprit):
                 self.accused.setdefault(culprit, (peer_id, PeerLost(culprit, reason)))
+
+    def _note_verdict(self, verdict: Verdict) -> None:
+        """Keep it, if it is one that may be waited for."""
+        if self.flight is not None and self.flight.first_number <= verdict.number <= self.flight.last_number:
+            self._verdicts[verdict.number] = verdict
 
     def _are_neighbours(self, one: str, other: str) -> bool:
         ids = [hop.contact.peer_id for hop in self.hops]

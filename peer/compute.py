@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peer.session import Session
+from peer.session import Growing, Session
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
-from swarm.speculation.acceptance import match
+from swarm.speculation.acceptance import Walk, go_on, match
 from swarm.speculation.sampling import lead
+from swarm.speculation.tree import ROOT
 from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
 
@@ -45,6 +46,8 @@ class Job:
     """Seconds each earlier stage took."""
     context: tuple[int, ...] = ()
     """Where the round is judged: the text up to and including its newest committed token."""
+    tree: Growing | None = None
+    """With what the rounds before brought of it; None for a chain that the round holds whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,31 +128,43 @@ def _slice(stage: Stage, job: Job) -> Slice:
         inputs = from_bytes(job.states.data, job.states.dtype, (len(round.tokens), stage.info.hidden_size))
     return Slice(
         cache=job.session.cache,
-        position=round.position,
+        position=job.tree.position if job.tree else round.position,
         inputs=inputs,
-        parents=_parents(round),
-        num_logits=round.num_drafts + 1 if round.judged and stage.is_last else 0,
+        parents=job.tree.all_parents if job.tree else None,
+        num_logits=_num_judged(round) if stage.is_last else 0,
     )
 
 
-def _parents(round: Round) -> tuple[int, ...] | None:
-    """Of all its tokens: the text is a chain, and the tree of drafts grows at its end."""
-    if not round.parents:
-        return None
-    newest = round.num_text - 1
-    return (*range(-1, newest), *(newest + 1 + parent for parent in round.parents))
+def _num_judged(round: Round) -> int:
+    """How many of a round's last tokens are followed by one that is judged."""
+    if not round.judged:
+        return 0
+    return round.num_drafts if round.grown else round.num_drafts + 1
 
 
 def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
-    """The verdict's tokens and margin; logits: [num_drafts + 1, vocab], or [0, vocab] for a chunk of a prefill."""
-    if not job.round.judged:
+    """The verdict's tokens and margin; logits: [tokens that are judged, vocab]."""
+    session, round = job.session, job.round
+    if not round.judged:
         return (), None
     if logits.isnan().any():
         raise ValueError("logits are not numbers")
-    drafts, parents = job.round.tokens[job.round.num_text :], job.round.parents
-    sampling = job.session.sampling
-    tokens, nodes = match(logits, job.context, drafts, sampling, parents)
+    if round.grown:
+        return _judge_more(session, round, logits), None
+    drafts, sampling = round.tokens[round.num_text :], session.sampling
+    tokens, nodes = match(logits, job.context, drafts, sampling, round.parents)
+    session.walks = {round.number: Walk((*job.context, *tokens), nodes[-1] if nodes else ROOT)}
     stop = len(nodes)
-    if job.session.witness is None or parents or stop == len(drafts):
+    if session.witness is None or round.parents or stop == len(drafts):
         return tuple(tokens), None
     return tuple(tokens), lead(logits[stop], (*job.context, *drafts[:stop]), drafts[stop], sampling)
+
+
+def _judge_more(session: Session, round: Round, logits: Tensor) -> tuple[int, ...]:
+    """What follows the tokens of the verdict before, if these drafts go on from there; none: nothing."""
+    before = session.walks.get(round.number - 1)
+    if before is None:
+        return ()
+    walk, _ = go_on(before, logits, round.tokens, session.sampling, round.parents, round.grown)
+    session.walks = {round.number - 1: before, round.number: walk}
+    return walk.text[len(before.text) :]

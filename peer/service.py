@@ -15,7 +15,16 @@ from peer.complaints import Complaints
 from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
 from peer.links import Links, Outbox
-from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, LINKS_LOST, REFUSALS, REPLAYED_BYTES, ROUNDS
+from peer.metrics import (
+    COMPUTE_SECONDS,
+    FAILURES,
+    LAYER_TOKENS,
+    LINKS_LOST,
+    REFUSALS,
+    REPLAYED_BYTES,
+    ROUNDS,
+    STALE,
+)
 from peer.session import Refusal, Session
 from peer.table import SessionTable
 from peer.worker import Worker
@@ -281,10 +290,21 @@ class PeerService:
     def _submit(
         self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
     ) -> None:
+        if session.is_stale(round):
+            STALE.inc()
+            return
         self._table.admit(session, round, layer, sender)
-        judged_here = round.judged and session.span.end == self._stage.info.num_layers
+        self._leave_out_stale(session)
+        judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
-        self._worker.submit(Job(session, round, states, compute, context))
+        tree = session.tree if round.parents else None
+        self._worker.submit(Job(session, round, states, compute, context, tree))
+
+    def _leave_out_stale(self, session: Session) -> None:
+        """Do not run what waits of a tree that was given up with the newest round."""
+        for job in self._worker.leave_out(lambda job: job.session is session and session.is_given_up(job.round)):
+            session.ran(job.round)
+            STALE.inc()
 
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
         """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
@@ -296,6 +316,9 @@ class PeerService:
         if isinstance(result, Failure):
             FAILURES.inc()
             reply.post(Broken(session.id, self._transport.peer_id, result.reason))
+            return
+        if session.is_given_up(round):
+            STALE.inc()
             return
         ROUNDS.inc()
         LAYER_TOKENS.inc(len(round.tokens) * len(session.span))

@@ -2,12 +2,12 @@
 
 Its law: a round continues what the cache holds (it may overwrite, it may not leave a gap), comes from the one who
 feeds this hop, carries the states that belong before its first layer, and is never older than the last. A refused
-round leaves the session as it was.
+round leaves the session as it was. One that brings more of a tree fits the drafts before it, or is passed over.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peer.sent import Sent
 from peer.witness import Witness
@@ -15,7 +15,9 @@ from swarm.errors import Why
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
+from swarm.speculation.acceptance import Walk
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.tree import depths
 from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Relink, Round
 
 
@@ -25,6 +27,46 @@ class Refusal(Exception):
     def __init__(self, why: Why, reason: str) -> None:
         super().__init__(reason)
         self.why: Why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """The tree of drafts of the newest round, as it has grown with those that brought more of it."""
+
+    number: int
+    """Of the round that began it, ..."""
+    position: int
+    """... the position of that one, ..."""
+    num_text: int
+    """... and how many of its tokens were text."""
+    parents: tuple[int, ...]
+    """Of each draft."""
+
+    @classmethod
+    def begin(cls, round: Round) -> Growing:
+        """With the drafts of a round."""
+        parents = round.parents or tuple(range(-1, round.num_drafts - 1))
+        return cls(round.number, round.position, round.num_text, parents)
+
+    def with_more(self, round: Round) -> Growing:
+        """As it is with those of a round that brings more."""
+        return replace(self, parents=self.parents + round.parents)
+
+    @property
+    def size(self) -> int:
+        """Tokens, of text and drafts."""
+        return self.num_text + len(self.parents)
+
+    @property
+    def reach(self) -> int:
+        """One past the position of the deepest draft."""
+        return self.position + self.num_text + 1 + max(depths(self.parents), default=-1)
+
+    @property
+    def all_parents(self) -> tuple[int, ...]:
+        """Of each token: the text is a chain, and the drafts grow at its end."""
+        newest = self.num_text - 1
+        return (*range(-1, newest), *(newest + 1 + parent for parent in self.parents))
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +94,10 @@ class Session:
     tokens: list[int] = field(default_factory=list)
     """The token id at each position that the cache keeps, once the admitted rounds have run."""
     last_number: int = -1
+    tree: Growing | None = None
+    """The drafts of the newest round that was admitted."""
+    walks: dict[int, Walk] = field(default_factory=dict)
+    """At the last hop, by round, how far the target went down the tree. The torch thread's own."""
     waiting: int = 0
     """Admitted rounds that have not run yet, ..."""
     in_flight: int = 0
@@ -68,18 +114,46 @@ class Session:
             raise Refusal("unlawful", "this session is fed by another peer")
         if layer != self.span.start:
             raise Refusal("unlawful", f"states after layer {layer}; this hop begins with layer {self.span.start}")
-        if round.number < self.last_number:
-            raise Refusal("unlawful", f"round {round.number} comes after round {self.last_number}")
+        if round.grown:
+            self._check_reach(self._tree_with(round), round, model)
+            return
+        newest = self.tree.number if self.tree else self.last_number
+        if round.number < newest:
+            raise Refusal("unlawful", f"round {round.number} comes after round {newest}")
         if round.position > len(self.tokens):
             raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
-        if round.reach > model.max_positions:
+        self._check_reach(Growing.begin(round), round, model)
+
+    def _check_reach(self, tree: Growing, round: Round, model: ModelInfo) -> None:
+        if tree.reach > model.max_positions:
             raise Refusal("unlawful", f"the model's context ends at {model.max_positions} tokens")
         if max(round.tokens) >= model.vocab_size:
             raise Refusal("unlawful", f"token {max(round.tokens)} is not in the vocabulary of {model.vocab_size}")
 
+    def _tree_with(self, round: Round) -> Growing:
+        return self.tree.with_more(round) if round.grown and self.tree else Growing.begin(round)
+
+    def is_stale(self, round: Round) -> bool:
+        """Whether it brings more of a tree that was given up, or of which something was lost: to be passed over."""
+        if not round.grown:
+            return False
+        is_next = round.number == self.last_number + 1
+        return not is_next or self.tree is None or round.grown != len(self.tree.parents)
+
+    def is_given_up(self, round: Round) -> bool:
+        """The same of one that was admitted."""
+        return bool(round.grown) and self.tree is not None and round.number < self.tree.number
+
+    def slots(self, round: Round) -> int:
+        """How many the cache needs for a round."""
+        tree = self._tree_with(round)
+        return tree.position + tree.size
+
     def admit(self, round: Round) -> None:
         """Take note of a checked round: it is going to run."""
-        self.tokens[round.position :] = round.tokens[: round.num_kept]
+        self.tree = self._tree_with(round)
+        if not round.grown:
+            self.tokens[round.position :] = round.tokens[: round.num_kept]
         self.last_number = round.number
         self.waiting += 1
         self.in_flight += len(round.tokens)
@@ -88,7 +162,8 @@ class Session:
         """Take note that an admitted round has run."""
         self.waiting -= 1
         self.in_flight -= len(round.tokens)
-        self.computed = round.end
+        if not round.grown:
+            self.computed = round.end
 
     def progress(self, question: Ask) -> Progress | None:
         """The answer, if the time has come for it."""

@@ -132,7 +132,7 @@ class SessionTable:
             raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
         session.check(round, layer, sender, self._stage.info)
         self._check_limits(session, round)
-        capacity = session.cache.capacity_for(round.position + len(round.tokens))
+        capacity = session.cache.capacity_for(session.slots(round))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
         if sum(self._reserved.values()) - self._reserved[session.id] + wanted > self._max_cache_bytes:
@@ -147,15 +147,18 @@ class SessionTable:
         limits = self._limits
         if round.num_drafts > limits.max_drafts:
             raise Refusal("unlawful", f"{round.num_drafts} drafts; this peer takes {limits.max_drafts} at a time")
-        end = round.position + len(round.tokens)
+        end = session.slots(round)
         if limits.max_session_tokens is not None and end > limits.max_session_tokens:
             raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
         if session.in_flight + len(round.tokens) > limits.max_in_flight:
             raise Refusal("unlawful", f"{session.in_flight} tokens of this session have not run yet")
 
     def keep(self, round: Round, states: bytes, compute: Compute) -> None:
-        """Take note of the result of an open session's round, for it may have to be passed on again."""
-        self._sent.keep(round, states, compute)
+        """Take note of the result of an open session's round, for it may have to be passed on again. More of a tree is
+        not.
+        """
+        if not round.grown:
+            self._sent.keep(round, states, compute)
 
     def close(self, session_id: bytes) -> None:
         """Forget a session and free its memory; one that is not open is no error."""

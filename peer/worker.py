@@ -36,6 +36,12 @@ class Worker:
         """Forget the waiting rounds of a session that ended."""
         self._waiting = [job for job in self._waiting if job.session.id != session_id]
 
+    def leave_out(self, is_stale: Callable[[Job], bool]) -> list[Job]:
+        """Forget waiting rounds that are not wanted any more; which these were."""
+        left_out = [job for job in self._waiting if is_stale(job)]
+        self._waiting = [job for job in self._waiting if job not in left_out]
+        return left_out
+
     def stop(self) -> None:
         """Start nothing more."""
         self._is_stopped = True

@@ -191,6 +191,9 @@ def generate(
         str | None, typer.Option(help="Most tokens drafted a round; default: auto; 0: plain decoding.")
     ] = None,
     tree: Annotated[bool | None, typer.Option(help="Whether drafts branch; default: they do.")] = None,
+    in_flight: Annotated[
+        str | None, typer.Option(help="Rounds on their way at a time; default: auto; 1: one after the other.")
+    ] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
@@ -249,6 +252,7 @@ def generate(
             "seed": seed,
             "window": window,
             "tree": tree,
+            "in_flight": in_flight,
             "resume": resume,
         },
     )

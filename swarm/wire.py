@@ -21,7 +21,7 @@ from swarm.errors import BadMessage, UsageError, Why
 from swarm.sketch import ROW_BYTES
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.speculation.tree import depths, trunk
+from swarm.speculation.tree import trunk
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
 MAX_ROUND_TOKENS = 2048
@@ -130,6 +130,9 @@ class Round(Message, frozen=True, tag=3):
     judged: bool
     parents: Annotated[tuple[Node, ...], Meta(max_length=MAX_DRAFTS)] = ()
     """Of each draft in a tree; none: each follows the one before."""
+    grown: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] = 0
+    """More of a tree: so many of its drafts were sent in the rounds before. The tokens are drafts alone; they follow
+    those, and are numbered after them, and `position` says nothing new."""
 
     @property
     def num_text(self) -> int:
@@ -138,19 +141,15 @@ class Round(Message, frozen=True, tag=3):
 
     @property
     def num_kept(self) -> int:
-        """How many of the tokens caches keep by position: the text and the trunk."""
+        """How many of the tokens caches keep by position: the text and the trunk, unless it is more of a tree."""
+        if self.grown:
+            return 0
         return self.num_text + trunk(self.parents) if self.parents else len(self.tokens)
 
     @property
     def end(self) -> int:
         """One past the last position that caches keep."""
         return self.position + self.num_kept
-
-    @property
-    def reach(self) -> int:
-        """One past the position of the deepest draft."""
-        deep = 1 + max(depths(self.parents)) if self.parents else self.num_drafts
-        return self.position + self.num_text + deep
 
 
 class Hidden(Message, frozen=True, tag=4):
@@ -337,6 +336,9 @@ def _check(message: AnyMessage) -> None:
 
 
 def _check_round(round: Round) -> None:
+    if round.grown:
+        _check_more(round)
+        return
     if round.num_text < 1:
         raise BadMessage("a round of drafts alone: the newest committed token must come first")
     if round.parents and len(round.parents) != round.num_drafts:
@@ -345,11 +347,21 @@ def _check_round(round: Round) -> None:
         raise BadMessage("a tree with a node that comes before its parent")
 
 
+def _check_more(round: Round) -> None:
+    if not round.judged or not len(round.tokens) == len(round.parents) == round.num_drafts:
+        raise BadMessage("more of a tree that is not drafts alone")
+    if any(parent >= round.grown + i for i, parent in enumerate(round.parents)):
+        raise BadMessage("a tree with a node that comes before its parent")
+
+
 def beyond(round: Round, position: int) -> Round | None:
     """The part of a round from `position` on, None if there is none.
 
-    Without its newest committed token it cannot be judged: then the rest of the trunk is text.
+    Without its newest committed token it cannot be judged: then the rest of the trunk is text. More of a tree is behind
+    every position of the text.
     """
+    if round.grown:
+        return round
     cut = position - round.position
     if cut <= 0:
         return round

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from swarm.speculation.acceptance import match
+from swarm.speculation.acceptance import Walk, go_on, match
 from swarm.speculation.sampling import Sampling, choose
 
 VOCAB = 5
@@ -117,6 +117,34 @@ def test_text_is_that_of_plain_decoding_whatever_tree_is_drafted(
         assert not any(parents[i] == last and drafts[i] == tokens[-1] for i in range(size))
         text += tokens
     assert text[: len(expected)] == expected[: len(text)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 32), samplings, st.integers(1, 12), st.randoms(use_true_random=False))
+def test_a_tree_that_comes_in_pieces_is_judged_as_the_whole(
+    seed: int, sampling: Sampling, size: int, chance: random.Random
+) -> None:
+    model = table_model(seed)
+    parents = [chance.randrange(-1, node) for node in range(size)]
+    drafts = [chance.randrange(VOCAB) for _ in range(size)]
+    paths: list[tuple[int, ...]] = []
+    for token, parent in zip(drafts, parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    rows = torch.stack([model((1, *path)) for path in [(), *paths]])
+    first = chance.randrange(size + 1)
+    tokens, nodes = match(rows[: first + 1], [1], drafts[:first], sampling, parents[:first])
+    walk = Walk((1, *tokens), nodes[-1] if nodes else -1)
+    while first < size:
+        end = chance.randrange(first, size) + 1
+        walk, more = go_on(walk, rows[first + 1 : end + 1], drafts[first:end], sampling, parents[first:end], first)
+        assert walk.node == (more or nodes or [-1])[-1]
+        nodes += more
+        first = end
+    text = decode_plainly(model, [1], sampling)
+    assert list(walk.text)[: len(text)] == text[: len(walk.text)]
+    assert [drafts[node] for node in nodes] == list(walk.text[1:-1])
+    whole, _ = match(rows, [1], drafts, sampling, parents)
+    assert len(whole) >= len(walk.text) - 1  # a child that comes twice may have been taken where it came first
 
 
 @settings(max_examples=60, deadline=None)

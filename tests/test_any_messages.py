@@ -57,6 +57,18 @@ rounds = st.builds(
 )
 
 
+more = st.builds(
+    lambda session, number, tokens, grown, parents: Round(
+        session, number, 0, (1,) * tokens, tokens, True, tuple(parents[:tokens]), grown
+    ),
+    ids,
+    st.sampled_from([1, 2, 2, 3]),
+    st.integers(1, 3),
+    st.sampled_from([1, 1, 2, 3]),
+    st.lists(st.integers(-1, 0), min_size=3, max_size=3),
+)
+
+
 opens = st.builds(
     lambda session, fingerprint, start, length, upstream, downstream, holds, witness: Open(
         session, fingerprint, start, start + length, upstream, downstream, holds, 16, Sampling(), witness
@@ -94,7 +106,14 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     rounds,
     rounds,
     rounds,
-    st.builds(hidden, rounds, st.integers(1, 2), st.integers(0, 3), st.sampled_from(["float32", "float32", "?"])),
+    more,
+    st.builds(
+        hidden,
+        st.one_of(rounds, more),
+        st.integers(1, 2),
+        st.integers(0, 3),
+        st.sampled_from(["float32", "float32", "?"]),
+    ),
     st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),

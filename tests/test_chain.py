@@ -313,9 +313,7 @@ def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> N
         swarm = await swarm_of(pairs())
         client = ToyClient(swarm, window=3)
         with pytest.raises(ZeroDivisionError):
-            await client.generate(
-                COUNT, lambda done: monkeypatch.setattr(client.chain, "_accepted", lambda *_: 1 // 0)
-            )
+            await client.generate(COUNT, lambda done: monkeypatch.setattr(client.chain, "_take", lambda *_: 1 // 0))
         assert client.target._cooldowns.active == set()
 
     faulty.run(run())

@@ -10,7 +10,8 @@ import pytest
 
 from swarm.drafting.growth import Growth, Node
 from swarm.speculation.calibration import Calibration
-from swarm.speculation.tree import DraftTree, depths, trunk, walk
+from swarm.speculation.flight import Flight
+from swarm.speculation.tree import DraftTree, depths, trunk
 
 
 @cache
@@ -173,13 +174,44 @@ TREE = DraftTree((5, 6, 7, 8, 6), (-1, 0, 0, -1, 3))
 
 
 @pytest.mark.parametrize(
-    ("path", "nodes"),
-    [([], []), ([5], [0]), ([5, 7], [0, 2]), ([5, 6, 9], [0, 1]), ([8, 6], [3, 4]), ([6], []), ([8, 7], [3])],
+    ("verdict", "nodes", "settled"),
+    [
+        ([9], [], 10),
+        ([5, 9], [0], 11),
+        ([5, 7, 9], [0, 2], 11),
+        ([5, 6, 9], [0, 1], 12),
+        ([8, 6, 9], [3, 4], 10),
+        ([6, 9], None, None),
+        ([8, 7, 9], None, None),
+    ],
     ids=str,
 )
-def test_a_path_is_found_in_a_tree(path: list[int], nodes: list[int]) -> None:
-    assert walk(TREE.tokens, TREE.parents, path) == nodes
-    assert TREE.accepted([*path, 99]) == nodes
+def test_a_verdict_goes_down_a_tree(verdict: list[int], nodes: list[int] | None, settled: int | None) -> None:
+    flight = Flight(7, 10, TREE)
+    assert flight.advance(verdict) == (nodes is not None)
+    assert flight.accepted == (nodes or [])
+    assert flight.own == (9 if nodes is not None else None)
+    assert not flight.judges([1] * 20)
+    if settled is not None:
+        assert flight.settled == settled
+        assert flight.root is None
+
+
+def test_a_text_goes_on_with_the_round_that_has_its_newest_token() -> None:
+    flight = Flight(7, 10, TREE)
+    flight.extend(8, DraftTree((9, 4, 3), (1, 5, 0)))  # nodes 5, 6 after 5, and 7
+    assert flight.advance([5, 6, 9])
+    text = [0] * 12 + [9]
+    assert (flight.root, flight.number, flight.judges(text)) == (5, 8, True)
+    assert not flight.judges(text[1:])
+    assert not flight.judges([*text[:-1], 8])
+    flight.extend(9, DraftTree((2,), (6,)))
+    assert not flight.advance([3, 1])
+    assert flight.advance([4, 2])
+    assert (flight.accepted, flight.own, flight.root, flight.number) == ([0, 1, 5, 6], 2, 8, 9)
+    assert flight.settled == 12  # what came later is not kept by position
+    assert flight.advance([1])
+    assert (flight.accepted[-1], flight.root, flight.number, flight.advance([1])) == (8, None, None, False)
 
 
 def test_trunk_and_depths_of_a_tree() -> None:

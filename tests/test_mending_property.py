@@ -40,6 +40,7 @@ async def disturbed(
     loss: float,
     repeats: float,
     sent: int,
+    growths: tuple[int, ...],
 ) -> None:
     network = FaultyNetwork(seed, loss=loss, repeats=repeats)
     swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent)
@@ -72,7 +73,7 @@ async def disturbed(
     async def cut_one() -> None:
         network.cut(random.choice([*network.nodes]))
 
-    client = ToyClient(swarm, window=window, timeout=300.0)
+    client = ToyClient(swarm, window=window, timeout=300.0, growths=growths)
     work = [
         asyncio.create_task(swarm.renew(5.0)),
         asyncio.create_task(disturb(swarm, deaths, kill_one)),
@@ -101,6 +102,7 @@ async def disturbed(
     st.sampled_from([0.0, 0.002, 0.01]),
     st.sampled_from([0.0, 0.05, 0.3]),
     st.sampled_from([0, 100, 1 << 20]),
+    st.sampled_from([(0,), (0, 1, 2), (3, 6)]),
 )
 def test_any_order_of_loss_repeat_delay_and_death_gives_the_reference(
     seed: int,
@@ -112,5 +114,6 @@ def test_any_order_of_loss_repeat_delay_and_death_gives_the_reference(
     loss: float,
     repeats: float,
     sent: int,
+    growths: tuple[int, ...],
 ) -> None:
-    faulty.run(disturbed(seed, window, deaths, hangs, cuts, drains, loss, repeats, sent))
+    faulty.run(disturbed(seed, window, deaths, hangs, cuts, drains, loss, repeats, sent, growths))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.session import Refusal, Session
+from peer.session import Growing, Refusal, Session
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
@@ -143,6 +143,82 @@ def test_states_of_other_layers_are_refused() -> None:
     with pytest.raises(Refusal, match="begins with layer 1") as refusal:
         session.check(round_at(3, (4,), 4), 2, FEEDER, MODEL)
     assert refusal.value.why == "unlawful"
+    assert state(session) == before
+
+
+def more(number: int, grown: int, *parents: int) -> Round:
+    return Round(ID, number, 0, (7,) * len(parents), len(parents), True, parents, grown)
+
+
+def session_with_a_tree() -> Session:
+    """Text 1 2 3, of which 3 is the newest; drafts 4 and 5 after it, 6 after 5; that was round 4."""
+    session = session_with(1, 2)
+    session.admit(tree_at(2, (3, 4, 5, 6), (-1, -1, 1)))
+    return session
+
+
+def test_a_tree_grows_round_by_round_and_is_no_text() -> None:
+    session = session_with_a_tree()
+    for number, round in ((5, more(5, 3, -1, 2)), (6, more(6, 5, 4, 4, 6))):
+        assert not session.is_stale(round)
+        session.check(round, 1, FEEDER, MODEL)
+        session.admit(round)
+        assert session.last_number == number
+        session.ran(round)
+    assert session.tokens == [1, 2, 3, 4]
+    assert session.computed == 0  # those before have not run
+    assert session.tree == Growing(4, 2, 1, (-1, -1, 1, -1, 2, 4, 4, 6))
+    assert session.tree.all_parents == (-1, 0, 0, 2, 0, 3, 5, 5, 7)
+    assert session.slots(more(7, 8, 0)) == 2 + 1 + 9
+    assert session.tree.reach == 3 + 5
+
+
+@pytest.mark.parametrize(
+    "round",
+    [more(5, 2, -1), more(5, 4, -1), more(6, 3, -1), more(4, 3, -1)],
+    ids=["of a smaller tree", "of a larger tree", "a round is missing", "it was there before"],
+)
+def test_more_of_another_tree_is_stale(round: Round) -> None:
+    assert session_with_a_tree().is_stale(round)
+    assert new_session().is_stale(round)
+
+
+def test_what_another_tree_follows_is_given_up() -> None:
+    session = session_with_a_tree()
+    round = more(5, 3, -1)
+    session.admit(round)
+    assert not session.is_given_up(round)
+    session.admit(round_at(3, (8,), 6, num_drafts=0))
+    assert session.is_given_up(round)
+    assert not session.is_given_up(tree_at(2, (3, 4, 5, 6), (-1, -1, 1)))
+
+
+def test_a_round_may_come_again_after_more_of_its_tree() -> None:
+    """As it does when a chain is mended."""
+    session = session_with_a_tree()
+    session.admit(more(5, 3, -1))
+    again = tree_at(2, (3, 4, 5, 6), (-1, -1, 1))
+    session.check(again, 1, FEEDER, MODEL)
+    session.admit(again)
+    assert session.tokens == [1, 2, 3, 4]
+    assert not session.is_stale(more(5, 3, -1))
+    with pytest.raises(Refusal, match="round 3 comes after round 4"):
+        session.check(round_at(3, (8,), 3), 1, FEEDER, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("round", "sender", "reason"),
+    [
+        (more(5, 3, -1), "the client", "fed by another"),
+        (more(5, 3, 2, *range(3, 31)), FEEDER, "context ends at 32"),
+    ],
+    ids=["client instead of feeder", "a branch beyond the context"],
+)
+def test_more_of_a_tree_that_may_not_run_is_refused(round: Round, sender: str, reason: str) -> None:
+    session = session_with_a_tree()
+    before = state(session)
+    with pytest.raises(Refusal, match=reason):
+        session.check(round, 1, sender, MODEL)
     assert state(session) == before
 
 

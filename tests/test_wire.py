@@ -14,6 +14,7 @@ from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
+    MAX_DRAFTS,
     MAX_MESSAGE,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
@@ -63,7 +64,11 @@ def rounds(draw: st.DrawFn) -> Round:
     ids = draw(tokens)
     num_drafts = draw(st.integers(0, len(ids) - 1))
     parents = tuple(draw(st.integers(-1, node - 1)) for node in range(num_drafts * draw(st.booleans())))
-    return Round(draw(sessions), draw(counts), draw(counts), ids, num_drafts, draw(st.booleans()), parents)
+    if draw(st.booleans()):
+        return Round(draw(sessions), draw(counts), draw(counts), ids, num_drafts, draw(st.booleans()), parents)
+    grown = draw(st.integers(1, MAX_DRAFTS))
+    more = tuple(draw(st.integers(-1, grown + i - 1)) for i in range(len(ids)))
+    return Round(draw(sessions), draw(counts), draw(counts), ids, len(ids), True, more, grown)
 
 
 @st.composite
@@ -106,6 +111,8 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
 messages = st.one_of(*KINDS.values())
 
 SESSION = b"0123456789abcdef"
+TREE = Round(SESSION, 1, 5, (1, 2, 3), 2, True, (-1, 0))
+MORE = Round(SESSION, 2, 5, (8, 9), 2, True, (-1, 5), 5)
 ROUND = Round(SESSION, 1, 5, (7, 8, 9), 2, True)
 OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/1",)), 0, 512, Sampling())
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
@@ -162,6 +169,17 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "negative drafts": altered(ROUND, (5,), -1),
     "too many drafts": altered(LONG_ROUND, (5,), 513),
     "judged as number": altered(ROUND, (6,), 1),
+    "a node before its parent": encode(msgspec.structs.replace(TREE, parents=(-1, 1))),
+    "a node that is its own parent": encode(msgspec.structs.replace(TREE, parents=(0, 0))),
+    "a parent beyond the root": altered(TREE, (7, 0), -2),
+    "fewer nodes than drafts": encode(msgspec.structs.replace(TREE, parents=(-1,))),
+    "more nodes than drafts": encode(msgspec.structs.replace(TREE, parents=(-1, 0, 0))),
+    "more of a tree with text": encode(msgspec.structs.replace(MORE, num_drafts=1)),
+    "more of a tree without parents": encode(msgspec.structs.replace(MORE, parents=())),
+    "more of a tree that is not judged": encode(msgspec.structs.replace(MORE, judged=False)),
+    "more of a tree on a node to come": encode(msgspec.structs.replace(MORE, parents=(0, 6))),
+    "more of too large a tree": altered(MORE, (8,), MAX_DRAFTS + 1),
+    "more of less than nothing": altered(MORE, (8,), -1),
     "drafts alone inside hidden states": altered(HIDDEN, (1, 5), 3),
     "another message inside hidden states": altered(HIDDEN, (1,), msgspec.msgpack.decode(encode(VERDICT))),
     "states as text": altered(HIDDEN, (4,), "text"),
@@ -273,11 +291,16 @@ def test_what_is_cut_off_a_round_is_its_beginning() -> None:
 def test_a_tree_is_cut_down_to_what_is_text_or_becomes_it() -> None:
     #  text 1 2, newest 3; drafts 4 - 5 (the trunk), 6 beside 5, 7 after 6
     whole = Round(SESSION, 1, 5, (1, 2, 3, 4, 5, 6, 7), 4, True, (-1, 0, 0, 2))
-    assert (whole.num_text, whole.num_kept, whole.end, whole.reach) == (3, 5, 10, 11)
+    assert (whole.num_text, whole.num_kept, whole.end) == (3, 5, 10)
     assert beyond(whole, 7) == Round(SESSION, 1, 7, (3, 4, 5, 6, 7), 4, True, (-1, 0, 0, 2))
     assert beyond(whole, 8) == Round(SESSION, 1, 8, (4, 5), 0, False)
     assert beyond(whole, 9) == Round(SESSION, 1, 9, (5,), 0, False)
     assert beyond(whole, 10) is None
+
+
+def test_more_of_a_tree_is_behind_all_text() -> None:
+    assert (MORE.num_text, MORE.num_kept, MORE.end) == (0, 0, MORE.position)
+    assert beyond(MORE, 1000) == MORE
 
 
 def test_a_round_without_its_newest_token_is_not_judged() -> None:

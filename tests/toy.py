@@ -17,7 +17,6 @@ from peer.compute import Failure, Job, Outcome
 from peer.session import Session
 from swarm.model.source import ModelInfo
 from swarm.span import Span
-from swarm.speculation.tree import trunk
 from swarm.wire import Round
 
 VOCAB = 50
@@ -46,7 +45,8 @@ class ToyEngine:
 
     def __init__(self, num_layers: int) -> None:
         self._num_layers = num_layers
-        self._caches: WeakKeyDictionary[Any, dict[int, list[Row]]] = WeakKeyDictionary()
+        self._caches: WeakKeyDictionary[Any, dict[int, ToyCache]] = WeakKeyDictionary()
+        self._walks: dict[tuple[Session, int], tuple[tuple[int, ...], int]] = {}
         self.computed = 0
         """Rows, counted once for each layer."""
 
@@ -58,63 +58,86 @@ class ToyEngine:
         rows = (
             list(round.tokens) if job.states is None else np.frombuffer(job.states.data, "f4").astype(int).tolist()
         )
-        parents = nodes_of(round)
+        parents = job.tree.all_parents if job.tree else tuple(range(-1, len(rows) - 1))
+        position = job.tree.position if job.tree else round.position
         for layer in range(session.span.start, session.span.end):
-            rows = layer_rows(layer, self._cache(session, layer), round.position, rows, parents)
+            cache = self._cache(session, layer)
+            rows = cache.run(layer, position, rows, parents)
+            if not round.grown:
+                cache.keep(position, round.num_kept)
             self.computed += len(rows)
         if session.span.end < self._num_layers:
             return Outcome(np.array(rows, "f4").tobytes(), (), 0.001)
-        return Outcome(None, verdict(rows, round) if round.judged else (), 0.001)
+        return Outcome(None, self._verdict(session, round, rows, parents) if round.judged else (), 0.001)
 
-    def _cache(self, session: Session, layer: int) -> list[Row]:
-        return self._caches.setdefault(session.cache, {}).setdefault(layer, [])
+    def _cache(self, session: Session, layer: int) -> ToyCache:
+        return self._caches.setdefault(session.cache, {}).setdefault(layer, ToyCache())
+
+    def _verdict(
+        self, session: Session, round: Round, rows: Sequence[Row], parents: Sequence[int]
+    ) -> tuple[int, ...]:
+        """The rule `match`, where the target's own token after a row is that row; more of a tree goes on from where the
+        verdict before has ended."""
+        first = len(parents) - len(rows)  # the token of the tree that the first row belongs to
+        if round.grown:
+            taken, here = list(self._walks.get((session, round.number - 1), ((), -2)))
+            before = len(taken)  # type: ignore[arg-type]
+        else:
+            here, before = round.num_text - 1, 0
+            taken = [rows[here] % VOCAB]
+        taken = list(taken)  # type: ignore[call-overload]
+        while taken:
+            fitting = [
+                i
+                for i in range(max(first, here + 1), len(parents))
+                if parents[i] == here and round.tokens[i - first] == taken[-1]
+            ]
+            if not fitting:
+                break
+            here = fitting[0]
+            taken.append(rows[here - first] % VOCAB)
+        self._walks[session, round.number] = (tuple(taken), here)
+        return tuple(taken[before:])
 
 
-def nodes_of(round: Round) -> list[int]:
-    """The parent of each of its tokens."""
-    newest = round.num_text - 1
-    drafts = round.parents or range(-1, round.num_drafts - 1)
-    return [*range(-1, newest), *(newest + 1 + parent for parent in drafts)]
+class ToyCache:
+    """What a layer keeps: rows of the text by position, and of the newest tree what all rows up to a node add up to."""
 
+    def __init__(self) -> None:
+        self.text: list[Row] = []
+        self._rows: list[Row] = []
+        self._sums: list[tuple[int, int]] = []  # of each node, the sum up to it, and its position
 
-def layer_rows(
-    layer: int, cache: list[Row], position: int, rows: Sequence[Row], parents: Sequence[int] | None = None
-) -> list[Row]:
-    """Write rows into the cache from `position` on, as far as each follows the one before, and give those after the
-    layer."""
-    assert position <= len(cache), "a gap in the cache"
-    parents = parents or range(-1, len(rows) - 1)
-    below = sum(value * (i + 1) for i, value in enumerate(cache[:position]))
-    seen: list[tuple[int, int]] = []  # of each node, the sum up to it, and its position
-    outputs = []
-    for row, parent in zip(rows, parents, strict=True):
-        before, x = (below, position - 1) if parent < 0 else seen[parent]
-        seen.append((before + row * (x + 2), x + 1))
-        outputs.append((31 * row + 17 * seen[-1][0] + layer + 1) % _MODULUS)
-    cache[position : position + len(rows)] = rows[: trunk(parents)]
-    return outputs
+    def run(self, layer: int, position: int, rows: Sequence[Row], parents: Sequence[int]) -> list[Row]:
+        """The rows after the layer. They are the last ones of a chain or tree that begins at `position`."""
+        first = len(parents) - len(rows)
+        assert position <= len(self.text), "a gap in the cache"
+        assert first <= len(self._sums), "a gap in the tree"
+        below = sum(value * (i + 1) for i, value in enumerate(self.text[:position]))
+        del self._sums[first:], self._rows[first:]
+        outputs = []
+        for row, parent in zip(rows, parents[first:], strict=True):
+            before, x = (below, position - 1) if parent < 0 else self._sums[parent]
+            self._sums.append((before + row * (x + 2), x + 1))
+            self._rows.append(row)
+            outputs.append((31 * row + 17 * self._sums[-1][0] + layer + 1) % _MODULUS)
+        return outputs
 
-
-def verdict(rows: Sequence[Row], round: Round) -> tuple[int, ...]:
-    """The rule `match`, where the target's own token after a row is that row."""
-    parents, here = nodes_of(round), round.num_text - 1
-    taken = [rows[here] % VOCAB]
-    while True:
-        fitting = [i for i in range(here + 1, len(rows)) if parents[i] == here and round.tokens[i] == taken[-1]]
-        if not fitting:
-            return tuple(taken)
-        here = fitting[0]
-        taken.append(rows[here] % VOCAB)
+    def keep(self, position: int, count: int) -> None:
+        """The first rows of the tree become text."""
+        self.text[position:] = self._rows[:count]
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int) -> list[int]:
     """The toy's own continuation of a prompt."""
-    caches: list[list[Row]] = [[] for _ in range(num_layers)]
+    caches = [ToyCache() for _ in range(num_layers)]
     tokens, fresh = list(prompt), list(prompt)
     while len(tokens) < len(prompt) + count:
         rows = fresh
         for layer, cache in enumerate(caches):
-            rows = layer_rows(layer, cache, len(cache), rows)
+            position = len(cache.text)
+            rows = cache.run(layer, position, rows, range(-1, len(rows) - 1))
+            cache.keep(position, len(rows))
         fresh = [rows[-1] % VOCAB]
         tokens += fresh
     return tokens[len(prompt) :]

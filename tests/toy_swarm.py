@@ -18,6 +18,7 @@ from peer.table import SessionTable
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
+from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
 from tests.faulty import FaultyNetwork
@@ -157,6 +158,23 @@ def some_tree(random: Random, expected: Sequence[int], size: int) -> DraftTree:
     return DraftTree(tuple(tokens), tuple(parents))
 
 
+def some_more(random: Random, flight: Flight, expected: Sequence[int]) -> DraftTree:
+    """More of a tree whose text goes on as `expected`: at its right branch, or anywhere."""
+    tip, depth = -1, 0
+    while (node := flight.child(tip, expected[depth])) is not None:
+        tip, depth = node, depth + 1
+    tokens, parents = list[int](), list[int]()
+    for node in range(len(flight), len(flight) + random.randint(1, 4)):
+        if random.random() < 0.6:
+            tokens.append(expected[depth])
+            parents.append(tip)
+            tip, depth = node, depth + 1
+        else:
+            tokens.append(random.randrange(VOCAB))
+            parents.append(random.randrange(-1, node))
+    return DraftTree(tuple(tokens), tuple(parents))
+
+
 class ToyClient:
     """Generates over a toy swarm, with trees of drafts that are sometimes right."""
 
@@ -170,7 +188,9 @@ class ToyClient:
         prompt: Sequence[int] = PROMPT,
         allow: Collection[str] = (),
         deny: Collection[str] = (),
+        growths: Sequence[int] = (0,),
     ) -> None:
+        """`growths`: how often a tree may grow while a verdict is waited for; one of them, each time."""
         self.swarm = swarm
         self.prompt = list(prompt)
         self.node = swarm.network.join("client")
@@ -183,11 +203,12 @@ class ToyClient:
         self.hops: tuple[Hop, ...] = ()
         """Of the chain, at the last verdict."""
         self._window = window
+        self._growths = growths
 
     async def generate(self, count: int, on_verdict: Callable[[int], None] = lambda _: None) -> list[int]:
         """The tokens after the prompt; `on_verdict` is told how many there are."""
         random, prompt = self.swarm.network.random, self.prompt
-        expected = reference(prompt, count + self._window, self.swarm.num_layers)
+        expected = reference(prompt, count + 80, self.swarm.num_layers)
         fresh = asyncio.create_task(self.target.keep_fresh())
         tokens = list(prompt)
         try:
@@ -195,12 +216,16 @@ class ToyClient:
             while len(tokens) < len(prompt) + count:
                 done = len(tokens) - len(prompt)
                 tree = some_tree(random, expected[done:], random.randint(0, self._window))
+                growing = asyncio.create_task(self._send_more([*prompt, *expected]))
                 try:
                     verdict = await self.chain.verify(tokens, tree)
                 except ChainLost:
                     if done:
                         raise
                     continue  # before the first token a person is told at once, and asks again
+                finally:
+                    growing.cancel()
+                    await asyncio.wait([growing])
                 tokens += verdict.tokens
                 self.hops = self.chain.hops
                 on_verdict(len(tokens) - len(prompt))
@@ -209,3 +234,13 @@ class ToyClient:
             await asyncio.wait([fresh])
             await self.chain.close()
         return tokens[len(prompt) :][:count]
+
+    async def _send_more(self, expected: Sequence[int]) -> None:
+        """Let the tree on its way grow, now and then."""
+        random = self.swarm.network.random
+        for _ in range(random.choice(self._growths)):
+            await asyncio.sleep(random.uniform(0, 0.2))
+            flight = self.chain.flight
+            if flight is None or not 0 < len(flight) < 60:
+                return
+            await self.chain.send_more(some_more(random, flight, expected[flight.length :]))

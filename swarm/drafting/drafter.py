@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from swarm.speculation.flight import Flight
 from swarm.speculation.tree import NOTHING, DraftTree
 
 
@@ -30,6 +31,10 @@ class Drafter(Protocol):
     def tree(self, size: int) -> DraftTree:
         """The best `size` guesses so far, the likeliest branch first."""
 
+    def more(self, flight: Flight, size: int) -> DraftTree:
+        """The best `size` guesses that are not among the drafts on their way, which have the text's newest token; the
+        likeliest first, their parents numbered as in the whole tree."""
+
 
 class NoDrafter:
     """Proposes nothing: plain decoding."""
@@ -49,4 +54,8 @@ class NoDrafter:
 
     def tree(self, size: int) -> DraftTree:
         """The empty one."""
+        return NOTHING
+
+    def more(self, flight: Flight, size: int) -> DraftTree:
+        """No more either."""
         return NOTHING

@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 
 from swarm.speculation.calibration import Calibration
-from swarm.speculation.tree import ROOT, DraftTree
+from swarm.speculation.flight import Flight
+from swarm.speculation.tree import NOTHING, ROOT, DraftTree
 
 _LEAST = 0.004  # chance of a node that is kept
 
@@ -130,6 +131,29 @@ class Growth:
             waiting += [child for child in reversed(node.children) if child in wanted]
         parents = tuple(places[node.parent] for node in found if node.parent)
         return DraftTree(tuple(node.token for node in found), parents, tuple(node.chance for node in found))
+
+    def more(self, flight: Flight, size: int) -> DraftTree:
+        """The `size` likeliest nodes that are not in flight, the likeliest first; nothing if the root is not."""
+        if flight.root is None:
+            return NOTHING
+        numbers: dict[Node, int] = {self.root: flight.root}
+        others = list[Node]()
+        waiting = [self.root]
+        while waiting:
+            node = waiting.pop()
+            for child in node.children:
+                number = flight.child(numbers[node], child.token) if node in numbers else None
+                if number is None:
+                    others.append(child)
+                else:
+                    numbers[child] = number
+                waiting.append(child)
+        found = heapq.nlargest(size, others, key=lambda node: node.chance)
+        parents = list[int]()
+        for i, node in enumerate(found):
+            numbers[node] = len(flight) + i
+            parents.append(numbers[node.parent])  # type: ignore[index]  # only the root has none
+        return DraftTree(tuple(node.token for node in found), tuple(parents), tuple(node.chance for node in found))
 
     def _push(self, node: Node) -> None:
         self._pushed += 1

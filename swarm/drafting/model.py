@@ -12,6 +12,7 @@ from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
+from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling, contest
 from swarm.speculation.tree import DraftTree
 
@@ -76,6 +77,10 @@ class ModelDrafter:
     def tree(self, size: int) -> DraftTree:
         """The best nodes."""
         return self._growth.tree(size)
+
+    def more(self, flight: Flight, size: int) -> DraftTree:
+        """The best nodes that are not on their way."""
+        return self._growth.more(flight, size)
 
     @property
     def _base(self) -> int:

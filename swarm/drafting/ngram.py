@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swarm.speculation.tree import DraftTree
+from swarm.speculation.flight import Flight
+from swarm.speculation.tree import NOTHING, DraftTree
 
 _LONGEST = 4  # tokens of a suffix that is looked up
 _FARTHEST = 64  # tokens that are taken from where it stood before
@@ -50,6 +51,10 @@ class NgramDrafter:
     def tree(self, size: int) -> DraftTree:
         """A chain."""
         return DraftTree.chain((self._found or [])[:size], self.chances(size))
+
+    def more(self, flight: Flight, size: int) -> DraftTree:
+        """What it has found is on its way as one chain, whole or as much as was wanted."""
+        return NOTHING
 
 
 def continuation(text: Sequence[int], longest: int) -> list[int]:

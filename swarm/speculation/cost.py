@@ -73,7 +73,26 @@ class Cost:
         self.trip = TripCost()
         self.per_draft = 0.0
         """Seconds to work out one draft, on the average."""
-        self._drafts = self._draft_seconds = 0.0
+        self.start = 0.0
+        """Seconds that the stages take for a round of however few tokens."""
+        self._compute = TripCost()
+        self._drafts = self._draft_seconds = self._tokens = self._token_seconds = 0.0
+
+    def note_trip(self, positions: int, seconds: float, compute: float) -> None:
+        """The trip of a round with so many tokens took that long, its stages together `compute` seconds of it."""
+        self.trip.note(positions, seconds)
+        self._compute.note(positions, compute)
+        self.start = self._compute.fixed
+
+    def note_tokens(self, tokens: int, seconds: float) -> None:
+        """So many tokens were committed that long after the ones before."""
+        self._tokens = _MEMORY * self._tokens + tokens
+        self._token_seconds = _MEMORY * self._token_seconds + seconds
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Of late."""
+        return self._token_seconds / self._tokens if self._tokens else self.trip.fixed
 
     def note_drafting(self, drafts: int, seconds: float) -> None:
         """It took so long to work out so many drafts."""

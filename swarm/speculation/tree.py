@@ -29,19 +29,6 @@ def trunk(parents: Sequence[int]) -> int:
     return len(parents)
 
 
-def walk(tokens: Sequence[int], parents: Sequence[int], path: Sequence[int]) -> list[int]:
-    """The nodes that spell the tokens of `path`, from the root on, as far as there are any."""
-    nodes: list[int] = []
-    for token in path:
-        here = nodes[-1] if nodes else ROOT
-        fitting = (i for i, parent in enumerate(parents) if parent == here and tokens[i] == token)
-        node = next(fitting, None)
-        if node is None:
-            break
-        nodes.append(node)
-    return nodes
-
-
 @dataclass(frozen=True)
 class DraftTree:
     """What a drafter proposes."""
@@ -64,10 +51,6 @@ class DraftTree:
     def is_chain(self) -> bool:
         """Whether it has one branch alone."""
         return trunk(self.parents) == len(self)
-
-    def accepted(self, verdict: Sequence[int]) -> list[int]:
-        """The nodes that stand by a verdict: all of its tokens but the last are drafts."""
-        return walk(self.tokens, self.parents, verdict[:-1])
 
     def cut(self, size: int) -> DraftTree:
         """Its first `size` nodes."""

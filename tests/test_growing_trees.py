@@ -1,0 +1,64 @@
+"""Trees that grow while they are on their way, over real peers: whatever is sent when, the text is plain decoding's."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from client.chain import Chain
+from client.patience import TripTimer
+from peer.metrics import STALE
+from swarm.speculation.sampling import Sampling
+from tests import memory_swarm
+from tests.toy_swarm import some_more, some_tree
+
+PROMPT = [5, 17, 3, 9, 200, 41]
+COUNT = 40
+SPANS = ["0:1", "1:3", "3:4"]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, top_k=20, seed=3)], ids=["greedy", "sampled"])
+def test_text_is_that_of_plain_decoding_however_trees_grow(
+    sampling: Sampling, target: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    on_their_way = 0
+
+    async def grow(chain: Chain, expected: list[int]) -> None:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(chance.choice([0, 0, 0.002]))
+            flight = chain.flight
+            if flight is None or not 0 < len(flight) < 40:
+                return
+            await chain.send_more(some_more(chance, flight, expected[flight.length :]))
+
+    async def run() -> None:
+        nonlocal on_their_way
+        async with (
+            memory_swarm.peers(target, SPANS, tmp_path) as network,
+            memory_swarm.client(network, target, draft="none") as model,
+        ):
+            options = {"temperature": sampling.temperature, "top_k": sampling.top_k, "seed": sampling.seed}
+            plain = await model.generate(PROMPT, max_new_tokens=COUNT + 60, **options)
+            expected = [*PROMPT, *plain.token_ids]
+            for _ in range(6):
+                timer = TripTimer(1.0, 30.0)
+                chain = Chain(model.target, sampling, round_tokens=9, timer=timer, timeout=60.0)
+                text = list(PROMPT)
+                while len(text) < len(PROMPT) + COUNT:
+                    on_their_way += chain.judges(text)
+                    tree = some_tree(chance, expected[len(text) :], chance.randrange(8))
+                    growing = asyncio.create_task(grow(chain, expected))
+                    text += (await chain.verify(text, tree)).tokens
+                    growing.cancel()
+                    await asyncio.wait([growing])
+                await chain.close()
+                assert text == expected[: len(text)]
+
+    stale = STALE._value.get()
+    asyncio.run(run())
+    assert on_their_way > 20
+    assert STALE._value.get() > stale

@@ -1,0 +1,43 @@
+"""When a tree on its way gets more drafts."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
+
+
+def cost_of(fixed: float, per_position: float, start: float, seconds_per_token: float) -> Cost:
+    cost = Cost()
+    cost.trip.announce(per_position)
+    for positions in (1, 9, 17, 33):
+        cost.note_trip(positions, fixed + per_position * positions, start)
+    cost.note_tokens(100, 100 * seconds_per_token)
+    return cost
+
+
+def test_as_many_follow_as_are_worth_their_positions() -> None:
+    overlap = Overlap(cost_of(0.2, 0.002, start=0.01, seconds_per_token=0.04), 4)
+    assert overlap.size([0.9, 0.5, 0.1, 0.04, 0.01]) == 3
+
+
+def test_none_follow_that_are_not_worth_a_round() -> None:
+    chances = [0.1, 0.1]
+    assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size(chances) == 2
+    assert Overlap(cost_of(0.2, 0.001, start=0.02, seconds_per_token=0.04), 4).size(chances) == 0
+    assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size([]) == 0
+
+
+def test_slower_text_is_worth_more_drafts() -> None:
+    chances = [0.5**i for i in range(1, 12)]
+    sizes = [Overlap(cost_of(1, 0.001, 0.002, seconds), 4).size(chances) for seconds in (0.005, 0.05, 0.5)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_rounds_follow_each_other_evenly_over_a_trip() -> None:
+    cost = cost_of(0.2, 0.001, 0.01, 0.04)
+    assert Overlap(cost, 4).gap == pytest.approx(cost.trip.seconds(1) / 4)
+    assert Overlap(cost, 2).is_wanted
+    assert not Overlap(cost, 1).is_wanted
