@@ -131,6 +131,7 @@ class Generation:
             draft_seconds=statistics.draft_seconds,
             trip_seconds=statistics.trip_seconds,
             compute_seconds=statistics.compute_seconds,
+            cost=self._cost.figures,
         )
 
     def _new_chain(

@@ -15,7 +15,7 @@ from client.audit import Suspect
 from client.chain import Chain
 from swarm.drafting.drafter import Drafter
 from swarm.span import Span
-from swarm.speculation.cost import Cost
+from swarm.speculation.cost import Cost, Figures
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
@@ -210,6 +210,8 @@ class Result:
     draft_seconds: float
     trip_seconds: list[float]
     compute_seconds: list[float]
+    cost: Figures
+    """By which it was decided how much to draft."""
 
 
 async def generate(

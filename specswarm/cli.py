@@ -211,6 +211,9 @@ def generate(
     resume: Annotated[
         Path | None, typer.Option(help="Keep the tokens in this file; if it has some, go on from there.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option(help="Say afterwards what a trip costs, and what its drafts bring.")
+    ] = False,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -272,6 +275,8 @@ def generate(
             else:
                 print(flush=True)
                 console.say(_summary(generation.result))
+            if explain:
+                console.say(_explanation(generation.result))
 
     console.run(program())
 
@@ -322,11 +327,26 @@ def _result(result: Any) -> dict[str, Any]:
     return fields
 
 
+def _explanation(result: Any) -> str:
+    """The model of cost as the generation has left it, and what it expects of the drafts that were sent."""
+    cost, verdicts = result.cost, max(result.rounds, 1)
+    trip, position, start, draft, token = (
+        1e3 * seconds
+        for seconds in (cost.trip_fixed, cost.trip_per_position, cost.start, cost.per_draft, cost.per_token)
+    )
+    return (
+        f"a trip takes {trip:.1f} ms, {start:.1f} of them in its stages, and {position:.2f} for each of its tokens\n"
+        f"a draft takes {draft:.2f} ms to work out; {result.drafted / verdicts:.1f} were sent for a verdict, "
+        f"{result.accepted / verdicts:.2f} of them stood\n"
+        f"a token takes {token:.1f} ms; without drafts it would take {trip + position:.1f} ms"
+    )
+
+
 def _summary(result: Any) -> str:
     per_trip = len(result.token_ids) / result.rounds if result.rounds else 0.0
     return (
         f"{len(result.token_ids)} tokens in {result.seconds:.2f} s: {result.tokens_per_second:.1f} tokens/s, "
-        f"{per_trip:.2f} tokens per trip over {len(result.chain)} peers"
+        f"{per_trip:.2f} tokens per verdict over {len(result.chain)} peers"
         + (f", {result.reroutes} reroutes" if result.reroutes else "")
         + (f", {result.audits} audits" if result.audits else "")
         + (f", {result.audits_skipped} audits were not possible" if result.audits_skipped else "")

@@ -68,8 +68,8 @@ def _generate(console: Console, initial_peers: list[str]) -> list[Line]:
 
 
 def _table(lines: list[Line]) -> Table:
-    table = Table(title="the same text, token by token and several tokens per trip (loopback, no link delay)")
-    for heading in ("prompt", "decoding", "tokens", "trips", "tokens per trip", "tokens/s", "same text"):
+    table = Table(title="the same text, token by token and several tokens per verdict (loopback, no link delay)")
+    for heading in ("prompt", "decoding", "tokens", "verdicts", "tokens per verdict", "tokens/s", "same text"):
         table.add_column(heading)
     for line, plain in zip(lines, [lines[i - i % 2] for i in range(len(lines))], strict=True):
         result = line.result

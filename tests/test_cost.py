@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.speculation.closed_form import best_length
 from swarm.speculation.cost import Cost, TripCost
 from swarm.speculation.windows import BestWindow, FixedWindow
 
@@ -113,8 +114,15 @@ def test_two_strikes_and_there_are_no_drafts_and_as_soon_as_they_pay_there_are()
 
 def test_one_bad_round_is_no_reason_to_stop() -> None:
     window = BestWindow(cost_of(0.01, 0.01), 64)
+    window.sent(4)
     good, bad = [0.99] * 4, [0.1]
     assert [sizes_of(window, known, 1)[0] for known in (good, bad, good, bad, good)] == [4, 1, 3, 1, 3]
+
+
+def test_a_generation_begins_with_the_closed_form() -> None:
+    cost = Cost()
+    cost.note_drafting(10, 10 * 0.01)  # a tenth of the first trip, as far as that is known
+    assert BestWindow(cost, 64).size([0.9] * 40) == best_length(0.8, 0.1) == 6
 
 
 def test_without_drafts_nothing_is_wrong_with_them() -> None:

@@ -7,9 +7,12 @@ import random
 from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from swarm.drafting.growth import Growth, Node
-from swarm.speculation.calibration import Calibration
+from swarm.drafting.ngram import Repeats
+from swarm.speculation.calibration import Calibration, Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree, depths, trunk
 
@@ -220,3 +223,39 @@ def test_trunk_and_depths_of_a_tree() -> None:
     assert not TREE.is_chain
     assert TREE.cut(2) == DraftTree.chain([5, 6])
     assert (trunk(()), depths(())) == (0, [])
+
+
+def test_a_hint_is_believed_as_far_as_it_has_been_right() -> None:
+    scores, hint = [2.0, 1.0, 0.0, -1.0], Hint(3, 4)
+    good, bad = Calibration(), Calibration()
+    for _ in range(100):
+        good.learn(scores, 3, hint)
+        bad.learn(scores, 0, hint)
+    assert good.chances(scores, hint)[3] > 0.8
+    assert bad.chances(scores, hint)[3] < 0.1
+    assert good.chances(scores, Hint(3, 1))[3] < 0.2  # of a single equal token nothing is known
+    assert sum(good.chances(scores, hint)) <= 1
+
+
+def test_a_hint_becomes_a_branch() -> None:
+    growth = new_growth(width=2)
+    for _ in range(60):
+        growth.work_out(growth.pick(1)[0], [1, 2, 3, 4], [3.0, 2.0, 1.0, -2.0], Hint(3, 4))
+        growth.advance([4])
+    growth.work_out(growth.pick(1)[0], [1, 2, 3, 4], [3.0, 2.0, 1.0, -2.0], Hint(3, 4))
+    assert [child.token for child in growth.root.children] == [4, 1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 4))
+def test_what_followed_the_longest_end_before_is_found(text: list[int], known: int, longest: int) -> None:
+    repeats = Repeats(longest)
+    repeats.follow(text[:known])
+    repeats.follow(text)
+    found = None
+    for size in range(longest, 0, -1):
+        places = [i for i in range(size, len(text)) if len(text) >= size and text[i - size : i] == text[-size:]]
+        if places:
+            found = (text[places[-1]], size)
+            break
+    assert repeats.after(text) == found

@@ -12,7 +12,9 @@ from client.chain import Chain
 from client.patience import TripTimer
 from peer.metrics import STALE
 from swarm.speculation.sampling import Sampling
-from tests import memory_swarm
+from swarm.wire import Round
+from tests import faulty, memory_swarm
+from tests.toy_chain import IDS, assert_consistent, open_at, opened, toy_chain
 from tests.toy_swarm import some_more, some_tree
 
 PROMPT = [5, 17, 3, 9, 200, 41]
@@ -58,7 +60,28 @@ def test_text_is_that_of_plain_decoding_however_trees_grow(
                 await chain.close()
                 assert text == expected[: len(text)]
 
-    stale = STALE._value.get()
     asyncio.run(run())
     assert on_their_way > 20
-    assert STALE._value.get() > stale
+
+
+def test_what_waits_of_a_tree_that_was_given_up_is_not_run() -> None:
+    session = IDS[0]
+    tree = Round(session, 1, 0, (1, 2, 3), 2, True, (-1, -1))
+    more = [Round(session, 2 + i, 0, (4,), 1, True, (0,), 2 + i) for i in range(3)]
+    another = Round(session, 5, 1, (2,), 0, True)
+    late = Round(session, 5, 0, (4,), 1, True, (0,), 5)
+
+    async def run() -> tuple[int, float]:
+        swarm = await toy_chain()
+        stream = await opened(swarm, "first", open_at(0))
+        stale = STALE._value.get()
+        swarm.services["first"]._worker._thread._free = asyncio.get_running_loop().time() + 1.0  # busy with others
+        for message in (tree, *more, another, late):
+            await stream.send(message)
+        await asyncio.sleep(2.0)
+        assert_consistent(swarm)
+        return swarm.engines["first"].computed, STALE._value.get() - stale
+
+    computed, stale = faulty.run(run())
+    assert computed == len(tree.tokens) + len(another.tokens)
+    assert stale == len([*more, late])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -87,9 +88,17 @@ def test_generate_prints_one_object_and_streams_the_same_text(
     assert len(printed["token_ids"]) == 12
     assert all(hop.keys() == {"peer_id", "span"} for hop in printed["chain"])
     streamed = subprocess.run(
-        [sys.executable, "-m", "specswarm", *arguments], capture_output=True, check=True, timeout=READY_SECONDS
+        [sys.executable, "-m", "specswarm", *arguments, "--explain"],
+        capture_output=True,
+        check=True,
+        timeout=READY_SECONDS,
     )
     assert streamed.stdout.decode() == printed["text"] + "\n"
+    explained = streamed.stderr.decode()
+    assert re.search(
+        r"a trip takes [\d.]+ ms, [\d.]+ of them in its stages, and [\d.]+ for each of its tokens", explained
+    )
+    assert re.search(r"[\d.]+ were sent for a verdict, [\d.]+ of them stood", explained)
 
 
 def test_status_lists_peers_and_spans(swarm: tuple[list[str], list[Program]], tmp_path: Path) -> None:

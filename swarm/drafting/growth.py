@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 
-from swarm.speculation.calibration import Calibration
+from swarm.speculation.calibration import Calibration, Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import NOTHING, ROOT, DraftTree
 
@@ -19,7 +19,7 @@ _LEAST = 0.004  # chance of a node that is kept
 class Node:
     """One guess: a token after those of its parents. The root is the text's newest token."""
 
-    __slots__ = ("chance", "children", "choices", "depth", "parent", "scores", "slot", "token")
+    __slots__ = ("chance", "children", "choices", "depth", "hint", "parent", "scores", "slot", "token")
 
     def __init__(self, token: int, parent: Node | None, chance: float) -> None:
         self.token = token
@@ -32,6 +32,7 @@ class Node:
         self.scores: Sequence[float] = ()
         self.choices: Sequence[int] = ()
         """The draft's first choices after it, and their scores, once it was worked out."""
+        self.hint: Hint | None = None
         self.children: list[Node] = []
 
     @property
@@ -78,9 +79,11 @@ class Growth:
         """Take at most `count` of the likeliest open nodes, to be worked out."""
         return [heapq.heappop(self._frontier)[2] for _ in range(min(count, len(self._frontier)))]
 
-    def work_out(self, node: Node, choices: Sequence[int], scores: Sequence[float]) -> None:
-        """A node's first choices are these; `scores`: the greatest first."""
-        node.choices, node.scores = choices, scores
+    def work_out(
+        self, node: Node, choices: Sequence[int], scores: Sequence[float], hint: Hint | None = None
+    ) -> None:
+        """A node's first choices are these, with these scores."""
+        node.choices, node.scores, node.hint = choices, scores, hint
         self._branch(node)
         for child in node.children:
             self._push(child)
@@ -93,8 +96,8 @@ class Growth:
         here, path = self.root, list[Node]()
         for token in tokens:
             if not here.is_open:
-                rank = here.choices.index(token) if token in here.choices else None
-                self._calibration.learn(here.scores, rank)
+                taken = here.choices.index(token) if token in here.choices else None
+                self._calibration.learn(here.scores, taken, here.hint)
             following = here.child(token)
             if following is None:
                 self.plant(tokens[-1])
@@ -174,10 +177,13 @@ class Growth:
 
     def _branch(self, node: Node) -> None:
         """Value the children of a node that is worked out; those likely enough are there afterwards."""
-        shares = self._calibration.chances(node.scores)
-        for i, token in enumerate(node.choices[: self._width]):
-            chance = shares[i] * node.chance
-            if i < len(node.children):
-                node.children[i].chance, node.children[i].depth = chance, node.depth + 1
-            elif chance >= _LEAST and node.depth < self._room:
+        shares = self._calibration.chances(node.scores, node.hint)
+        ranked = sorted(zip(shares, node.choices, strict=True), reverse=True)
+        before = {child.token: child for child in node.children}
+        for share, token in ranked if before else ranked[: self._width]:
+            chance = share * node.chance
+            if (child := before.get(token)) is not None:
+                child.chance, child.depth = chance, node.depth + 1
+            elif chance >= _LEAST and node.depth < self._room and len(node.children) < self._width:
                 node.children.append(Node(token, node, chance))
+        node.children.sort(key=lambda child: child.chance, reverse=True)

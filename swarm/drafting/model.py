@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from swarm.drafting.growth import Growth, Node
+from swarm.drafting.ngram import Repeats
 from swarm.errors import UsageError
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
+from swarm.speculation.calibration import LONGEST, Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling, contest
 from swarm.speculation.tree import DraftTree
@@ -35,6 +37,7 @@ class ModelDrafter:
         self._sampling = sampling
         self._at_once = _AT_ONCE if width > 1 else 1
         self._growth = Growth(width)
+        self._repeats = Repeats(LONGEST)
         self._cache = stage.new_cache()
         self._text: list[int] = []
         self._end = 0  # one past the last position that is guessed
@@ -55,6 +58,7 @@ class ModelDrafter:
             self._slots = []
             self._growth.plant(text[-1])
         self._text = list(text)
+        self._repeats.follow(text)
 
     def grow(self) -> int:
         """Run the likeliest open nodes; before them, the text that the cache lacks."""
@@ -134,7 +138,20 @@ class ModelDrafter:
         logits = self._stage.forward([piece])[0][:, : self._vocab_size]
         self._cached = self._base
         for node, row in zip(nodes, logits, strict=True):
-            self._growth.work_out(node, *contest(row, [*self._text, *node.path()], self._sampling, _FIRST))
+            context = [*self._text, *node.path()]
+            choices, scores = contest(row, context, self._sampling, _FIRST)
+            self._growth.work_out(node, choices, scores, self._hint(context, choices, scores))
+
+    def _hint(self, context: Sequence[int], choices: list[int], scores: list[float]) -> Hint | None:
+        """What followed the end of this text before, as one of the choices: it may have to become one."""
+        found = self._repeats.after(context[-LONGEST:])
+        if found is None or found[0] >= self._vocab_size:
+            return None
+        token, length = found
+        if token not in choices:
+            choices.append(token)
+            scores.append(scores[-1])
+        return Hint(choices.index(token), length)
 
 
 def _common_prefix(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -57,6 +57,33 @@ class NgramDrafter:
         return NOTHING
 
 
+class Repeats:
+    """What followed the last few tokens when they stood in the text before."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._text: list[int] = []
+        self._places: dict[tuple[int, ...], int] = {}  # by a few tokens: the position after where they stood last
+
+    def follow(self, text: Sequence[int]) -> None:
+        """Take note of how the text goes on."""
+        if list(text[: len(self._text)]) != self._text:
+            self._text.clear()
+            self._places.clear()
+        for position in range(max(len(self._text), 1), len(text)):
+            for size in range(1, min(self._longest, position) + 1):
+                self._places[tuple(text[position - size : position])] = position
+        self._text = list(text)
+
+    def after(self, tokens: Sequence[int]) -> tuple[int, int] | None:
+        """What followed the longest end of these tokens that stood in the text before, and how long that is."""
+        for size in range(min(self._longest, len(tokens)), 0, -1):
+            place = self._places.get(tuple(tokens[-size:]))
+            if place is not None:
+                return self._text[place], size
+        return None
+
+
 def continuation(text: Sequence[int], longest: int) -> list[int]:
     """What followed the latest earlier occurrence of the longest suffix, of at most `longest` tokens, that has one."""
     for size in range(min(longest, len(text) - 1), 0, -1):

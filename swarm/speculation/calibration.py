@@ -3,19 +3,40 @@
 A draft's scores (logits, or what they become with temperature and noise) rank its choices; the target's scores differ
 from them by an error of some size, so a choice is right with about softmax(scores / scale). The scale is the one, of a
 few, under which the tokens of the text so far would have been likeliest.
+
+A hint is what followed the same few tokens before (see `drafting.ngram`). With some weight it is right, else the
+scores are; the weight, for each number of tokens that were the same, is learnt as that of a mixture: by how much the
+hint, rather than the scores, explains each token.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _USUAL = 0.7
 _TRUST = 2.0  # in the usual scale: log-likelihood that another one of half or twice the size must make up for
+_TRUSTED = (0.0, 0.01, 0.04, 0.1)  # weight of a hint after 1, 2, 3, 4 tokens that were the same, until it is known
+_SURE = 0.98  # the greatest weight
+_PACE = 0.04  # by how much of what one more token says a weight changes
 _WORST = -5.0  # log-likelihood of a token that no scale explains
 _MEMORY = 0.98  # weight of what was known before, against one more token
 _MISSES = 0.03  # share of tokens that are none of the first choices, until it is known
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One of the choices, because it followed the same tokens before."""
+
+    choice: int
+    """Which one, by its place among them."""
+    length: int
+    """How many tokens were the same: 1 to LONGEST."""
+
+
+LONGEST = len(_TRUSTED)
 
 
 class Calibration:
@@ -24,21 +45,39 @@ class Calibration:
     def __init__(self) -> None:
         self._fit = [-_TRUST * math.log2(scale / _USUAL) ** 2 for scale in SCALES]
         self._misses = _MISSES
+        self._trusted = [*_TRUSTED]
         self.scale = _USUAL
 
-    def chances(self, scores: Sequence[float]) -> list[float]:
-        """For each of the first choices; together less than 1. `scores`: the greatest first."""
-        weights = [math.exp((score - scores[0]) / self.scale) for score in scores]
-        share = (1 - self._misses) / sum(weights)
-        return [weight * share for weight in weights]
+    def chances(self, scores: Sequence[float], hint: Hint | None = None) -> list[float]:
+        """For each of the choices; together less than 1. `scores`: one for each choice, in any order."""
+        best = max(scores)
+        weights = [math.exp((score - best) / self.scale) for score in scores]
+        trust = self._trusted[hint.length - 1] if hint else 0.0
+        share = (1 - self._misses) * (1 - trust) / sum(weights)
+        chances = [weight * share for weight in weights]
+        if hint:
+            chances[hint.choice] += (1 - self._misses) * trust
+        return chances
 
-    def learn(self, scores: Sequence[float], rank: int | None) -> None:
-        """The target took the choice of this rank; None: another token."""
-        self._misses += (1 - _MEMORY) * ((rank is None) - self._misses)
-        if rank is None:
+    def learn(self, scores: Sequence[float], taken: int | None, hint: Hint | None = None) -> None:
+        """The target took this one of the choices; None: another token."""
+        self._misses += (1 - _MEMORY) * ((taken is None) - self._misses)
+        if hint:
+            self._learn_trust(scores, taken, hint)
+        if taken is None:
             return
+        best = max(scores)
         for i, scale in enumerate(SCALES):
-            whole = math.log(sum(math.exp((score - scores[0]) / scale) for score in scores))
-            likelihood = (scores[rank] - scores[0]) / scale - whole
+            whole = math.log(sum(math.exp((score - best) / scale) for score in scores))
+            likelihood = (scores[taken] - best) / scale - whole
             self._fit[i] = _MEMORY * self._fit[i] + max(likelihood, _WORST)
         self.scale = SCALES[max(range(len(SCALES)), key=self._fit.__getitem__)]
+
+    def _learn_trust(self, scores: Sequence[float], taken: int | None, hint: Hint) -> None:
+        """One step of expectation and maximisation for the weight of such a hint."""
+        trust = self._trusted[hint.length - 1]
+        explained = 0.0
+        if taken == hint.choice:
+            by_scores = self.chances(scores)[hint.choice] * (1 - trust)
+            explained = trust / (trust + by_scores)
+        self._trusted[hint.length - 1] = min(trust + _PACE * (explained - trust), _SURE)

@@ -11,6 +11,7 @@ fitted to the trips themselves, so whatever makes them up is in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _MEMORY = 0.95  # weight of what was known before, against one more trip
 _FIRST_TRIP = 0.1  # seconds that a trip takes, until one was made
@@ -66,6 +67,17 @@ class TripCost:
         return self.fixed + self.per_position * positions
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured; seconds."""
+
+    trip_fixed: float
+    trip_per_position: float
+    start: float
+    per_draft: float
+    per_token: float
+
+
 class Cost:
     """Of one generation: trips, and what drafting takes."""
 
@@ -99,6 +111,12 @@ class Cost:
         self._drafts = _MEMORY * self._drafts + drafts
         self._draft_seconds = _MEMORY * self._draft_seconds + seconds
         self.per_draft = self._draft_seconds / max(self._drafts, 1.0)
+
+    @property
+    def figures(self) -> Figures:
+        """As it stands now."""
+        trip = self.trip
+        return Figures(trip.fixed, trip.per_position, self.start, self.per_draft, self.seconds_per_token)
 
     def rate(self, chances: Sequence[float]) -> float:
         """Tokens per second with these drafts, one trip after the other."""

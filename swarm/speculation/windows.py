@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from swarm.speculation.closed_form import best_length
 from swarm.speculation.cost import Cost
 
-_AT_FIRST = 8
+_AT_FIRST = 0.8  # acceptance that a generation begins with
 _STRIKES = 2  # rounds in a row in which drafts do not pay, after which there are none
 
 
@@ -55,7 +56,7 @@ class BestWindow:
     def __init__(self, cost: Cost, limit: int) -> None:
         self.limit = limit
         self._cost = cost
-        self._last = min(_AT_FIRST, limit)
+        self._last: int | None = None  # drafts of the round before
         self._strikes = 0
         self._pays = True
 
@@ -65,7 +66,7 @@ class BestWindow:
         self._pays = best > 0 or not chances
         if not self._pays and self._strikes + 1 < _STRIKES:
             return 1
-        return min(best, 2 * self._last + 1)
+        return min(best, self._first_length() if self._last is None else 2 * self._last + 1)
 
     def is_enough(self, chances: Sequence[float], promise: float) -> bool:
         """When drafting one more takes longer than it saves."""
@@ -73,6 +74,11 @@ class BestWindow:
         if len(known) == self.limit and (not known or known[-1] >= promise):
             return True
         return not self._cost.is_worth_drafting(known[: self.size(chances)], promise)
+
+    def _first_length(self) -> int:
+        """Of a chain, by the closed form, while neither trips nor verdicts say more."""
+        drafting = self._cost.per_draft + self._cost.trip.per_position
+        return best_length(_AT_FIRST, min(max(drafting / self._cost.trip.seconds(1), 1e-3), 0.99))
 
     def sent(self, size: int) -> None:
         """Remember it for the next one."""
