@@ -30,6 +30,15 @@ def code(count: int, file: Path | None) -> list[str]:
         return [json.loads(line)["prompt"] for line, _ in zip(lines, range(count), strict=False)]
 
 
+def questions(count: int, file: Path | None) -> list[str]:
+    """The first `count` questions of a GSM8K-style file (JSON lines with `question`), as the embedded pair reads them;
+    none without a file."""
+    if file is None:
+        return []
+    with file.open() as lines:
+        return [f"Q: {json.loads(line)['question']}\nA:" for line, _ in zip(lines, range(count), strict=False)]
+
+
 def arithmetic(count: int) -> list[str]:
     """Problems that no training has seen."""
     return [problem.prompt for problem in problems(2026, count, "heldout")]

@@ -6,56 +6,48 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from benchmarks.figures import Cell
+from benchmarks.figures import Trips
+from benchmarks.grid import SETTINGS, Cell, Place
 from benchmarks.petals import Row
 
 
 def one_line(cell: Cell) -> str:
     """Progress, while the next cell runs."""
     return (
-        f"delay {cell.delay_ms:g} ms, T {cell.temperature:g}, window {cell.window}: "
-        f"{cell.tokens_per_second:.1f} tokens/s, {cell.tokens_per_trip:.2f} per trip"
+        f"{_where(cell.place)}, T {cell.place.temperature:g}, {cell.setting}: {cell.tokens_per_second:.1f} tokens/s"
     )
 
 
-def embedded(cells: Sequence[Cell]) -> Iterator[Table]:
-    """The embedded pair: speed, then bytes on the links."""
-    table = _table(
-        "embedded pair, 4 peers",
-        "delay ms",
-        "T",
-        "window",
-        "tokens/s",
-        "x plain",
-        "tokens/trip",
-        "trip ms",
-        "limit ms",
-        "trip/limit",
-        "draft ms",
-        "repeated 8-grams",
-    )
-    plain = {(cell.delay_ms, cell.temperature): cell.tokens_per_second for cell in cells if cell.window == 0}
-    for cell in cells:
-        base = plain.get((cell.delay_ms, cell.temperature))
-        table.add_row(
-            f"{cell.delay_ms:g}",
-            f"{cell.temperature:g}",
-            str(cell.window),
-            f"{cell.tokens_per_second:.1f}",
-            f"{cell.tokens_per_second / base:.2f}" if base else "",
-            f"{cell.tokens_per_trip:.2f}",
-            f"{cell.trip_ms:.1f}",
-            f"{cell.limit_ms:.1f}",
-            f"{cell.over_limit:.3f}",
-            f"{cell.draft_ms:.1f}",
-            f"{cell.repeated:.3f}",
+def grid_tables(cells: Sequence[Cell]) -> Iterator[Table]:
+    """A table for each number of peers and temperature: a place a line, a setting a column, as times plain decoding."""
+    for peers, temperature in dict.fromkeys((one.place.peers, one.place.temperature) for one in cells):
+        of_table = [one for one in cells if (one.place.peers, one.place.temperature) == (peers, temperature)]
+        table = _table(
+            f"{peers} peers, T {temperature:g}: tokens/s, and times that",
+            "links",
+            *SETTINGS,
+            "tokens a verdict",
+            "drafts",
+            "wait ms",
+            "bytes a token",
         )
-    yield table
-    last = cells[-1]
-    links = _table(f"bytes per token, IP headers included (delay {last.delay_ms:g} ms)", "link", *_settings(cells))
-    for link in sorted({link for cell in _of_delay(cells) for link in cell.bytes_per_token}):
-        links.add_row(link, *(f"{cell.bytes_per_token.get(link, 0):.0f}" for cell in _of_delay(cells)))
-    yield links
+        for place in dict.fromkeys(one.place for one in of_table):
+            by_setting = {one.setting: one for one in of_table if one.place == place}
+            plain, auto = by_setting["plain"], by_setting["auto"]
+            table.add_row(
+                _where(place),
+                f"{plain.tokens_per_second:.1f}",
+                *(
+                    f"{by_setting[name].tokens_per_second / plain.tokens_per_second:.2f}"
+                    for name in SETTINGS
+                    if name != "plain"
+                ),
+                f"{auto.per_verdict:.2f}",
+                f"{auto.drafted:.1f}",
+                f"{auto.trip_ms:.1f}",
+                f"{auto.bytes_per_token:.0f}",
+            )
+        yield table
 
 
 def against_petals(rows: Sequence[Row]) -> Table:
@@ -84,22 +76,18 @@ def against_petals(rows: Sequence[Row]) -> Table:
     return table
 
 
-def loopback(cell: Cell, hops: int) -> str:
+def loopback(trips: Trips, hops: int) -> str:
     """What a hop costs beyond its compute."""
-    beyond = cell.trip_ms - cell.compute_ms
+    beyond = trips.trip_ms - trips.compute_ms
     return (
-        f"loopback, plain: {cell.tokens_per_second:.1f} tokens/s, trip {cell.trip_ms:.2f} ms, "
-        f"compute {cell.compute_ms:.2f} ms, beyond it {beyond / hops:.2f} ms per hop"
+        f"loopback, plain: {trips.tokens_per_second:.1f} tokens/s, trip {trips.trip_ms:.2f} ms, "
+        f"compute {trips.compute_ms:.2f} ms, beyond it {beyond / hops:.2f} ms per hop"
     )
 
 
-def _of_delay(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of the last delay at temperature 0, one for each window."""
-    return [cell for cell in cells if cell.delay_ms == cells[-1].delay_ms and cell.temperature == 0]
-
-
-def _settings(cells: Sequence[Cell]) -> list[str]:
-    return [f"window {cell.window}" for cell in _of_delay(cells)]
+def _where(place: Place) -> str:
+    rate = "" if place.rate_mbit is None else f", {place.rate_mbit:g} Mbit/s"
+    return f"{place.delay_ms:g} ms{rate}"
 
 
 def _table(title: str, *headings: str) -> Table:

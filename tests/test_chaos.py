@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hivemind.proto import dht_pb2
 
+from benchmarks.bar import Bar, Outcome, check
 from benchmarks.chaos import bars, runs
 from benchmarks.chaos.agenda import Agenda
-from benchmarks.chaos.bars import Bar, Outcome, check
 from benchmarks.chaos.fleet import Node
 from benchmarks.chaos.hostile_messages import CALLS, Aim, any_frame, any_payload, any_request, lawful_open
 from benchmarks.chaos.runs import Run, figures, stalls

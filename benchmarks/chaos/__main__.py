@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import prompts
+from benchmarks.bar import check, conclude
 from benchmarks.chaos import bars, report, runs
 from benchmarks.chaos.director import LINK_MS, Director
 from benchmarks.chaos.fleet import DRAFT, MODEL, Fleet
@@ -59,14 +60,14 @@ def main() -> int:
         print(f"chaos: {error}", file=sys.stderr)
         return 1
     console.print(report.table(done))
-    outcomes = bars.check(bars.RECOVERY, runs.figures(done))
+    outcomes = check(bars.RECOVERY, runs.figures(done))
     record = {
         "seed": options.seed,
         "started": options.started,
         "cost_of_a_kill": runs.cost(done),
         "runs": [asdict(run) for run in done],
     }
-    return report.conclude(console, outcomes, record, options.out)
+    return conclude(console, outcomes, record, options.out)
 
 
 def _options() -> argparse.Namespace:

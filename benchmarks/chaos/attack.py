@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import prompts
-from benchmarks.chaos import bars, report
-from benchmarks.chaos.bars import Bar
+from benchmarks.bar import Bar, check, conclude
+from benchmarks.chaos import bars
 from benchmarks.chaos.director import LINK_MS
 from benchmarks.chaos.fleet import DRAFT, MODEL, Fleet, Node
 from benchmarks.chaos.resources import Usage
@@ -213,7 +213,7 @@ def main() -> int:
         replace(bar, limit=options.messages) if bar is bars.ATTACK_MESSAGES else bar for bar in bars.ATTACK
     )
     found[limits[0]] = found[bars.ATTACK_MESSAGES]
-    return report.conclude(console, bars.check(limits, found), _record(siege, options), options.out)
+    return conclude(console, check(limits, found), _record(siege, options), options.out)
 
 
 def _config(folder: Path) -> Path:

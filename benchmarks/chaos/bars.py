@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A bound on one figure: it may not be above the limit, or, where `is_floor`, not below it."""
-
-    name: str
-    limit: float
-    unit: str
-    is_floor: bool = False
-
+from benchmarks.bar import Bar
 
 EXACT = Bar("generations with the tokens of an undisturbed one", 100, "%", is_floor=True)
 DISTURBED = Bar("runs in which what was planned was done", 100, "%", is_floor=True)
@@ -51,42 +38,3 @@ DECEIT_ACCUSED = Bar("honest peers that were left out", 0, "")
 DECEIT_DEATHS = Bar("honest nodes that ended", 0, "")
 DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACCUSED, DECEIT_DEATHS)
 """Of part 5."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A bar and what was measured; None if nothing was run that it speaks of."""
-
-    bar: Bar
-    measured: float | None
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether the figure is out of bounds; one that is no number is."""
-        if self.measured is None:
-            return False
-        if self.bar.is_floor:
-            return not self.measured >= self.bar.limit
-        return not self.measured <= self.bar.limit
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        bar = self.bar
-        bound = "at least" if bar.is_floor else "at most"
-        return {"bar": bar.name, bound: bar.limit, "unit": bar.unit, "measured": self.measured, "met": self._met}
-
-    def __str__(self) -> str:
-        bar = self.bar
-        unit = f" {bar.unit}" if bar.unit else ""
-        figure = "not measured" if self.measured is None else f"{self.measured:.4g}{unit}"
-        word = {True: "met", False: "MISSED", None: "-"}[self._met]
-        return f"{word:7}{bar.name}: {figure} ({'at least' if bar.is_floor else 'at most'} {bar.limit:g}{unit})"
-
-    @property
-    def _met(self) -> bool | None:
-        return None if self.measured is None else not self.is_missed
-
-
-def check(bars: tuple[Bar, ...], figures: Mapping[Bar, float]) -> list[Outcome]:
-    """What became of each bar."""
-    return [Outcome(bar, figures.get(bar)) for bar in bars]

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import prompts
-from benchmarks.chaos import bars, report
-from benchmarks.chaos.bars import Bar
+from benchmarks.bar import Bar, check, conclude
+from benchmarks.chaos import bars
 from benchmarks.chaos.director import LINK_MS
 from benchmarks.chaos.fleet import DRAFT, MODEL, READY_SECONDS, Fleet, Node
 from benchmarks.chaos.runs import share
@@ -104,7 +104,7 @@ def main() -> int:
         return 1
     console.print(_table(trials))
     record = {"seed": options.seed, "started": options.started, "trials": [asdict(trial) for trial in trials]}
-    return report.conclude(console, bars.check(bars.DECEIT, figures(trials, ended)), record, options.out)
+    return conclude(console, check(bars.DECEIT, figures(trials, ended)), record, options.out)
 
 
 def _honest(fleet: Fleet) -> dict[float, list[int]]:

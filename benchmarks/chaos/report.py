@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import median
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.chaos.bars import Outcome
 from benchmarks.chaos.runs import KILLED_HOP, Run
-from swarm import VERSION
 
 
 def one_line(number: int, run: Run) -> str:
@@ -48,17 +42,6 @@ def table(runs: Sequence[Run]) -> Table:
         made.add_section()
         made.add_row(*_row("every kill of one hop", kills))
     return made
-
-
-def conclude(console: Console, outcomes: Sequence[Outcome], record: dict[str, Any], out: Path) -> int:
-    """Print the bars, write all to `out`, and say by the exit code whether a bar was missed."""
-    for outcome in outcomes:
-        console.print(str(outcome), highlight=False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    whole = {"version": VERSION, **record, "bars": [outcome.as_dict() for outcome in outcomes]}
-    out.write_text(json.dumps(whole, indent=1) + "\n")
-    console.print(f"written to {out}")
-    return 1 if any(outcome.is_missed for outcome in outcomes) else 0
 
 
 def _row(name: str, runs: Sequence[Run]) -> Iterable[str]:

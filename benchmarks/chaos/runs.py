@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from benchmarks.bar import Bar
 from benchmarks.chaos import bars
-from benchmarks.chaos.bars import Bar
 
 KILLED_HOP = "kill: hop "
 """How the names of the scenarios begin in which one hop is killed."""

@@ -24,8 +24,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import prompts
-from benchmarks.chaos import bars, report
-from benchmarks.chaos.bars import Bar
+from benchmarks.bar import Bar, check, conclude
+from benchmarks.chaos import bars
 from benchmarks.chaos.director import LINK_MS
 from benchmarks.chaos.fleet import DRAFT, MODEL, Fleet, Node
 from benchmarks.chaos.resources import Usage
@@ -228,7 +228,7 @@ def main() -> int:
         "after_warm_up": {name: asdict(usage) for name, usage in soak.before.items()},
         "at_the_end": {name: asdict(usage) for name, usage in soak.after.items()},
     }
-    return report.conclude(console, bars.check(bars.SOAK, figures(soak)), record, options.out)
+    return conclude(console, check(bars.SOAK, figures(soak)), record, options.out)
 
 
 def _print(soak: Soak, console: Console) -> None:

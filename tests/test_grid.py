@@ -1,0 +1,90 @@
+"""The benchmark's grid: from generations to cells, from cells to bars, tables and plots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks import grid, plots, report
+from benchmarks.bar import check
+from benchmarks.grid import SETTINGS, Cell, Place
+
+PLACE = Place(4, 25.0, None, 0.0)
+
+
+def generation(tokens: int, seconds: float, verdicts: int) -> dict[str, Any]:
+    return {
+        "token_ids": list(range(tokens)),
+        "seconds": seconds,
+        "rounds": verdicts,
+        "drafted": 3 * verdicts,
+        "trip_seconds": [9.0, *[0.1] * verdicts],
+        "compute_seconds": [9.0, *[0.02] * verdicts],
+    }
+
+
+def cells(place: Place, **speeds: float) -> list[Cell]:
+    """With these times plain decoding; those that are not named have none."""
+    plain = [generation(20, 2.0, 20)]
+    one = grid.cell(place, "plain", plain, plain, 1000)
+    given = {name.replace("_", " "): speed for name, speed in speeds.items()}
+    return [replace(one, setting=name, tokens_per_second=10 * given.get(name, 1.0)) for name in SETTINGS]
+
+
+def test_a_cell_has_the_figures_of_all_its_generations() -> None:
+    results = [generation(20, 2.0, 5), generation(10, 1.0, 5)]
+    plain = [generation(20, 2.0, 20), generation(11, 1.0, 11)]
+    one = grid.cell(PLACE, "auto", results, plain, 600)
+    assert (one.tokens_per_second, one.per_verdict, one.drafted) == (10.0, 3.0, 3.0)
+    assert (one.trip_ms, one.compute_ms) == (pytest.approx(100.0), pytest.approx(20.0))
+    assert (one.bytes_per_token, one.exact, one.repeated) == (20.0, 0.5, 0.0)
+
+
+def test_bars_are_those_of_their_places_and_of_the_worst() -> None:
+    far, sampled, slow = (Place(4, 100, None, 0), Place(4, 25, None, 0.8), Place(8, 0, 50.0, 0))
+    found = grid.figures(
+        [
+            *cells(PLACE, auto=4.0, chain_of_8=3.0, tree_of_32=3.5),
+            *cells(far, auto=5.0),
+            *cells(sampled, auto=2.9),
+            *cells(slow, auto=0.9),
+        ]
+    )
+    assert {bar.name: round(figure, 3) for bar, figure in found.items()} == {
+        grid.SPEED.name: 4.0,
+        grid.SPEED_CHAINS.name: 1.333,
+        grid.SPEED_FAR.name: 5.0,
+        grid.SPEED_SAMPLED.name: 2.9,
+        grid.WORST_PLAIN.name: 0.9,
+        grid.WORST_FIXED.name: 0.9,
+        grid.EXACT.name: 100.0,
+    }
+    missed = [outcome.bar for outcome in check(grid.BARS, found) if outcome.is_missed]
+    assert missed == [grid.WORST_PLAIN, grid.WORST_FIXED]
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    found = grid.figures(cells(Place(2, 10, None, 0), auto=1.2))
+    assert found.keys() == {grid.WORST_PLAIN, grid.WORST_FIXED, grid.EXACT}
+
+
+def test_tables_and_plots_have_every_place(tmp_path: Path) -> None:
+    measured = [
+        one
+        for peers in (2, 4)
+        for delay in (0.0, 25.0)
+        for rate in (None, 50.0)
+        for one in cells(Place(peers, delay, rate, 0.8), auto=2.0)
+    ]
+    console = Console(width=200, record=True)
+    console.print(*report.grid_tables(measured), sep="\n")
+    text = console.export_text()
+    assert text.count("25 ms, 50 Mbit/s") == 2
+    assert "2 peers, T 0.8" in text
+    files = plots.draw(measured, tmp_path)
+    assert [file.name for file in files] == ["speed-2-peers-T0.8.png", "speed-4-peers-T0.8.png"]
+    assert all(file.stat().st_size > 10_000 for file in files)
