@@ -15,7 +15,7 @@ import torch
 
 from client.audit import Auditor, Seeds
 from client.chain import Chain
-from client.config import MAX_WINDOW, ClientConfig, GenerationConfig, Window
+from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig, Window
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
 from client.patience import TripTimer
@@ -35,12 +35,21 @@ from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
 from swarm.speculation.cost import Cost
+from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.windows import BestWindow, FixedWindow
 from swarm.transport import Network
+from swarm.wire import MAX_EVIDENCE, Rule
 
-_TEXT_OPTIONS = {"temperature", "top_k", "top_p", "repetition_penalty", "seed"}  # on which the text depends
+_TEXT_OPTIONS = {
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "seed",
+    "acceptance",
+}  # on which the text depends
 _USUAL_IN_FLIGHT = 4
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
@@ -66,7 +75,13 @@ class Generation:
         window = BestWindow(self._cost, MAX_WINDOW) if wanted == "auto" else FixedWindow(wanted)
         self._round_tokens = round_tokens(wanted)
         tree = model.config.tree if options.tree is None else options.tree
-        drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
+        self._rule: Rule = options.acceptance if options.temperature else "match"
+        if self._rule == "rejection":
+            if model.config.audit:
+                raise UsageError("what others would judge under rejection is another text: audit under match")
+            drafter = model.new_sparse_drafter(self._sampling, options.evidence_k, self._cost)
+        else:
+            drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
         overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
         self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
@@ -148,6 +163,7 @@ class Generation:
             round_tokens=self._round_tokens,
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
+            rule=self._rule,
             witness=self._witness,
             avoid=avoid,
             kinds=kinds,
@@ -285,6 +301,19 @@ class AsyncSwarmModel:
         if self._draft is not None:
             return self._draft.drafter(self.target.info.vocab_size, sampling, width)
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
+
+    def new_sparse_drafter(self, sampling: Sampling, k: EvidenceSize, cost: Cost) -> Drafter:
+        """A drafter for one generation under the rule `rejection`."""
+        if self._draft is None:
+            return self.new_drafter(sampling, 1)
+
+        def least() -> float:
+            """The chance at which a choice saves as much time as its bytes take."""
+            return CHOICE_BYTES * 8e-6 / self.config.uplink_mbit / cost.seconds_per_token if k == "auto" else 0.0
+
+        return self._draft.sparse_drafter(
+            self.target.info.vocab_size, sampling, MAX_EVIDENCE if k == "auto" else k, least
+        )
 
 
 def round_tokens(window: Window) -> int:

@@ -11,6 +11,7 @@ from swarm.config import Config
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
+from swarm.wire import MAX_EVIDENCE, Rule
 
 MAX_WINDOW = 64
 """Drafts of a round: peers take so many, unless they are told otherwise."""
@@ -30,6 +31,7 @@ def _auto_or(low: int, high: int) -> BeforeValidator:
 
 
 Window = Annotated[Literal["auto"] | int, _auto_or(0, MAX_WINDOW)]
+EvidenceSize = Annotated[Literal["auto"] | int, _auto_or(1, MAX_EVIDENCE)]
 InFlight = Annotated[Literal["auto"] | int, _auto_or(1, 16)]
 
 
@@ -62,6 +64,8 @@ class ClientConfig(Observed):
     """Whether drafts are a tree, where the drafter has more than one guess; else a chain."""
     in_flight: InFlight = "auto"
     """Rounds that may be on their way at a time: drafts follow those before them before the verdict is back."""
+    uplink_mbit: Annotated[float, Field(gt=0)] = 10.0
+    """Upload speed, in 10^6 bits a second, by which `evidence_k` decides."""
     wait_floor: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that are waited for a verdict, at least, before the peers are asked what became of it, ..."""
     wait_ceiling: Annotated[float, Field(gt=0)] = 30.0
@@ -90,5 +94,10 @@ class GenerationConfig(Config):
     """Other than the client's own."""
     in_flight: InFlight | None = None
     """Other than the client's own."""
+    acceptance: Rule = "match"
+    """Which drafts stand: such as are the target's own tokens, or, at temperatures above 0, by rejection sampling."""
+    evidence_k: EvidenceSize = "auto"
+    """Under `rejection`, of how many tokens the drafter gives its probabilities with each draft; `auto`: of as many as
+    raise acceptance by more than their bytes cost."""
     resume: Path | None = None
     """A file that keeps the tokens as they come, and from which an interrupted generation goes on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import Callable, Collection, Sequence
 
@@ -22,6 +23,7 @@ from swarm.wire import (
     MAX_AHEAD,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
+    MAX_SESSION_MESSAGE,
     MAX_TAIL,
     AnyMessage,
     Ask,
@@ -31,14 +33,17 @@ from swarm.wire import (
     Leaving,
     Open,
     Progress,
+    Proofs,
     Recall,
     Recalled,
     Refused,
     Relink,
     Round,
+    Rule,
     Verdict,
 )
 
+_CHOICE_BYTES = 9  # of a message, at most, for one choice of a draft's evidence
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
 
 
@@ -51,9 +56,10 @@ class ChainSession:
         fingerprint: str,
         sampling: Sampling,
         witness: Callable[[int], int] | None = None,
+        rule: Rule = "match",
     ) -> None:
-        """Nothing is opened yet: see `lead_over`. `witness` gives the hops that begin with a layer the seed of their
-        sketches."""
+        """Nothing is opened yet: see `lead_over`. The last hop judges by `rule`; `witness` gives the hops that begin
+        with a layer the seed of their sketches."""
         self.hops: tuple[Hop, ...] = ()
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
@@ -74,6 +80,7 @@ class ChainSession:
         self._fingerprint = fingerprint
         self._sampling = sampling
         self._witness = witness
+        self._rule: Rule = rule
         self._id = secrets.token_bytes(16)
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
@@ -223,9 +230,15 @@ class ChainSession:
             await self.prefill(number, tokens, seconds)
         start = len(tokens) - 1 - self.lacks(tokens)
         tree = tree.cut(self._chunk - len(tokens) + start)
+        if self._rule == "rejection":
+            tree = tree.cut(num_provable(tree))
         parents = () if tree.is_chain else tree.parents
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
+        if self._rule == "rejection" and len(tree):
+            proofs = tree.evidence
+            ids, weights = tuple(one.ids for one in proofs), tuple(one.weights for one in proofs)
+            await self._send(self.hops[-1], Proofs(self._id, number, ids, weights))
         await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
 
     async def send_more(self, number: int, more: DraftTree, seconds: float) -> None:
@@ -333,6 +346,7 @@ class ChainSession:
             chunk=self._chunk,
             sampling=self._sampling,
             witness=self._witness(hop.span.start) if self._witness else None,
+            rule=self._rule,
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:
@@ -411,3 +425,9 @@ def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: i
         Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
         for start in range(cached, end, chunk)
     ]
+
+
+def num_provable(tree: DraftTree) -> int:
+    """Of how many of its drafts the proofs fit into a message."""
+    sums = itertools.accumulate(len(proof.ids) for proof in tree.evidence)
+    return sum(choices <= MAX_SESSION_MESSAGE // _CHOICE_BYTES for choices in sums)

@@ -14,7 +14,9 @@ from torch import Tensor
 from peer.session import Growing, Session
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
-from swarm.speculation.acceptance import Walk, go_on, match
+from swarm.speculation.evidence import Evidence
+from swarm.speculation.match import Walk, go_on, match
+from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import lead
 from swarm.speculation.tree import ROOT
 from swarm.tensors import from_bytes, to_bytes
@@ -48,6 +50,8 @@ class Job:
     """Where the round is judged: the text up to and including its newest committed token."""
     tree: Growing | None = None
     """With what the rounds before brought of it; None for a chain that the round holds whole."""
+    proofs: tuple[Evidence, ...] = ()
+    """Under the rule `rejection`, of each draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,10 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
     if round.grown:
         return _judge_more(session, round, logits), None
     drafts, sampling = round.tokens[round.num_text :], session.sampling
+    if session.rule == "rejection":
+        if len(job.proofs) != len(drafts):  # a round that is old already
+            return (), None
+        return tuple(reject(logits, job.context, drafts, job.proofs, sampling)), None
     tokens, nodes = match(logits, job.context, drafts, sampling, round.parents)
     session.walks = {round.number: Walk((*job.context, *tokens), nodes[-1] if nodes else ROOT)}
     stop = len(nodes)

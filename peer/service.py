@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 
 from peer.complaints import Complaints
 from peer.compute import Engine, Failure, Job, Outcome, States
@@ -30,6 +32,7 @@ from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
+from swarm.speculation.evidence import Evidence
 from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -49,6 +52,7 @@ from swarm.wire import (
     Ping,
     Pong,
     Progress,
+    Proofs,
     Recall,
     Recalled,
     Refused,
@@ -85,6 +89,7 @@ class PeerService:
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
+        self._unproven: dict[bytes, Callable[[], None]] = {}  # by session: a round that waits for its proofs
         self._closed = asyncio.Event()  # a session has ended
 
     async def start(self) -> None:
@@ -165,6 +170,8 @@ class PeerService:
                     self._open(message, client, replies)
                 case Round():
                     self._take_round(message, client)
+                case Proofs():
+                    self._take_proofs(message, replies)
                 case Ask():
                     return self._ask(message, replies)
                 case Recall():
@@ -188,6 +195,7 @@ class PeerService:
             self._end(unused, "it got no round, and others need the room")
         session = self._table.open(message, client)
         self._worker.drop(session.id)  # of a session that this one replaces
+        self._unproven.pop(session.id, None)
         self._replies[session.id] = replies
         self._meet_neighbours(session)
 
@@ -235,6 +243,7 @@ class PeerService:
         self._table.close(session_id)
         self._worker.drop(session_id)
         self._replies.pop(session_id, None)
+        self._unproven.pop(session_id, None)
         self._closed.set()
 
     def _end(self, session: Session, reason: str) -> None:
@@ -293,12 +302,25 @@ class PeerService:
         if session.is_stale(round):
             STALE.inc()
             return
+        if session.lacks_proofs(round, self._stage.info):
+            self._unproven[session.id] = partial(self._submit, session, round, layer, sender, states, compute)
+            return
+        proofs = _proofs_of(session, round)
         self._table.admit(session, round, layer, sender)
         self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None
-        self._worker.submit(Job(session, round, states, compute, context, tree))
+        self._worker.submit(Job(session, round, states, compute, context, tree, proofs))
+
+    def _take_proofs(self, message: Proofs, replies: Outbox) -> None:
+        """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        session.check_proofs(message, self._stage.info)
+        session.proofs = message
+        waiting = self._unproven.pop(session.id, None)
+        if waiting is not None:
+            waiting()
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""
@@ -358,3 +380,13 @@ class PeerService:
             await asyncio.sleep(idle_seconds / 4)
             for session in self._table.idle(idle_seconds):
                 self._end(session, f"idle for {idle_seconds:.0f} s")
+
+
+def _proofs_of(session: Session, round: Round) -> tuple[Evidence, ...]:
+    """Of a round's drafts; none if there are newer ones already. Raises Refusal if they are not of these drafts."""
+    proofs = session.proofs
+    if proofs is None or proofs.number != round.number or not round.judged:
+        return ()
+    if len(proofs.ids) != round.num_drafts:
+        raise Refusal("unlawful", f"round {round.number} has not the drafts of which there are proofs")
+    return tuple(map(Evidence, proofs.ids, proofs.weights))

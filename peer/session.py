@@ -15,10 +15,10 @@ from swarm.errors import Why
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
-from swarm.speculation.acceptance import Walk
+from swarm.speculation.match import Walk
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import depths
-from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Relink, Round
+from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Proofs, Relink, Round, Rule
 
 
 class Refusal(Exception):
@@ -89,6 +89,9 @@ class Session:
     """Most tokens that the next peer takes at a time."""
     sent: Sent = field(default_factory=Sent)
     """What was passed on, or would have been."""
+    rule: Rule = "match"
+    proofs: Proofs | None = None
+    """Under the rule `rejection`, at the last hop: the newest."""
     witness: Witness | None = None
     """Of the input, if the client audits."""
     tokens: list[int] = field(default_factory=list)
@@ -122,7 +125,21 @@ class Session:
             raise Refusal("unlawful", f"round {round.number} comes after round {newest}")
         if round.position > len(self.tokens):
             raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
+        if self.rule == "rejection" and round.parents:
+            raise Refusal("unlawful", "the rule rejection judges chains, no trees")
         self._check_reach(Growing.begin(round), round, model)
+
+    def check_proofs(self, proofs: Proofs, model: ModelInfo) -> None:
+        """Raise Refusal unless these may be what drafts of this session were drawn from."""
+        if self.rule != "rejection" or self.span.end != model.num_layers:
+            raise Refusal("unlawful", "proofs are for the last hop, and for the rule rejection")
+        if any(max(ids) >= model.vocab_size for ids in proofs.ids):
+            raise Refusal("unlawful", f"proofs name a token that is not in the vocabulary of {model.vocab_size}")
+
+    def lacks_proofs(self, round: Round, model: ModelInfo) -> bool:
+        """Whether a round cannot be judged here yet."""
+        is_judged = round.judged and round.num_drafts > 0 and self.span.end == model.num_layers
+        return self.rule == "rejection" and is_judged and (self.proofs is None or self.proofs.number < round.number)
 
     def _check_reach(self, tree: Growing, round: Round, model: ModelInfo) -> None:
         if tree.reach > model.max_positions:

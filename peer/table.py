@@ -83,6 +83,7 @@ class SessionTable:
             holds=request.holds,
             chunk=request.chunk,
             sampling=request.sampling,
+            rule=request.rule,
             witness=Witness(request.witness, self._stage.info.hidden_size) if request.witness is not None else None,
             cache=KVCache(span),
             sent=self._sent.open(request.session),

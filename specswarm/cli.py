@@ -194,6 +194,12 @@ def generate(
     in_flight: Annotated[
         str | None, typer.Option(help="Rounds on their way at a time; default: auto; 1: one after the other.")
     ] = None,
+    acceptance: Annotated[
+        str | None, typer.Option(help="Which drafts stand: match (default), or rejection, for sampled text.")
+    ] = None,
+    evidence_k: Annotated[
+        str | None, typer.Option(help="Probabilities sent with a draft, under rejection; default: auto.")
+    ] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
@@ -256,6 +262,8 @@ def generate(
             "window": window,
             "tree": tree,
             "in_flight": in_flight,
+            "acceptance": acceptance,
+            "evidence_k": evidence_k,
             "resume": resume,
         },
     )

@@ -3,7 +3,7 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Relink, Copy, Ask, Recall, Ping
+    client -> peer   Open, Round, Proofs, Relink, Copy, Ask, Recall, Ping
     peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong
     peer -> peer     Hidden
     whoever opens a stream of a private swarm   Hello
@@ -12,7 +12,7 @@ so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ from msgspec import Meta
 from swarm.errors import BadMessage, UsageError, Why
 from swarm.sketch import ROW_BYTES
 from swarm.span import Span
+from swarm.speculation.evidence import MAX_WEIGHT
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import trunk
 
@@ -40,6 +41,7 @@ MAX_MADDRS = 32  # addresses of one peer
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
 MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
 
+MAX_EVIDENCE = 4096  # choices of one draft
 MAX_RECALLED = 512  # positions of one Recall
 
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
@@ -57,6 +59,7 @@ Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
+Rule = Literal["match", "rejection"]
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
@@ -102,6 +105,8 @@ class Open(Message, frozen=True, tag=1):
     chunk: Chunk
     sampling: Sampling
     witness: Seed | None = None
+    rule: Rule = "match"
+    """By which the last hop judges."""
 
 
 class Refused(Message, frozen=True, tag=2):
@@ -274,6 +279,21 @@ class Recalled(Message, frozen=True, tag=16):
     sketches: Annotated[bytes, Meta(max_length=MAX_RECALLED * ROW_BYTES)]
 
 
+Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT)]
+Ids = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
+Weights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
+
+
+class Proofs(Message, frozen=True, tag=17):
+    """Under the rule `rejection`, straight to the last hop: of each draft of round `number`, what it was drawn from, as
+    token ids and their weights (see `speculation.evidence`)."""
+
+    session: SessionId
+    number: Count
+    ids: Annotated[tuple[Ids, ...], Meta(max_length=MAX_DRAFTS)]
+    weights: Annotated[tuple[Weights, ...], Meta(max_length=MAX_DRAFTS)]
+
+
 AnyMessage = (
     Open
     | Refused
@@ -291,6 +311,7 @@ AnyMessage = (
     | Hello
     | Recall
     | Recalled
+    | Proofs
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -328,6 +349,9 @@ def _check(message: AnyMessage) -> None:
             _check_round(message)
         case Hidden():
             _check_round(message.round)
+        case Proofs():
+            if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
+                raise BadMessage("proofs whose tokens and weights are not as many")
         case Open():
             try:
                 Span(message.start, message.end)

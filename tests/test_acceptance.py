@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from swarm.speculation.acceptance import Walk, go_on, match
+from swarm.speculation.match import Walk, go_on, match
 from swarm.speculation.sampling import Sampling, choose
 
 VOCAB = 5

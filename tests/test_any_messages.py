@@ -26,6 +26,7 @@ from swarm.wire import (
     Ping,
     Pong,
     Progress,
+    Proofs,
     Recall,
     Recalled,
     Refused,
@@ -83,7 +84,7 @@ opens = st.builds(
     st.sampled_from([None, 7]),
 )
 lawful_opens = st.builds(
-    lambda session, hop, upstream: Open(
+    lambda session, hop, upstream, rule: Open(
         session,
         FINGERPRINT,
         hop,
@@ -94,10 +95,12 @@ lawful_opens = st.builds(
         16,
         Sampling(),
         7,
+        rule,
     ),
     ids,
     st.sampled_from([0, 0, 0, 1, 2]),
     st.sampled_from(["eve", "eve", "mallory", "first"]),
+    st.sampled_from(["match", "rejection"]),
 )
 messages: st.SearchStrategy[AnyMessage] = st.one_of(
     lawful_opens,
@@ -114,6 +117,8 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
         st.integers(0, 3),
         st.sampled_from(["float32", "float32", "?"]),
     ),
+    st.builds(Proofs, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
+    st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),))),
     st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),

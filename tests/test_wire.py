@@ -30,11 +30,13 @@ from swarm.wire import (
     Ping,
     Pong,
     Progress,
+    Proofs,
     Recall,
     Recalled,
     Refused,
     Relink,
     Round,
+    Rule,
     Verdict,
     beyond,
     decode,
@@ -87,7 +89,16 @@ def opens(draw: st.DrawFn) -> Open:
         draw(chunks),
         draw(samplings),
         draw(st.none() | st.integers(0, (1 << 63) - 1)),
+        draw(st.sampled_from(get_args(Rule))),
     )
+
+
+@st.composite
+def proofs(draw: st.DrawFn) -> Proofs:
+    sizes = draw(st.lists(st.integers(1, 5), max_size=5))
+    ids = tuple(tuple(draw(counts) for _ in range(size)) for size in sizes)
+    weights = tuple(tuple(draw(st.integers(1, (1 << 16) - 1)) for _ in range(size)) for size in sizes)
+    return Proofs(draw(sessions), draw(counts), ids, weights)
 
 
 KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
@@ -107,10 +118,12 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Hello: st.builds(Hello, st.binary(max_size=64)),
     Recall: st.builds(Recall, sessions, counts, counts, counts),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
+    Proofs: proofs(),
 }
 messages = st.one_of(*KINDS.values())
 
 SESSION = b"0123456789abcdef"
+PROOFS = Proofs(SESSION, 1, ((7, 8), (9, 10)), ((5, 4), (3, 2)))
 TREE = Round(SESSION, 1, 5, (1, 2, 3), 2, True, (-1, 0))
 MORE = Round(SESSION, 2, 5, (8, 9), 2, True, (-1, 5), 5)
 ROUND = Round(SESSION, 1, 5, (7, 8, 9), 2, True)
@@ -212,6 +225,13 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "refused for no known reason": altered(Refused(SESSION, "full", ""), (2,), "mood"),
     "a field too many": msgspec.msgpack.encode([*msgspec.msgpack.decode(encode(Ping(1))), 1]),
     "broken peer without name": altered(Broken(SESSION, "p", ""), (2,), ""),
+    "no choices": altered(PROOFS, (3, 0), []),
+    "fewer weights than choices": altered(PROOFS, (4, 1), [1]),
+    "proofs of fewer drafts": altered(PROOFS, (4,), [[1, 2]]),
+    "a weight of 0": altered(PROOFS, (4, 0, 1), 0),
+    "a weight too large": altered(PROOFS, (4, 0, 1), 1 << 16),
+    "a choice that is no token": altered(PROOFS, (3, 0, 1), -1),
+    "judged by no known rule": altered(OPEN, (11,), "mood"),
     "unknown tag": altered(Ping(1), (0,), 99),
     "tag as text": altered(Ping(1), (0,), "Ping"),
     "field missing": b"\x91" + PING_TAG,

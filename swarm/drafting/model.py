@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from swarm.drafting.growth import Growth, Node
 from swarm.drafting.ngram import Repeats
+from swarm.drafting.sparse import SparseDrafter
+from swarm.drafting.texts import common_prefix
 from swarm.errors import UsageError
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
@@ -47,7 +49,7 @@ class ModelDrafter:
     def follow(self, text: Sequence[int], room: int) -> None:
         """Keep what is known of this text, and of what may follow."""
         room = min(room, self._stage.info.max_positions - len(text))
-        known = _common_prefix(self._text, text)
+        known = common_prefix(self._text, text)
         self._growth.limit(room)
         is_nearer, self._end = len(text) + room < self._end, len(text) + room
         if known == len(self._text) > 0 and not is_nearer:
@@ -154,14 +156,6 @@ class ModelDrafter:
         return Hint(choices.index(token), length)
 
 
-def _common_prefix(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many first tokens are equal."""
-    for i, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return i
-    return min(len(ours), len(theirs))
-
-
 class DraftModel:
     """A draft model, loaded once; each generation gets a drafter of its own."""
 
@@ -180,3 +174,9 @@ class DraftModel:
     def drafter(self, vocab_size: int, sampling: Sampling, width: int) -> ModelDrafter:
         """A drafter for one generation: see ModelDrafter."""
         return ModelDrafter(self._stage, vocab_size, sampling, width)
+
+    def sparse_drafter(
+        self, vocab_size: int, sampling: Sampling, k: int, least: Callable[[], float]
+    ) -> SparseDrafter:
+        """One for the rule `rejection`: see SparseDrafter."""
+        return SparseDrafter(self._stage, vocab_size, sampling, k, least)

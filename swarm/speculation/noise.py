@@ -24,6 +24,13 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
+def uniform(seed: int, position: int, purpose: int) -> float:
+    """A number strictly between 0 and 1 for one of a few purposes at a position; independent of the noise of tokens."""
+    stream = _mix_int(_mix_int(seed & _MASK) ^ (position * _GOLDEN & _MASK))
+    bits = _mix_int((stream - purpose * _GOLDEN) & _MASK)
+    return ((bits >> 12) + 0.5) * 2.0**-52
+
+
 def _mix_int(value: int) -> int:
     """splitmix64's finaliser on a Python integer."""
     for shift, factor in _MIX:

@@ -60,6 +60,14 @@ def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling)
     return max(float(best - own), float(left_out), 0.0) * sampling.temperature / spread
 
 
+def scores_of(logits: Tensor, context: Sequence[int], sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Whose softmax is what is drawn from after `context`: of one row [vocab], what penalty, temperature (above 0),
+    top-k and top-p leave, float64 [m], and their token ids."""
+    if sampling.repetition_penalty != 1.0:
+        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+    return narrow((logits.double() - logits.max()) / sampling.temperature, sampling)
+
+
 def contest(
     logits: Tensor, context: Sequence[int], sampling: Sampling, count: int
 ) -> tuple[list[int], list[float]]:

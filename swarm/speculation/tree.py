@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from swarm.speculation.evidence import MAX_WEIGHT, Evidence
+
 ROOT = -1
 
 
@@ -38,6 +40,8 @@ class DraftTree:
     """Of each node."""
     chances: tuple[float, ...] = ()
     """How likely it is, as far as the drafter knows, that each node stands, and so all on the way to it."""
+    proofs: tuple[Evidence, ...] = ()
+    """For the rule `rejection`, what each was drawn from."""
 
     @classmethod
     def chain(cls, tokens: Sequence[int], chances: Sequence[float] = ()) -> DraftTree:
@@ -52,9 +56,14 @@ class DraftTree:
         """Whether it has one branch alone."""
         return trunk(self.parents) == len(self)
 
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The proofs; of a guess that no chance had a part in, itself alone."""
+        return self.proofs or tuple(Evidence((token,), (MAX_WEIGHT,)) for token in self.tokens)
+
     def cut(self, size: int) -> DraftTree:
         """Its first `size` nodes."""
-        return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size])
+        return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size], self.proofs[:size])
 
 
 NOTHING = DraftTree()
