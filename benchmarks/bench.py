@@ -1,9 +1,9 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
-Peers, a bootstrap node and a client on hosts of their own. Three parts: the embedded pair in every setting over a grid
-of swarms, links and temperatures (`grid`); a random model that is its own draft, in the setting in which Petals was
-measured (`petals`); and loopback, for what a hop costs beyond its compute. Prints tables and bars, writes JSON and
-plots. Needs root.
+Peers, a bootstrap node and a client on hosts of their own. Four parts: the embedded pair in every setting over a grid
+of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); a
+random model that is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop
+costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, petals, plots, prompts, report
+from benchmarks import grid, idle, petals, plots, prompts, report
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -52,7 +52,12 @@ def main() -> int:
                 record["grid"] = [asdict(one) for one in cells]
                 console.print(*report.grid_tables(cells), sep="\n")
                 plots.draw(cells, options.out.parent)
-                outcomes = check(grid.BARS, grid.figures(cells))
+                outcomes += check(grid.BARS, grid.figures(cells))
+            if "idle" in options.parts:
+                shares = idle.run(SPANS, _texts(options), options.tokens, folder / "idle")
+                record["idle"] = shares
+                console.print(f"share of the time in which nobody computes, 25 ms: {shares}")
+                outcomes += check((idle.IDLE,), {idle.IDLE: shares["auto"] / shares["one in flight"]})
             if "petals" in options.parts:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
@@ -69,12 +74,7 @@ def main() -> int:
 
 def _grid(options: argparse.Namespace, folder: Path, console: Console) -> list[Cell]:
     """Every setting at every place."""
-    texts = [
-        *prompts.code(options.num_prompts, options.prompts),
-        *prompts.questions(options.num_prompts, options.questions),
-        *prompts.arithmetic(options.num_prompts),
-    ]
-    cells = []
+    texts, cells = _texts(options), []
     for peers in options.peers:
         spans = [f"{LAYERS * i // peers}:{LAYERS * (i + 1) // peers}" for i in range(peers)]
         place = folder / str(peers)
@@ -88,6 +88,15 @@ def _grid(options: argparse.Namespace, folder: Path, console: Console) -> list[C
                     console.print(report.one_line(one), highlight=False)
                     cells.append(one)
     return cells
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    """As many prompts of each kind."""
+    return [
+        *prompts.code(options.num_prompts, options.prompts),
+        *prompts.questions(options.num_prompts, options.questions),
+        *prompts.arithmetic(options.num_prompts),
+    ]
 
 
 def _at(place: Place, lab: Lab, client: Client, texts: list[str], tokens: int) -> list[Cell]:
@@ -130,7 +139,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
-    parser.add_argument("--parts", nargs="+", default=["grid", "petals", "loopback"], help="which to run")
+    parser.add_argument("--parts", nargs="+", default=["grid", "idle", "petals", "loopback"], help="which to run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     return parser.parse_args()
 

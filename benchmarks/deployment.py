@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,20 @@ def start_client(popen: Any = subprocess.Popen, *options: str) -> Client:
 
 
 @contextlib.contextmanager
-def deployed(lab: Lab, model: str, spans: Sequence[str], folder: Path) -> Iterator[tuple[list[str], Client]]:
-    """Bring up a bootstrap node, a peer for each span and a client; yields initial peers and the client."""
+def deployed(
+    lab: Lab, model: str, spans: Sequence[str], folder: Path, *, popen: Callable[..., Any] = Lab.popen
+) -> Iterator[tuple[list[str], Client]]:
+    """Bring up a bootstrap node, a peer for each span and a client; yields initial peers and the client.
+
+    `popen(lab, host, argv, ...)` starts the programs.
+    """
 
     def place(host: int) -> Place:
         address = lab.address(host)
-        return (f"/ip4/{address}/udp/31330/quic-v1", f"/ip4/{address}/tcp/31330"), partial(lab.popen, host)
+        return (f"/ip4/{address}/udp/31330/quic-v1", f"/ip4/{address}/tcp/31330"), partial(popen, lab, host)
 
     with running_swarm(model, spans, folder, options=["--threads", "1"], place=place) as (initial_peers, _):
-        client = start_client(partial(lab.popen, len(spans) + 1))
+        client = start_client(partial(popen, lab, len(spans) + 1))
         try:
             yield initial_peers, client
         finally:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import grid, plots, report
+from benchmarks import grid, idle, plots, report
 from benchmarks.bar import check
 from benchmarks.grid import SETTINGS, Cell, Place
+from benchmarks.traced import traced
 
 PLACE = Place(4, 25.0, None, 0.0)
 
@@ -88,3 +89,17 @@ def test_tables_and_plots_have_every_place(tmp_path: Path) -> None:
     files = plots.draw(measured, tmp_path)
     assert [file.name for file in files] == ["speed-2-peers-T0.8.png", "speed-4-peers-T0.8.png"]
     assert all(file.stat().st_size > 10_000 for file in files)
+
+
+def test_idle_is_the_time_in_no_busy_interval() -> None:
+    busy = [(1.0, 3.0), (2.0, 4.0), (6.0, 7.0), (4.0, 4.5)]
+    assert idle.union(busy) == [(1.0, 4.5), (6.0, 7.0)]
+    assert idle.idle_share(busy, [(0.0, 2.0), (4.0, 8.0)]) == pytest.approx(1 - 2.5 / 6.0)
+    assert idle.idle_share([], [(0.0, 2.0)]) == 1.0
+
+
+def test_a_traced_program_writes_down_when_it_computes(tmp_path: Path) -> None:
+    with (tmp_path / "trace").open("w") as file:
+        assert traced(lambda x: x + 1, file)(2) == 3
+    start, end = map(float, (tmp_path / "trace").read_text().split())
+    assert start <= end

@@ -41,7 +41,7 @@ MARGIN_MIB = 96
 """For results that come too early, 64 MiB, and for what is on its way."""
 ATTACKED_EACH = 3  # generations under attack for each one without
 PATIENCE = 3.0  # times as long as the messages take at their rate, after which the attack counts as failed
-OPTIONS: dict[str, Any] = {"max_new_tokens": TOKENS, "temperature": 0, "seed": 0, "window": 4}
+OPTIONS: dict[str, Any] = {"max_new_tokens": TOKENS, "temperature": 0, "seed": 0}
 
 
 @dataclass(frozen=True)

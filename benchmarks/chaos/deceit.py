@@ -162,7 +162,7 @@ def _client(fleet: Fleet, liars: int) -> Client:
 
 
 def _generation(temperature: float) -> dict[str, Any]:
-    return {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 1, "window": 4}
+    return {"max_new_tokens": TOKENS, "temperature": temperature, "seed": 1}
 
 
 def _table(trials: Sequence[Trial]) -> Table:

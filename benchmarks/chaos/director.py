@@ -201,7 +201,7 @@ class Director:
 
 
 def _options(temperature: float, seed: int) -> dict[str, Any]:
-    return {"max_new_tokens": TOKENS, "temperature": temperature, "seed": seed, "window": 4}
+    return {"max_new_tokens": TOKENS, "temperature": temperature, "seed": seed}
 
 
 def _note(line: dict[str, Any], watched: Watched, agenda: Agenda) -> None:

@@ -157,9 +157,7 @@ class Soak:
             )
 
     def _generate(self, client: Client, temperature: float, seed: int) -> dict[str, Any]:
-        return client.generate(
-            prompts.long_code(), max_new_tokens=TOKENS, temperature=temperature, seed=seed, window=4
-        )
+        return client.generate(prompts.long_code(), max_new_tokens=TOKENS, temperature=temperature, seed=seed)
 
     def _usage(self) -> dict[str, Usage]:
         peers = {
