@@ -50,7 +50,7 @@ _TEXT_OPTIONS = {
     "seed",
     "acceptance",
 }  # on which the text depends
-_USUAL_IN_FLIGHT = 4
+_USUAL_IN_FLIGHT = 12
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
 """Most ways in which drafts branch after a token."""
@@ -70,9 +70,11 @@ class Generation:
         self._journal = journal
         self._resumed = self._context.commit(journal.tokens if journal else [])
         self._sampling = _sampling(options)
-        self._cost = Cost()
+        self._cost = model.cost
         wanted = model.config.window if options.window is None else options.window
-        window = BestWindow(self._cost, MAX_WINDOW) if wanted == "auto" else FixedWindow(wanted)
+        wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
+        overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
+        window = BestWindow(self._cost, MAX_WINDOW, overlap) if wanted == "auto" else FixedWindow(wanted)
         self._round_tokens = round_tokens(wanted)
         tree = model.config.tree if options.tree is None else options.tree
         self._rule: Rule = options.acceptance if options.temperature else "match"
@@ -82,8 +84,6 @@ class Generation:
             drafter = model.new_sparse_drafter(self._sampling, options.evidence_k, self._cost)
         else:
             drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
-        wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
-        overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
         self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
@@ -191,6 +191,8 @@ class AsyncSwarmModel:
         self.tokenizer = tokenizer
         self.eos_token_ids = source.eos_token_ids
         self.thread = thread
+        self.cost = Cost()
+        """What trips and drafts have cost in the generations so far."""
         self._draft = draft
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -24,7 +25,7 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     """Of the target."""
     prompt: list[int]
-    options: dict[str, float | int | None]
+    options: dict[str, bool | int | float | str | None]
     """Of the generation, the seed included."""
 
 
@@ -35,7 +36,7 @@ class Journal:
         self.path = path
         self.fingerprint = head.fingerprint
         self.prompt = head.prompt
-        self.options = head.options
+        self.options: dict[str, Any] = dict(head.options)
         self.tokens = tokens
         """What was generated before."""
 

@@ -140,6 +140,8 @@ class ChainSession:
         """
         fresh = await self._join(hops)
         self.hops = tuple(hops)
+        for peer_id in self.accused.keys() - self.peer_ids:  # of one that was left meanwhile
+            del self.accused[peer_id]
         self.cached, self.complete = points[0], min(points)
         self.flight = None
         last = len(hops) - 1

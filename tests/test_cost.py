@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from swarm.speculation.closed_form import best_length
 from swarm.speculation.cost import Cost, TripCost
+from swarm.speculation.overlap import Overlap
 from swarm.speculation.windows import BestWindow, FixedWindow
 
 chances = st.lists(st.floats(0, 1), max_size=40).map(lambda values: sorted(values, reverse=True))
@@ -89,6 +90,10 @@ def test_a_fixed_window_is_full_as_far_as_there_are_drafts(known: list[float], l
         assert not limit or known[limit - 1] >= promise
 
 
+def best_window(cost: Cost, in_flight: int = 1) -> BestWindow:
+    return BestWindow(cost, 64, Overlap(cost, in_flight))
+
+
 def sizes_of(window: BestWindow, known: list[float], rounds: int) -> list[int]:
     sizes = []
     for _ in range(rounds):
@@ -98,7 +103,7 @@ def sizes_of(window: BestWindow, known: list[float], rounds: int) -> list[int]:
 
 
 def test_the_best_window_at_most_doubles_and_stays_within_its_limit() -> None:
-    window = BestWindow(cost_of(10.0, 0.0001), 64)
+    window = best_window(cost_of(10.0, 0.0001))
     window.sent(1)
     sizes = sizes_of(window, [0.9] * 100, 10)
     assert all(after <= 2 * before + 1 for before, after in itertools.pairwise(sizes))
@@ -107,13 +112,13 @@ def test_the_best_window_at_most_doubles_and_stays_within_its_limit() -> None:
 
 def test_two_strikes_and_there_are_no_drafts_and_as_soon_as_they_pay_there_are() -> None:
     cost = cost_of(0.01, 0.01)
-    window = BestWindow(cost, 64)
+    window = best_window(cost)
     assert sizes_of(window, [0.1, 0.01], 4) == [1, 0, 0, 0]
     assert sizes_of(window, [0.99] * 50, 4) == [1, 3, 7, 15]
 
 
 def test_one_bad_round_is_no_reason_to_stop() -> None:
-    window = BestWindow(cost_of(0.01, 0.01), 64)
+    window = best_window(cost_of(0.01, 0.01))
     window.sent(4)
     good, bad = [0.99] * 4, [0.1]
     assert [sizes_of(window, known, 1)[0] for known in (good, bad, good, bad, good)] == [4, 1, 3, 1, 3]
@@ -122,10 +127,21 @@ def test_one_bad_round_is_no_reason_to_stop() -> None:
 def test_a_generation_begins_with_the_closed_form() -> None:
     cost = Cost()
     cost.note_drafting(10, 10 * 0.01)  # a tenth of the first trip, as far as that is known
-    assert BestWindow(cost, 64).size([0.9] * 40) == best_length(0.8, 0.1) == 6
+    assert best_window(cost).size([0.9] * 40) == best_length(0.8, 0.1) == 6
 
 
 def test_without_drafts_nothing_is_wrong_with_them() -> None:
-    window = BestWindow(cost_of(0.1, 0.001), 64)
+    window = best_window(cost_of(0.1, 0.001))
     assert sizes_of(window, [], 5) == [0] * 5
     assert sizes_of(window, [0.9], 1) == [1]
+
+
+def test_a_generation_that_knows_the_chain_begins_with_the_best_size() -> None:
+    assert sizes_of(best_window(cost_of(10.0, 0.0001)), [0.9] * 100, 1) == [64]
+
+
+def test_what_may_as_well_follow_is_not_sent_at_once() -> None:
+    drafts = [0.7**i for i in range(1, 40)]
+    sizes = [sizes_of(best_window(cost_of(0.15, 0.001), in_flight), drafts, 1)[0] for in_flight in (1, 2, 8)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1] > 3

@@ -32,7 +32,7 @@ def work_out(growth: Growth, count: int, at_once: int = 1, before: tuple[int, ..
 
 
 def new_growth(width: int = 4, room: int = 100) -> Growth:
-    growth = Growth(width)
+    growth = Growth(width, Calibration())
     growth.limit(room)
     return growth
 

@@ -25,7 +25,7 @@ def test_as_many_follow_as_are_worth_their_positions() -> None:
 def test_none_follow_that_are_not_worth_a_round() -> None:
     chances = [0.1, 0.1]
     assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size(chances) == 2
-    assert Overlap(cost_of(0.2, 0.001, start=0.02, seconds_per_token=0.04), 4).size(chances) == 0
+    assert Overlap(cost_of(0.2, 0.001, start=0.004, seconds_per_token=0.04), 4).size(chances) == 0
     assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size([]) == 0
 
 
@@ -41,3 +41,11 @@ def test_rounds_follow_each_other_evenly_over_a_trip() -> None:
     assert Overlap(cost, 4).gap == pytest.approx(cost.trip.seconds(1) / 4)
     assert Overlap(cost, 2).is_wanted
     assert not Overlap(cost, 1).is_wanted
+
+
+def test_more_than_the_chain_takes_in_a_gap_is_not_sent_at_once() -> None:
+    cost = cost_of(0.2, 0.002, 0.0, 0.04)
+    gap = cost.trip.seconds(1) / 8
+    assert Overlap(cost, 8).num_at_once([0.99] * 64) == int(gap / 0.002)
+    assert Overlap(cost, 1).num_at_once([0.99] * 64) == 64
+    assert Overlap(cost, 8).num_at_once([0.9, 0.5, 0.01]) == 2

@@ -52,10 +52,10 @@ class Node:
 class Growth:
     """The tree behind one text."""
 
-    def __init__(self, width: int) -> None:
-        """`width`: most children of a node; 1 makes it a chain."""
+    def __init__(self, width: int, calibration: Calibration) -> None:
+        """`width`: most children of a node; 1 makes it a chain. `calibration` knows what is known already."""
         self._width = width
-        self._calibration = Calibration()
+        self._calibration = calibration
         self._room = 0
         self.plant(0)
 

@@ -15,7 +15,7 @@ from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
-from swarm.speculation.calibration import LONGEST, Hint
+from swarm.speculation.calibration import LONGEST, Calibration, Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling, contest
 from swarm.speculation.tree import DraftTree
@@ -31,14 +31,21 @@ class ModelDrafter:
     Its cache holds the text before the newest token, then the nodes of the tree that are worked out, in that order.
     """
 
-    def __init__(self, stage: Stage, vocab_size: int, sampling: Sampling, width: int) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        vocab_size: int,
+        sampling: Sampling,
+        width: int,
+        calibration: Calibration | None = None,
+    ) -> None:
         """`stage` holds all layers of the draft; tokens from `vocab_size` on do not exist for the target; a node has at
-        most `width` children."""
+        most `width` children; `calibration` is what other texts have taught of this sampling."""
         self._stage = stage
         self._vocab_size = vocab_size
         self._sampling = sampling
         self._at_once = _AT_ONCE if width > 1 else 1
-        self._growth = Growth(width)
+        self._growth = Growth(width, calibration or Calibration())
         self._repeats = Repeats(LONGEST)
         self._cache = stage.new_cache()
         self._text: list[int] = []
@@ -157,10 +164,11 @@ class ModelDrafter:
 
 
 class DraftModel:
-    """A draft model, loaded once; each generation gets a drafter of its own."""
+    """A draft model, loaded once; each generation gets a drafter of its own, with what those before have learnt."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
+        self._calibrations: dict[tuple[float, ...], Calibration] = {}
 
     @classmethod
     def load(cls, name: str, target_tokenizer: object, *, device: str = "cpu") -> DraftModel:
@@ -173,7 +181,9 @@ class DraftModel:
 
     def drafter(self, vocab_size: int, sampling: Sampling, width: int) -> ModelDrafter:
         """A drafter for one generation: see ModelDrafter."""
-        return ModelDrafter(self._stage, vocab_size, sampling, width)
+        kind = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty)
+        calibration = self._calibrations.setdefault(kind, Calibration())
+        return ModelDrafter(self._stage, vocab_size, sampling, width, calibration)
 
     def sparse_drafter(
         self, vocab_size: int, sampling: Sampling, k: int, least: Callable[[], float]

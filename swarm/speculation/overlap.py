@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from swarm.speculation.cost import Cost
 
 _MOST = 32  # drafts of one round that brings more
+_ROUND = 2.0  # what a round takes, in starts of its stages
 
 
 class Overlap:
@@ -27,6 +28,18 @@ class Overlap:
         """Seconds between two rounds."""
         return self._cost.trip.seconds(1) / self._in_flight
 
+    def num_at_once(self, chances: Sequence[float]) -> int:
+        """How many of these drafts, the likeliest first, are better sent now than with the next round.
+
+        A draft that is sent now delays the verdict by the time of its position; one that follows delays what it may
+        stand for by the gap, and has a part in the start of another round. More than the chain can take in a gap would
+        only be in the way of what is known by then.
+        """
+        if not self.is_wanted:
+            return len(chances)
+        positions = self._cost.trip.per_position / max(self.gap + self._cost.start, 1e-9)  # of one, in gaps
+        return min(sum(chance >= positions for chance in chances), int(1 / max(positions, 1e-3)))
+
     @property
     def limit(self) -> int:
         """Most drafts of one round."""
@@ -36,9 +49,9 @@ class Overlap:
         """How many of these drafts, the likeliest first, are worth a round of their own now; 0: none yet.
 
         A draft that stands saves as long as a token takes at present; it takes the chain's time for one more position,
-        and all of them together the stages' start.
+        and all of them together the stages' start and the messages of a round, which take about as long.
         """
         cost = self._cost
         worth = [chance * cost.seconds_per_token - cost.trip.per_position for chance in chances]
         wanted = [gain for gain in worth if gain > 0]
-        return len(wanted) if sum(wanted) > cost.start else 0
+        return len(wanted) if sum(wanted) > _ROUND * cost.start else 0

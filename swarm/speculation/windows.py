@@ -7,6 +7,7 @@ from typing import Protocol
 
 from swarm.speculation.closed_form import best_length
 from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
 
 _AT_FIRST = 0.8  # acceptance that a generation begins with
 _STRIKES = 2  # rounds in a row in which drafts do not pay, after which there are none
@@ -47,15 +48,17 @@ class FixedWindow:
 
 
 class BestWindow:
-    """As many as bring most tokens per second.
+    """As many as bring most tokens per second, apart from those that may as well follow.
 
     It at most doubles from round to round, and falls to none only when drafts do not pay twice in a row. As drafts are
     made, and learnt from, whether they are sent or not, it rises again as soon as they pay.
     """
 
-    def __init__(self, cost: Cost, limit: int) -> None:
+    def __init__(self, cost: Cost, limit: int, overlap: Overlap) -> None:
         self.limit = limit
         self._cost = cost
+        self._overlap = overlap
+        self._is_new = not cost.trip.is_known
         self._last: int | None = None  # drafts of the round before
         self._strikes = 0
         self._pays = True
@@ -66,12 +69,17 @@ class BestWindow:
         self._pays = best > 0 or not chances
         if not self._pays and self._strikes + 1 < _STRIKES:
             return 1
-        return min(best, self._first_length() if self._last is None else 2 * self._last + 1)
+        best = min(best, max(self._overlap.num_at_once(chances), 1))
+        if self._last is not None:
+            return min(best, 2 * self._last + 1)
+        return min(best, self._first_length()) if self._is_new else best
 
     def is_enough(self, chances: Sequence[float], promise: float) -> bool:
         """When drafting one more takes longer than it saves."""
         known = chances[: self.limit]
         if len(known) == self.limit and (not known or known[-1] >= promise):
+            return True
+        if not self._overlap.num_at_once([promise]):
             return True
         return not self._cost.is_worth_drafting(known[: self.size(chances)], promise)
 
