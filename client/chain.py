@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -27,6 +26,7 @@ from client import metrics
 from client.history import History
 from client.mending import resume_points, stuck_at
 from client.patience import TripTimer
+from client.pending import Pending
 from client.relief import Relief
 from client.routing import Hop, Kind
 from client.session import ChainSession
@@ -46,41 +46,6 @@ log = logging.getLogger("specswarm")
 
 class _Astray(SwarmUnreachable):
     """A round is nowhere, and nobody is to blame: a message was lost on a link that broke and is whole again."""
-
-
-class _Verdict:
-    """What has gone wrong so far with one verdict that is waited for."""
-
-    def __init__(self, number: int, now: float, *, is_first: bool = False, is_sent: bool = False) -> None:
-        self.number = number
-        self.is_first = is_first
-        self.was_on_its_way = is_sent
-        """Whether its round had been sent before it was asked for."""
-        self.is_sent = is_sent
-        """Whether there is nothing to be done but wait."""
-        self.started = self.moved = now
-        """When it was first asked for, and when something last moved."""
-        self.farthest: dict[str, tuple[int, int]] = {}
-        """By peer: the place it had reached in the best of all surveys."""
-        self.unlawful = Counter[str]()
-        self.contradicted = Counter[str]()
-        self.is_astray = False
-        self.was_astray = False
-        self.is_disturbed = False
-
-    def has_moved(self, reports: dict[str, Progress], end: int) -> bool:
-        """Whether a hop has come farther than ever since this verdict, on a text of `end` tokens, was asked for.
-
-        Who starts again does not, nor who only says something else each time: or a peer that keeps the rounds to itself
-        would be tried for ever.
-        """
-        moved = False
-        for peer_id, report in reports.items():
-            place = (min(report.taken, self.number + 1), min(report.held, end))
-            if place > self.farthest.get(peer_id, (-1, -1)):
-                self.farthest[peer_id] = place
-                moved = True
-        return moved
 
 
 class Chain:
@@ -115,7 +80,7 @@ class Chain:
         self._timeout = timeout
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
-        self._pending = _Verdict(0, 0.0)
+        self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
         self._rule: Rule = rule
@@ -193,7 +158,7 @@ class Chain:
         """
         is_first, is_sent = self._last_number == 0, self.judges(tokens)
         number = self.flight.number if is_sent and self.flight else None
-        pending = _Verdict(number or self._last_number + 1, _now(), is_first=is_first, is_sent=is_sent)
+        pending = Pending(number or self._last_number + 1, _now(), is_first=is_first, is_sent=is_sent)
         self._pending = pending
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_PASSING[:-1] if is_first else _PASSING),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import secrets
 from collections.abc import Callable, Collection, Sequence
 
+from client.rounds import num_provable, prefill_rounds
 from client.routing import Hop
 from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost, PeerRefused
@@ -23,7 +23,6 @@ from swarm.wire import (
     MAX_AHEAD,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
-    MAX_SESSION_MESSAGE,
     MAX_TAIL,
     AnyMessage,
     Ask,
@@ -43,7 +42,6 @@ from swarm.wire import (
     Verdict,
 )
 
-_CHOICE_BYTES = 9  # of a message, at most, for one choice of a draft's evidence
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
 
 
@@ -415,21 +413,3 @@ class ChainSession:
     def _are_neighbours(self, one: str, other: str) -> bool:
         ids = [hop.contact.peer_id for hop in self.hops]
         return one in ids and other in ids and abs(ids.index(one) - ids.index(other)) == 1
-
-
-def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int) -> list[Round]:
-    """The rounds, none of them judged, that bring caches of `cached` positions up to `tokens` without its newest one.
-
-    They carry the number of the verdict they work for, and hold at most `chunk` tokens each.
-    """
-    end = len(tokens) - 1
-    return [
-        Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
-        for start in range(cached, end, chunk)
-    ]
-
-
-def num_provable(tree: DraftTree) -> int:
-    """Of how many of its drafts the proofs fit into a message."""
-    sums = itertools.accumulate(len(proof.ids) for proof in tree.evidence)
-    return sum(choices <= MAX_SESSION_MESSAGE // _CHOICE_BYTES for choices in sums)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.generation import Context
-from client.session import prefill_rounds
+from client.rounds import prefill_rounds
 from swarm.wire import MAX_ROUND_TOKENS, decode, encode
 
 SESSION = b"s" * 16

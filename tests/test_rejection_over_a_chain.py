@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from client.session import num_provable
+from client.rounds import num_provable
 from peer.session import Refusal
 from swarm.drafting.sparse import SparseDrafter
 from swarm.errors import UsageError
