@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
@@ -16,10 +17,12 @@ import torch
 from client.audit import Auditor, Seeds
 from client.chain import Chain
 from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig, Window
+from client.elsewhere import Elsewhere
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
 from client.patience import TripTimer
-from client.routing import Hop, Kind
+from client.routing import Kind, trip_seconds
+from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
 from client.target import Target, find_fingerprint
 from client.text import TextStream
 from swarm import config
@@ -27,20 +30,23 @@ from swarm.directory import Directory
 from swarm.drafting.drafter import Drafter, NoDrafter
 from swarm.drafting.model import DraftModel
 from swarm.drafting.ngram import NgramDrafter
-from swarm.errors import UsageError
+from swarm.errors import ChainLost, PeerError, UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import end
 from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
+from swarm.span import Span
 from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.windows import BestWindow, FixedWindow
 from swarm.transport import Network
-from swarm.wire import MAX_EVIDENCE, Rule
+from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact, Generate, Rule
+
+log = logging.getLogger("specswarm")
 
 _TEXT_OPTIONS = {
     "temperature",
@@ -50,7 +56,7 @@ _TEXT_OPTIONS = {
     "seed",
     "acceptance",
 }  # on which the text depends
-_USUAL_IN_FLIGHT = 12
+_USUAL_IN_FLIGHT = 16
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
 """Most ways in which drafts branch after a token."""
@@ -75,8 +81,10 @@ class Generation:
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
         overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
         window = BestWindow(self._cost, MAX_WINDOW, overlap) if wanted == "auto" else FixedWindow(wanted)
+        self._wanted = None if wanted == "auto" else wanted
+        self._wanted_in_flight = None if wanted_in_flight == "auto" else wanted_in_flight
         self._round_tokens = round_tokens(wanted)
-        tree = model.config.tree if options.tree is None else options.tree
+        self._tree = tree = model.config.tree if options.tree is None else options.tree
         self._rule: Rule = options.acceptance if options.temperature else "match"
         if self._rule == "rejection":
             if model.config.audit:
@@ -93,7 +101,9 @@ class Generation:
         self._chain = self._new_chain(model.config.timeout)
         audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
         self._auditor = Auditor(self._chain, audit_chain, model.target.note, len(self._context.tokens))
-        self._hops: tuple[Hop, ...] = ()
+        self._elsewhere: Elsewhere | None = None
+        self._hops: list[tuple[str, Span]] = []
+        self._drafted_at: str | None = None
         self._seconds = self._first_token_seconds = 0.0
 
     async def __aiter__(self) -> AsyncGenerator[str, None]:
@@ -101,11 +111,9 @@ class Generation:
         started = time.perf_counter()
         if self._resumed:
             yield self._keep(self._text.push(self._resumed))
-        rounds = generate(self._context, self._draft, self._chain, self._cost, self._statistics)
         try:
-            async with contextlib.aclosing(rounds):
+            async with contextlib.aclosing(self._rounds()) as rounds:
                 async for tokens in rounds:
-                    self._hops = self._chain.hops
                     self._seconds = time.perf_counter() - started
                     self._first_token_seconds = self._first_token_seconds or self._seconds
                     if self._journal:
@@ -124,6 +132,8 @@ class Generation:
         """Text and figures of the finished generation."""
         new, statistics = self._context.new_tokens, self._statistics
         sent, received = self._chain.traffic
+        if self._elsewhere is not None:
+            sent, received = sent + self._elsewhere.traffic[0], received + self._elsewhere.traffic[1]
         return Result(
             text="".join(self._pieces),
             token_ids=new,
@@ -135,12 +145,13 @@ class Generation:
             seconds=self._seconds,
             first_token_seconds=self._first_token_seconds,
             tokens_per_second=(len(new) - len(self._resumed)) / self._seconds if self._seconds else 0.0,
-            reroutes=self._chain.reroutes,
+            reroutes=self._chain.reroutes + (self._elsewhere.reroutes if self._elsewhere else 0),
             stall_seconds=self._chain.stall_seconds,
             audits=self._auditor.audits,
             audits_skipped=self._auditor.skipped,
             suspects=self._auditor.suspects,
-            chain=[(hop.contact.peer_id, hop.span) for hop in self._hops],
+            chain=self._hops,
+            drafted_at=self._drafted_at,
             bytes_sent=sent,
             bytes_received=received,
             draft_seconds=statistics.draft_seconds,
@@ -148,6 +159,41 @@ class Generation:
             compute_seconds=statistics.compute_seconds,
             cost=self._cost.figures,
         )
+
+    async def _rounds(self) -> AsyncGenerator[list[int], None]:
+        """The tokens of verdict after verdict: from a peer that drafts, if that is faster, and from here."""
+        contact = await self._model.drafting_peer(self._round_tokens, self._wanted, len(self._context.tokens))
+        if contact is not None and self._context.room:
+            try:
+                async for tokens in self._rounds_at(contact):
+                    yield tokens
+            except PeerError as error:
+                log.info("drafting here from now on: %s", error)
+                self._model.target.note_drafting(error)
+        async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
+            self._drafted_at = None
+            self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]
+            yield tokens
+
+    async def _rounds_at(self, contact: Contact) -> AsyncGenerator[list[int], None]:
+        """The same, from this peer. Raises PeerError."""
+        settings, context = self._model.config, self._context
+        timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
+        self._elsewhere = elsewhere = Elsewhere(self._model.target.transport, contact, timer, settings.timeout)
+        request = Generate(
+            fingerprint=self._model.target.fingerprint,
+            text=tuple(context.tokens),
+            count=min(context.room, MAX_TEXT),
+            sampling=self._sampling,
+            rule=self._rule,
+            window=self._wanted,
+            tree=self._tree,
+            in_flight=self._wanted_in_flight,
+        )
+        self._drafted_at = contact.peer_id
+        async for tokens in elsewhere.generate(request, context, self._statistics):
+            self._hops = elsewhere.chain
+            yield tokens
 
     def _new_chain(
         self,
@@ -227,18 +273,21 @@ class AsyncSwarmModel:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connect_over(cls, network: Network, settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
-        """The same, on a network that is up already."""
+    async def connect_over(
+        cls, network: Network, settings: ClientConfig, thread: ThreadPoolExecutor | None = None
+    ) -> AsyncIterator[AsyncSwarmModel]:
+        """The same, on a network that is up already; with the torch thread of this program, if it has one."""
         directory = Directory(network, network.swarm)
-        with ThreadPoolExecutor(1, "torch") as thread:
+        own = contextlib.nullcontext(thread) if thread else ThreadPoolExecutor(1, "torch")
+        with own as torch_thread:
             loop = asyncio.get_running_loop()
-            source, tokenizer, draft = await loop.run_in_executor(thread, _load, settings)
+            source, tokenizer, draft = await loop.run_in_executor(torch_thread, _load, settings)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
             await target.refresh()
             freshness = asyncio.create_task(target.keep_fresh())
             try:
-                yield cls(settings, source, target, tokenizer, draft, thread)
+                yield cls(settings, source, target, tokenizer, draft, torch_thread)
             finally:
                 await end(freshness)
 
@@ -264,6 +313,34 @@ class AsyncSwarmModel:
         async for _ in generation:
             pass
         return generation.result
+
+    async def draft_seconds(self) -> float:
+        """What one step of the draft takes here; measured once."""
+        if self._draft is None:
+            return 0.0
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self._draft.step_seconds)
+
+    async def drafting_peer(self, round_tokens: int, window: int | None, length: int) -> Contact | None:
+        """Where to have a text of so many tokens gone on with, in rounds of about `round_tokens` tokens, with so many
+        drafts (None: as many as pay); None: here. Raises UsageError if it must be a peer, and none can be."""
+        settings = self.config
+        if settings.draft_at == "client":
+            return None
+        obstacle = settings.obstacle_to_a_peer or ("the text is too long" if length > MAX_TEXT else None)
+        seats = [] if obstacle else self.target.seats(tokens=round_tokens)
+        if settings.draft_at == "peer":
+            if not seats:
+                raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")
+            return max(seats, key=lambda seat: seat.rate(window)).contact
+        if not seats:
+            return None
+        try:
+            hops = await self.target.plan(tokens=round_tokens)
+        except ChainLost:  # from here; a peer may have a way
+            return max(seats, key=lambda seat: seat.rate(window)).contact
+        trip = trip_seconds(hops, self.target.peers, tokens=round_tokens)
+        acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
+        return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
 
     async def refresh(self) -> int:
         """Look at the swarm again now; how many peers of the target can be reached."""

@@ -58,6 +58,8 @@ class ClientConfig(Observed):
     draft_device: str = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
     """Processor threads for the draft; torch's own choice if not given."""
+    draft_at: Literal["auto", "client", "peer"] = "auto"
+    """Where the drafts are made: here, or at a peer that offers it; `auto`: where text comes faster."""
     window: Window = "auto"
     """Most tokens drafted for one round: as many as bring most tokens per second, or a number; 0 is plain decoding."""
     tree: bool = True
@@ -72,6 +74,15 @@ class ClientConfig(Observed):
     """... and at most: a peer that answers but computes on for so long counts as lost."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds without any progress after which a generation is given up."""
+
+    @property
+    def obstacle_to_a_peer(self) -> str | None:
+        """Why no peer is to draft, if so: it would choose the chain, and audit nothing."""
+        if self.audit:
+            return "an audited text is drafted here"
+        if self.allow or self.deny:
+            return "who may be in a chain and who not is known here alone"
+        return None
 
     @field_validator("identity")
     @classmethod

@@ -19,12 +19,11 @@ from swarm.speculation.cost import Cost, Figures
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
-from swarm.wire import Verdict
 
 T = TypeVar("T")
 
 
-_LEAST_AHEAD = 0.02
+_LEAST_AHEAD = 0.01
 """Chance of a draft that is still worked out while a round is in flight."""
 _MAX_FLIGHT = 256
 """Drafts of a tree on its way, above which it gets no more."""
@@ -163,16 +162,23 @@ class Statistics:
     """Of each round, what its stages computed, added up."""
 
     def count(
-        self, drafted: int, accepted: int, verdict: Verdict, draft_seconds: float, trip_seconds: float
+        self,
+        tokens: int,
+        drafted: int,
+        accepted: int,
+        *,
+        draft_seconds: float,
+        trip_seconds: float,
+        compute_seconds: float,
     ) -> None:
-        """Take note of a verdict, and of the drafts that were sent before it."""
+        """Take note of a verdict of so many tokens, and of the drafts that were sent before it."""
         self.rounds += 1
         self.drafted += drafted
         self.accepted += accepted
         self.draft_seconds += draft_seconds
         self.trip_seconds.append(trip_seconds)
-        self.compute_seconds.append(sum(verdict.compute))
-        metrics.TOKENS.inc(len(verdict.tokens))
+        self.compute_seconds.append(compute_seconds)
+        metrics.TOKENS.inc(tokens)
         metrics.DRAFTED.inc(drafted)
         metrics.ACCEPTED.inc(accepted)
         metrics.TRIP_SECONDS.observe(trip_seconds)
@@ -205,6 +211,8 @@ class Result:
     """... and the peers of the chain that were found wrong, or of the others that judged it."""
     chain: list[tuple[str, Span]]
     """Peer id and layers of each hop of the last chain."""
+    drafted_at: str | None
+    """The peer that drafted last, and chose the chain; None: this client."""
     bytes_sent: int
     bytes_received: int
     draft_seconds: float
@@ -231,7 +239,14 @@ async def generate(
             verdict = await chain.verify(context.tokens, drafts)
         seconds = time.perf_counter() - drafted
         accepted = len(verdict.tokens) - (not is_on_its_way)
-        statistics.count(len(drafts) + draft.sent_more - before, accepted, verdict, drafted - started, seconds)
+        statistics.count(
+            len(verdict.tokens),
+            len(drafts) + draft.sent_more - before,
+            accepted,
+            draft_seconds=drafted - started,
+            trip_seconds=seconds,
+            compute_seconds=sum(verdict.compute),
+        )
         cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
             cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))

@@ -8,6 +8,7 @@ and ends at a boundary of some peer's span. A part of a chain is planned in the 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,14 @@ def plan(
         raise ChainLost(_missing(span, num_layers, usable))
     starts = [span.start, *(end for _, end in chain)]
     return [_hop(usable[i], Span(start, end), round_trips) for (i, end), start in zip(chain, starts, strict=False)]
+
+
+def trip_seconds(hops: Sequence[Hop], peers: Sequence[Announcement], *, tokens: int) -> float:
+    """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it."""
+    links = {peer.peer_id: peer.links for peer in peers}
+    ids = [hop.contact.peer_id for hop in hops]
+    between = sum(_between(one, other, links) for one, other in itertools.pairwise(ids))
+    return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum(hop.seconds(tokens) for hop in hops)
 
 
 def _hop(peer: Announcement, span: Span, round_trips: Mapping[str, float]) -> Hop:
@@ -173,8 +182,7 @@ class _Map:
         if before is None or after is None:
             peer_id = before or after
             return self._round_trips[peer_id] / 2 if peer_id else 0.0
-        measured = (self._links.get(before, {}).get(after), self._links.get(after, {}).get(before))
-        return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
+        return _between(before, after, self._links)
 
 
 def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
@@ -198,6 +206,12 @@ def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
                 heapq.heappush(frontier, (total, -end, cost + seconds, (*chain, (i, end))))
     whole = [entry for entry in frontier if -entry[1] == map_.span.end]
     return min(whole)[3] if whole else None
+
+
+def _between(one: str, other: str, links: Mapping[str, Mapping[str, float]]) -> float:
+    """One-way seconds between two peers, as either has measured them."""
+    measured = (links.get(one, _NONE).get(other), links.get(other, _NONE).get(one))
+    return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
 
 
 def _missing(span: Span, num_layers: int, usable: Sequence[Announcement]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from client.cooldown import Cooldowns
 from client.mending import gaps
 from client.routing import Hop, Kind, plan
+from client.seats import Seat, seats_at
 from swarm.directory import Directory
 from swarm.errors import BadMessage, ChainLost, PeerError, PeerLost, UsageError
 from swarm.model.source import ModelInfo, ModelSource
@@ -50,11 +51,23 @@ class Target:
         self._round_trips: dict[str, float] = {}
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
         self._cooldowns = Cooldowns()
+        self._drafting_cooldowns = Cooldowns()
 
     @property
     def num_reachable(self) -> int:
         """Peers to which the way was measured."""
         return len(self._round_trips)
+
+    @property
+    def peers(self) -> list[Announcement]:
+        """Those that serve the model."""
+        return [*self._peers.values()]
+
+    def seats(self, *, tokens: int) -> list[Seat]:
+        """Where drafts of a usual round of `tokens` tokens can be made, apart from here."""
+        unwelcome = self._cooldowns.active | self._drafting_cooldowns.active
+        reachable = {peer: seconds for peer, seconds in self._round_trips.items() if peer not in unwelcome}
+        return seats_at(self.peers, reachable, tokens=tokens)
 
     async def plan(
         self, *, tokens: int, excluded: Collection[str] = (), kinds: Collection[Kind] | None = None
@@ -111,6 +124,12 @@ class Target:
         self._cooldowns.note(error)
         if isinstance(error, PeerLost):
             self._round_trips.pop(error.peer_id, None)
+
+    def note_drafting(self, error: PeerError) -> None:
+        """The same of a peer that was to draft; one that refused may be a hop all the same."""
+        self._drafting_cooldowns.note(error)
+        if isinstance(error, PeerLost):
+            self.note(error)
 
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
         """Whether any of a few peers apart from these answers; True if none is known that could."""
@@ -190,7 +209,7 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
     A source with its weights at hand states it. Otherwise it is the one that peers announce for this configuration; if
     there are several, `wanted` (its beginning suffices) chooses. Raises UsageError or ChainLost.
     """
-    own = source.fingerprint()
+    own = await asyncio.to_thread(source.fingerprint)
     if own is not None:
         if wanted is not None and not own.startswith(wanted):
             raise UsageError(f"{source.name} has fingerprint {own[:12]}, not {wanted[:12]}")

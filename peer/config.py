@@ -29,6 +29,12 @@ class PeerConfig(Limits, Observed):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantize: Literal["int8", "nf4"] | None = None
+    draft: str | None = None
+    """A model with the target's tokenizer, to draft for clients and run their generations here."""
+    max_generations: Annotated[int, Field(ge=1)] = 4
+    """Of clients, that run here at a time, ..."""
+    max_client_generations: Annotated[int, Field(ge=1)] = 2
+    """... and of one client."""
     host_maddrs: tuple[str, ...] = DEFAULT_HOST_MADDRS
     announce_maddrs: tuple[str, ...] = ()
     behind_nat: bool = False

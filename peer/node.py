@@ -8,17 +8,19 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from peer import placement, speed
+from peer import placement
 from peer.announcer import Announcer
 from peer.compute import Engine
 from peer.config import PeerConfig
+from peer.fit import layers_that_fit
 from peer.metrics import FREE_TOKENS, SESSIONS
 from peer.service import PeerService
-from peer.speed import Speed
 from peer.table import SessionTable
 from swarm import VERSION
 from swarm.directory import Directory
@@ -29,8 +31,10 @@ from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import end, run_until
 from swarm.membership import Membership
 from swarm.metrics import served
+from swarm.model import speed
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
+from swarm.model.speed import Speed
 from swarm.model.stage import Stage
 from swarm.records import Announcement
 from swarm.span import Span
@@ -54,7 +58,18 @@ class Ready:
     model: str
 
 
-async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asyncio.Event) -> None:
+Beside = Callable[[Network, ThreadPoolExecutor], AbstractAsyncContextManager[dict[str, Any]]]
+"""What else a peer does on its network and its torch thread while it serves, and what its announcement says of that."""
+
+
+def nothing_else(network: Network, thread: ThreadPoolExecutor) -> AbstractAsyncContextManager[dict[str, Any]]:
+    """It serves its layers alone."""
+    return contextlib.nullcontext({})
+
+
+async def serve(
+    config: PeerConfig, on_ready: Callable[[Ready], None], stop: asyncio.Event, beside: Beside = nothing_else
+) -> None:
     """Be a peer until `stop` is set. Raises UsageError, ModelUnsupported or SwarmUnreachable if it cannot start."""
     with Identity.hold(config.identity) as identity, served(config):
         async with Libp2pNetwork.join(
@@ -66,7 +81,7 @@ async def serve(config: PeerConfig, on_ready: Callable[[Ready], None], stop: asy
             incoming=IncomingStreams(config.max_streams, config.max_client_streams),
             is_behind_nat=config.behind_nat,
         ) as network:
-            await serve_on(network, config, identity, on_ready, stop)
+            await serve_on(network, config, identity, on_ready, stop, beside)
 
 
 async def serve_on(
@@ -75,6 +90,7 @@ async def serve_on(
     identity: Identity,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
+    beside: Beside = nothing_else,
 ) -> None:
     """The same on a network that is up already."""
     loop = asyncio.get_running_loop()
@@ -105,17 +121,18 @@ async def serve_on(
         FREE_TOKENS.set_function(lambda: table.free_tokens)
         service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
         await service.start()
-        offer = offer.model_copy(update={"state": "serving", **asdict(pace)})
-        await announcer.publish(offer)
-        on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
-        left = asyncio.Event()
-        await run_until(
-            left,
-            network.run(),
-            service.run(config.idle_seconds),
-            announcer.run(lambda: table.free_tokens),
-            _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
-        )
+        async with beside(network, thread) as also:
+            offer = offer.model_copy(update={"state": "serving", **asdict(pace), **also})
+            await announcer.publish(offer)
+            on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
+            left = asyncio.Event()
+            await run_until(
+                left,
+                network.run(),
+                service.run(config.idle_seconds),
+                announcer.run(lambda: table.free_tokens),
+                _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
+            )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WITHDRAW_SECONDS):
                 await announcer.withdraw()
@@ -148,7 +165,7 @@ def _find_model(config: PeerConfig) -> tuple[ModelSource, str]:
 
 def _num_layers(config: PeerConfig, source: ModelSource) -> int:
     """As many layers as were asked for, or as memory holds."""
-    return config.num_layers or speed.layers_that_fit(
+    return config.num_layers or layers_that_fit(
         source,
         device=config.device,
         dtype=DTYPES[config.dtype],
@@ -208,6 +225,7 @@ def _offer(
         end=span.end,
         dtype=config.dtype,
         quantize=config.quantize,
+        draft_seconds=None,
         step_seconds=0,
         token_seconds=0,
         free_tokens=0,

@@ -106,6 +106,9 @@ def join(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    draft: Annotated[
+        str | None, typer.Option(help="Draft model, to draft for clients and run their generations here.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads for computing.")] = None,
     cache_mib: Annotated[int | None, typer.Option(help="Memory for all sessions' caches.")] = None,
@@ -131,6 +134,7 @@ def join(
     """Serve layers of a model to the swarm until told to stop."""
     from peer import node
     from peer.config import PeerConfig
+    from specswarm.drafting import drafting
     from swarm.config import load
     from swarm.lifetime import stop_on_signals
 
@@ -146,6 +150,7 @@ def join(
             "device": device,
             "dtype": dtype,
             "quantize": quantize,
+            "draft": draft,
             "revision": revision,
             "threads": threads,
             "cache_mib": cache_mib,
@@ -170,7 +175,8 @@ def join(
             console.say(f"peer {peer.peer_id} serves layers {peer.span} of {peer.model}")
 
     async def program() -> None:
-        await node.serve(settings, ready, stop_on_signals())
+        beside = drafting(settings) if settings.draft else node.nothing_else
+        await node.serve(settings, ready, stop_on_signals(), beside)
 
     console.run(program())
 
@@ -199,6 +205,9 @@ def generate(
     ] = None,
     evidence_k: Annotated[
         str | None, typer.Option(help="Probabilities sent with a draft, under rejection; default: auto.")
+    ] = None,
+    draft_at: Annotated[
+        str | None, typer.Option(help="Where to draft: auto (default), client, or peer (one that offers it).")
     ] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
@@ -236,6 +245,7 @@ def generate(
             "model": model,
             "initial_peers": initial_peer,
             "draft": draft,
+            "draft_at": draft_at,
             "fingerprint": fingerprint,
             "allow": allow,
             "deny": deny,
@@ -355,6 +365,7 @@ def _summary(result: Any) -> str:
     return (
         f"{len(result.token_ids)} tokens in {result.seconds:.2f} s: {result.tokens_per_second:.1f} tokens/s, "
         f"{per_trip:.2f} tokens per verdict over {len(result.chain)} peers"
+        + (f", drafted at peer {result.drafted_at}" if result.drafted_at else "")
         + (f", {result.reroutes} reroutes" if result.reroutes else "")
         + (f", {result.audits} audits" if result.audits else "")
         + (f", {result.audits_skipped} audits were not possible" if result.audits_skipped else "")

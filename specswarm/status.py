@@ -55,6 +55,7 @@ class ModelStatus:
                     "quantize": peer.quantize,
                     "step_seconds": peer.step_seconds,
                     "free_tokens": peer.free_tokens,
+                    "draft_seconds": peer.draft_seconds,
                     "version": peer.version,
                 }
                 for peer in self.peers
@@ -83,12 +84,17 @@ def show(models: list[ModelStatus]) -> None:
         console.print("the swarm is there, and nobody serves a model in it")
     for model in models:
         table = Table(title=f"{escape(model.model)} ({model.fingerprint[:12]}), {model.num_layers} layers")
-        for heading in ("peer", "layers", "dtype", "ms per step", "free tokens"):
+        for heading in ("peer", "layers", "dtype", "ms per step", "free tokens", "drafts"):
             table.add_column(heading)
         for peer in model.peers:
             kind = peer.quantize or peer.dtype
             table.add_row(
-                peer.peer_id, str(peer.span), kind, f"{peer.step_seconds * 1e3:.1f}", str(peer.free_tokens)
+                peer.peer_id,
+                str(peer.span),
+                kind,
+                f"{peer.step_seconds * 1e3:.1f}",
+                str(peer.free_tokens),
+                "no" if peer.draft_seconds is None else "yes",
             )
         console.print(table)
         if model.missing:

@@ -25,10 +25,11 @@ from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.lifetime import end
 from swarm.membership import PUBLIC, REFUSAL, Membership
+from swarm.memory import MemoryNetwork
 from swarm.neighbours import greet_any, stay_in
 from swarm.relay import Relay, reserve
 from swarm.streams import Libp2pStream
-from swarm.transport import Handler
+from swarm.transport import Handler, Stream
 from swarm.wire import MAX_MADDRS, MAX_SIZES, NO_SESSION, Contact, Hello, Refused
 
 log = logging.getLogger("specswarm")
@@ -60,6 +61,7 @@ class Libp2pNetwork:
         )
         self._relays: dict[str, Contact] = {}  # through which others reach this node
         self._p2p = p2p
+        self._within = MemoryNetwork().join(self.peer_id)  # for streams to this node itself
         self._dht = dht
         self._incoming = incoming
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
@@ -129,8 +131,13 @@ class Libp2pNetwork:
         ]
         return [*circuits, *self._own][:MAX_MADDRS]
 
-    async def open(self, contact: Contact, protocol: str) -> Libp2pStream:
-        """A new stream to another node. Raises PeerLost if it cannot be reached in CONNECT_SECONDS."""
+    async def open(self, contact: Contact, protocol: str) -> Stream:
+        """A new stream to another node, or to this one. Raises PeerLost if it cannot be reached in CONNECT_SECONDS."""
+        is_own = contact.peer_id == self.peer_id
+        return await (self._within.open(contact, protocol) if is_own else self.dial(contact, protocol))
+
+    async def dial(self, contact: Contact, protocol: str) -> Libp2pStream:
+        """The same, to another node."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
@@ -164,6 +171,7 @@ class Libp2pNetwork:
             finally:
                 stream.close()
 
+        await self._within.serve(protocol, handler)
         await self._p2p.add_binary_stream_handler(protocol, handle)
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:

@@ -1,12 +1,14 @@
 """A network inside one process: the same streams, bytes and records, without sockets.
 
-Every message still goes through the codec, so that what works here is what works on the wire. For tests and trials.
+Every message still goes through the codec, so that what works here is what works on the wire. For what a node sends to
+itself, for tests and for trials.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from weakref import WeakSet
 
 from swarm.errors import PeerLost
 from swarm.membership import PUBLIC
@@ -73,7 +75,7 @@ class MemoryNetwork:
 
     def leave(self, peer_id: str) -> None:
         """The node dies: its streams end, and it cannot be reached any more."""
-        for stream in self._nodes.pop(peer_id).streams:
+        for stream in list(self._nodes.pop(peer_id).streams):
             stream.close()
 
     def find(self, peer_id: str) -> MemoryTransport:
@@ -101,10 +103,15 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, peer_id: str) -> None:
         self.peer_id = peer_id
         self.swarm = PUBLIC
-        self.streams: list[MemoryStream] = []
+        self.streams: WeakSet[MemoryStream] = WeakSet()
         self._network = network
         self._handlers: dict[str, Handler] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def protocols(self) -> set[str]:
+        """Those of which it accepts streams."""
+        return set(self._handlers)
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
@@ -113,10 +120,12 @@ class MemoryTransport:
     async def open(self, contact: Contact, protocol: str) -> MemoryStream:
         """A new stream to another node of the network."""
         other = self._network.find(contact.peer_id)
+        if protocol not in other.protocols:
+            raise PeerLost(contact.peer_id, "it does not serve that")
         there: asyncio.Queue[bytes] = asyncio.Queue()
         here: asyncio.Queue[bytes] = asyncio.Queue()
         stream = MemoryStream(other.peer_id, here, there, MAX_SIZES[protocol])
-        self.streams.append(stream)
+        self.streams.add(stream)
         other.accept(protocol, MemoryStream(self.peer_id, there, here, MAX_SIZES[protocol]))
         return stream
 
@@ -138,7 +147,7 @@ class MemoryTransport:
 
     def accept(self, protocol: str, stream: MemoryStream) -> None:
         """Hand an incoming stream to its handler."""
-        self.streams.append(stream)
+        self.streams.add(stream)
         task = asyncio.create_task(self._handle(self._handlers[protocol], stream))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -50,6 +50,8 @@ class Announcement(BaseModel):
     """Room left in the caches, in tokens."""
     max_round: Annotated[int, Field(ge=1, le=1 << 20)]
     """Most tokens of one round."""
+    draft_seconds: Seconds | None
+    """A draft model's step, if the peer drafts for clients; it knows the target's tokenizer."""
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
     """Round-trip seconds to other peers of this model, as measured from here."""
     version: Annotated[str, Field(max_length=32)]

@@ -3,8 +3,8 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Proofs, Relink, Copy, Ask, Recall, Ping
-    peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong
+    client -> peer   Open, Round, Proofs, Relink, Copy, Ask, Recall, Ping, Generate
+    peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong, Generated
     peer -> peer     Hidden
     whoever opens a stream of a private swarm   Hello
 """
@@ -35,11 +35,20 @@ MAX_TAIL = 16
 
 SESSION_PROTOCOL = "/specswarm/session/3"  # a client opens it to every peer of its chain
 PUSH_PROTOCOL = "/specswarm/push/3"  # a peer opens it to the next one
+DRAFT_PROTOCOL = "/specswarm/draft/1"  # a client opens it to a peer that drafts for it
 
 MAX_MADDRS = 32  # addresses of one peer
 
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
-MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
+MAX_DRAFT_MESSAGE = 1 << 20  # bytes on a stream to or from a peer that drafts; the longest text takes as much
+MAX_SIZES = {
+    SESSION_PROTOCOL: MAX_SESSION_MESSAGE,
+    PUSH_PROTOCOL: MAX_MESSAGE,
+    DRAFT_PROTOCOL: MAX_DRAFT_MESSAGE,
+}
+
+MAX_TEXT = 1 << 17  # tokens of a text that somebody else goes on with
+MAX_HOPS = 256  # of a chain
 
 MAX_EVIDENCE = 4096  # choices of one draft
 MAX_RECALLED = 512  # positions of one Recall
@@ -294,6 +303,39 @@ class Proofs(Message, frozen=True, tag=17):
     weights: Annotated[tuple[Weights, ...], Meta(max_length=MAX_DRAFTS)]
 
 
+class Generate(Message, frozen=True, tag=18):
+    """Go on with this text for me, by at most `count` tokens, with a chain and drafts of your own.
+
+    The generation ends with the stream.
+    """
+
+    fingerprint: Annotated[str, Meta(min_length=64, max_length=64)]
+    text: Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_TEXT)]
+    count: Annotated[int, Meta(ge=1, le=MAX_TEXT)]
+    sampling: Sampling
+    rule: Rule
+    window: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] | None
+    """Drafts of a round; None: as many as pay."""
+    tree: bool
+    in_flight: Annotated[int, Meta(ge=1, le=MAX_DRAFTS)] | None
+    """Rounds; None: as many as pay."""
+
+
+class Generated(Message, frozen=True, tag=19):
+    """A verdict's tokens, and what they took."""
+
+    tokens: Tokens
+    drafted: Count
+    accepted: Count
+    draft_seconds: Seconds
+    trip_seconds: Seconds
+    compute: Seconds
+    reroutes: Count
+    """So far."""
+    chain: Annotated[tuple[tuple[PeerId, Count, Count], ...], Meta(max_length=MAX_HOPS)] = ()
+    """The peers and their layers, start and end, where they are others than before."""
+
+
 AnyMessage = (
     Open
     | Refused
@@ -312,6 +354,8 @@ AnyMessage = (
     | Recall
     | Recalled
     | Proofs
+    | Generate
+    | Generated
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -353,10 +397,17 @@ def _check(message: AnyMessage) -> None:
             if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
                 raise BadMessage("proofs whose tokens and weights are not as many")
         case Open():
-            try:
-                Span(message.start, message.end)
-            except UsageError as error:
-                raise BadMessage(str(error)) from None
+            _check_span(message.start, message.end)
+        case Generated():
+            for _, start, end in message.chain:
+                _check_span(start, end)
+
+
+def _check_span(start: int, end: int) -> None:
+    try:
+        Span(start, end)
+    except UsageError as error:
+        raise BadMessage(str(error)) from None
 
 
 def _check_round(round: Round) -> None:

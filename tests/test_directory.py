@@ -41,6 +41,7 @@ def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -
             "end": 4,
             "dtype": "float32",
             "quantize": None,
+            "draft_seconds": None,
             "step_seconds": 0.01,
             "token_seconds": 0.001,
             "free_tokens": 100,

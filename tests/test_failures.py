@@ -13,7 +13,7 @@ import pytest
 
 from client import SwarmModel
 from client.blocking import BlockingGeneration
-from specswarm.processes import Program, running_swarm
+from specswarm.processes import LOOPBACK, Program, running_swarm
 from tests.models import greedy, load_whole
 
 READY_SECONDS = 120.0
@@ -84,6 +84,39 @@ def test_a_stopped_peer_is_left_within_five_seconds(
     assert result.token_ids == expected
     assert result.reroutes == 1
     assert stopped[0] not in [peer for peer, _ in result.chain]
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_text_goes_on_here_when_the_peer_that_drafts_dies_or_leaves(
+    target: Path,
+    draft: Path,
+    tmp_path: Path,
+    swarm: tuple[list[str], dict[str, Program]],
+    expected: list[int],
+    end: str,
+) -> None:
+    initial_peers, _ = swarm
+    reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
+    options = ["--identity", str(tmp_path / "drafting.key"), "--threads", "1", "--draft", str(draft)]
+    listen = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
+    drafting = Program(
+        ["join", str(target), "--layers", "2:4", *reach, *listen, *options], tmp_path / "drafting.log"
+    )
+    try:
+        peer_id = drafting.next(READY_SECONDS)["peer_id"]
+        with SwarmModel.connect(str(target), initial_peers=initial_peers, draft_at="peer", threads=1) as model:
+            stream = model.stream(PROMPT, max_new_tokens=TOKENS, window=2)
+            was_there = False
+            for _ in stream:
+                if not was_there and len(stream.result.token_ids) >= 30:
+                    was_there = stream.result.drafted_at == peer_id
+                    getattr(drafting.process, end)()
+        assert was_there
+        assert stream.result.token_ids == expected
+        assert end == "terminate" or stream.result.drafted_at is None
+    finally:
+        drafting.process.kill()
+        drafting.finish(READY_SECONDS)
 
 
 def test_a_peer_that_is_told_to_stop_is_left_between_two_rounds(

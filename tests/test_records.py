@@ -46,6 +46,7 @@ def announcement(peer_id: str, **changes: Any) -> Announcement:
             "end": 5,
             "dtype": "bfloat16",
             "quantize": None,
+            "draft_seconds": None,
             "step_seconds": 0.01,
             "token_seconds": 0.001,
             "free_tokens": 4096,

@@ -32,6 +32,7 @@ def peer(name: str, start: int, end: int, **changes: Any) -> Announcement:
             "end": end,
             "dtype": "float32",
             "quantize": None,
+            "draft_seconds": None,
             "step_seconds": 0.01,
             "token_seconds": 0.001,
             "free_tokens": 100,

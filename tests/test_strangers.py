@@ -58,6 +58,7 @@ async def stranger(
             "end": layers,
             "dtype": "float32",
             "quantize": None,
+            "draft_seconds": None,
             "step_seconds": 0,
             "token_seconds": 0,
             "free_tokens": 1000,

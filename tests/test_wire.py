@@ -18,11 +18,14 @@ from swarm.wire import (
     MAX_MESSAGE,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
+    MAX_TEXT,
     AnyMessage,
     Ask,
     Broken,
     Contact,
     Copy,
+    Generate,
+    Generated,
     Hello,
     Hidden,
     Leaving,
@@ -101,6 +104,15 @@ def proofs(draw: st.DrawFn) -> Proofs:
     return Proofs(draw(sessions), draw(counts), ids, weights)
 
 
+@st.composite
+def generated(draw: st.DrawFn) -> Generated:
+    spans = draw(st.lists(st.lists(counts, min_size=2, max_size=2, unique=True).map(sorted), max_size=4))
+    chain = tuple((draw(peer_ids), start, end) for start, end in spans)
+    took = [draw(st.floats(0, 86400)) for _ in range(3)]
+    return Generated(draw(tokens), draw(counts), draw(counts), *took, draw(counts), chain)
+
+
+drafts = st.integers(0, MAX_DRAFTS)
 KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Open: opens(),
     Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
@@ -119,6 +131,18 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Recall: st.builds(Recall, sessions, counts, counts, counts),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
     Proofs: proofs(),
+    Generate: st.builds(
+        Generate,
+        st.text("0123456789abcdef", min_size=64, max_size=64),
+        tokens,
+        st.integers(1, MAX_TEXT),
+        samplings,
+        st.sampled_from(get_args(Rule)),
+        st.none() | drafts,
+        st.booleans(),
+        st.none() | drafts.filter(bool),
+    ),
+    Generated: generated(),
 }
 messages = st.one_of(*KINDS.values())
 
@@ -131,6 +155,8 @@ OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
+GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", None, True, None)
+GENERATED = Generated((1, 2), 3, 1, 0.1, 0.2, 0.1, 0, (("first", 0, 4),))
 PING_TAG = encode(Ping(1))[1:2]
 HIDDEN = Hidden(ROUND, 4, "float32", b"\0" * 24, (0.1,))
 
@@ -162,6 +188,13 @@ def test_every_kind_of_message_is_tested_here() -> None:
 BEYOND_THE_LIMITS: dict[str, bytes] = {
     "badge too long": encode(Hello(bytes(65))),
     "more sketches than one answer has": encode(Recalled(SESSION, 1, bytes(MAX_RECALLED * ROW_BYTES + 1))),
+    "text of nothing": altered(GENERATE, (2,), []),
+    "text too long": altered(GENERATE, (2,), [1] * (MAX_TEXT + 1)),
+    "generation of no tokens": altered(GENERATE, (3,), 0),
+    "rule that is none": altered(GENERATE, (5,), "dense"),
+    "window too large": altered(GENERATE, (6,), MAX_DRAFTS + 1),
+    "chain with a hop of no layers": altered(GENERATED, (8,), [["first", 4, 4]]),
+    "time that is no number": altered(GENERATED, (4,), float("nan")),
     "negative margin": encode(Verdict(SESSION, 1, (1,), (), -1.0)),
     "margin that is no number": encode(Verdict(SESSION, 1, (1,), (), float("nan"))),
     "witness too large": encode(msgspec.structs.replace(OPEN, witness=1 << 63)),

@@ -111,6 +111,7 @@ class ToySwarm:
             end=span.end,
             dtype="float32",
             quantize=None,
+            draft_seconds=None,
             step_seconds=0.001,
             token_seconds=0.0001,
             free_tokens=1000,

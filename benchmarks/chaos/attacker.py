@@ -177,7 +177,7 @@ class Attacker:
     @contextlib.asynccontextmanager
     async def _reading(self, protocol: str) -> AsyncIterator[tuple[Libp2pStream, asyncio.Task[None]]]:
         """A stream to the peer, and the task that reads it to its end. Raises PeerLost."""
-        with closing(await self._network.open(self._contact, protocol)) as stream:
+        with closing(await self._network.dial(self._contact, protocol)) as stream:
             reading = asyncio.create_task(_read_all(stream))
             try:
                 yield stream, reading
@@ -188,7 +188,7 @@ class Attacker:
         """Sessions that are opened and never used, until cancelled."""
         with (
             contextlib.suppress(PeerLost),
-            closing(await self._network.open(self._contact, SESSION_PROTOCOL)) as stream,
+            closing(await self._network.dial(self._contact, SESSION_PROTOCOL)) as stream,
         ):
             for _ in range(_UNUSED):
                 await stream.send(lawful_open(aim, self._chance.randbytes(16)))

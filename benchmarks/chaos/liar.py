@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 import torch
 
-from peer import node, speed
+from peer import node
 from specswarm import cli
 from swarm import records
+from swarm.model import speed
 from swarm.records import Announcement
 from swarm.tensors import DTYPES, from_bytes, to_bytes
 from swarm.transport import Handler, Network, Stream

@@ -13,6 +13,7 @@ from swarm.drafting.texts import common_prefix
 from swarm.errors import UsageError
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
+from swarm.model.speed import measure
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
 from swarm.speculation.calibration import LONGEST, Calibration, Hint
@@ -169,6 +170,7 @@ class DraftModel:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._calibrations: dict[tuple[float, ...], Calibration] = {}
+        self._step_seconds: float | None = None
 
     @classmethod
     def load(cls, name: str, target_tokenizer: object, *, device: str = "cpu") -> DraftModel:
@@ -178,6 +180,12 @@ class DraftModel:
         if vocabulary != target_tokenizer.get_vocab():  # type: ignore[attr-defined]  # transformers is untyped
             raise UsageError(f"draft {name} has another tokenizer than the target: use one of the same family")
         return cls(load_stage(source, Span(0, source.info.num_layers), device=device))
+
+    def step_seconds(self) -> float:
+        """What a forward pass of one token takes; measured once, on the torch thread."""
+        if self._step_seconds is None:
+            self._step_seconds = measure(self._stage).step_seconds
+        return self._step_seconds
 
     def drafter(self, vocab_size: int, sampling: Sampling, width: int) -> ModelDrafter:
         """A drafter for one generation: see ModelDrafter."""

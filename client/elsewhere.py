@@ -1,0 +1,107 @@
+"""A generation at a peer that drafts: this client gives it the text, and receives tokens.
+
+The peer runs the same loop over a chain of its own choice (see `specswarm.drafting`). Should it fail, or fall silent,
+the tokens that came are text like any other, and the loop goes on here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import closing
+
+from client.generation import Context, Statistics
+from client.patience import TripTimer
+from swarm.errors import BadMessage, PeerLost, PeerRefused
+from swarm.lifetime import end
+from swarm.span import Span
+from swarm.transport import Stream, Transport
+from swarm.wire import DRAFT_PROTOCOL, AnyMessage, Contact, Generate, Generated, Ping, Pong, Refused
+
+
+class Elsewhere:
+    """One generation at one peer."""
+
+    def __init__(self, transport: Transport, contact: Contact, timer: TripTimer, timeout: float) -> None:
+        """`timer` says how long to wait before the peer is asked whether it lives; `timeout`: seconds without a token
+        after which it is left, even if it does."""
+        self.peer_id = contact.peer_id
+        self.chain: list[tuple[str, Span]] = []
+        """Peer id and layers of each hop."""
+        self.reroutes = 0
+        self.traffic = (0, 0)
+        """Bytes this client has sent and received for it."""
+        self._transport = transport
+        self._contact = contact
+        self._timer = timer
+        self._timeout = timeout
+
+    async def generate(
+        self, request: Generate, context: Context, statistics: Statistics
+    ) -> AsyncGenerator[list[int], None]:
+        """Yield the committed tokens of verdict after verdict, until the text ends. Raises PeerError."""
+        with closing(await self._transport.open(self._contact, DRAFT_PROTOCOL)) as stream:
+            await stream.send(request)
+            while context.room:
+                started = _now()
+                news = await self._next(stream)
+                self._timer.note(_now() - started)
+                self.traffic = (stream.bytes_sent, stream.bytes_received)
+                self._take(news, statistics)
+                yield context.commit(news.tokens)
+
+    def _take(self, news: Generated, statistics: Statistics) -> None:
+        self.reroutes = news.reroutes
+        if news.chain:
+            self.chain = [(peer_id, Span(start, stop)) for peer_id, start, stop in news.chain]
+        statistics.count(
+            len(news.tokens),
+            news.drafted,
+            news.accepted,
+            draft_seconds=news.draft_seconds,
+            trip_seconds=news.trip_seconds,
+            compute_seconds=news.compute,
+        )
+
+    async def _next(self, stream: Stream) -> Generated:
+        """The next verdict's tokens; a peer that is silent is asked whether it lives. Raises PeerError."""
+        asked, deadline = False, _now() + self._timeout
+        listening = asyncio.create_task(stream.receive())
+        try:
+            while True:
+                done, _ = await asyncio.wait([listening], timeout=self._timer.wait())
+                if not done and asked:
+                    raise PeerLost(self.peer_id, "it is silent")
+                if not done:
+                    asked = True
+                    await stream.send(Ping(0))
+                    continue
+                news, asked = _read(self.peer_id, listening), False
+                if news is not None:
+                    return news
+                if _now() > deadline:
+                    raise PeerLost(self.peer_id, f"it brought no token for {self._timeout:.0f} s")
+                listening = asyncio.create_task(stream.receive())
+        finally:
+            await end(listening)
+
+
+def _read(peer_id: str, listening: asyncio.Task[AnyMessage]) -> Generated | None:
+    """What has come; None for a sign of life. Raises PeerError."""
+    try:
+        message = listening.result()
+    except BadMessage as error:
+        raise PeerLost(peer_id, f"it sends nonsense: {error}") from None
+    match message:
+        case Generated():
+            return message
+        case Pong():
+            return None
+        case Refused(why=why, reason=reason):
+            raise PeerRefused(peer_id, why, reason)
+        case _:
+            raise PeerLost(peer_id, f"it sends {type(message).__name__}, which is not for it to send")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

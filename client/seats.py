@@ -1,0 +1,75 @@
+"""Where drafts are best made: here, or at a peer that offers it, which may be nearer to the chain, or faster. Pure.
+
+    tokens/s = E[tokens](g) / (trip + g * draft)
+
+with g as the window says, or the best; see `speculation.closed_form`. The trip is that of the chain which the place
+itself would choose: a peer that is the first or the last hop saves one link of N + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from client.routing import UNKNOWN_LINK, plan, trip_seconds
+from swarm.errors import ChainLost
+from swarm.records import Announcement
+from swarm.speculation.closed_form import best_length, expected_tokens
+from swarm.wire import Contact
+
+ACCEPTANCE = {"none": 0.0, "ngram": 0.3}
+"""Share of drafts that stand, by drafter; rough: what a text will show is not known before it."""
+ACCEPTANCE_OF_A_MODEL = 0.8
+_WORTH = 1.05  # times as fast as here a peer must be
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A place where drafts can be made."""
+
+    contact: Contact | None
+    """Of the peer; None: here."""
+    trip_seconds: float
+    draft_seconds: float
+    """For one more draft."""
+    acceptance: float
+    """Of a draft, if the one before stands."""
+
+    def rate(self, window: int | None) -> float:
+        """Tokens per second with so many drafts a round; None: with as many as are best."""
+        if not self.acceptance:
+            return 1 / self.trip_seconds
+        cost = min(max(self.draft_seconds / self.trip_seconds, 1e-3), 0.99)
+        drafts = best_length(self.acceptance, cost) if window is None else window
+        return expected_tokens(self.acceptance, drafts) / (self.trip_seconds + drafts * self.draft_seconds)
+
+
+def best(here: Seat, others: Sequence[Seat], window: int | None) -> Seat:
+    """The fastest; here, unless another one is so by more than a little."""
+    fastest = max(others, key=lambda seat: seat.rate(window), default=here)
+    return fastest if fastest.rate(window) > _WORTH * here.rate(window) else here
+
+
+def seats_at(peers: Sequence[Announcement], reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
+    """Those of `peers` that draft and are `reachable`, as far as their own links to others make up a chain.
+
+    `reachable`: round trips from this client, by peer; `tokens` of a usual round.
+    """
+    found: list[Seat] = []
+    for peer in peers:
+        if peer.draft_seconds is None or peer.peer_id not in reachable:
+            continue
+        links = _links_of(peer, peers)
+        try:
+            hops = plan(peer.num_layers, peers, links, tokens=tokens)
+        except ChainLost:
+            continue
+        trip = trip_seconds(hops, peers, tokens=tokens)
+        found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL))
+    return found
+
+
+def _links_of(peer: Announcement, peers: Sequence[Announcement]) -> dict[str, float]:
+    """Round trips from a peer to the others, and to itself; where neither end has measured them, they are long."""
+    links = {other.peer_id: other.links.get(peer.peer_id, 2 * UNKNOWN_LINK) for other in peers}
+    return {**links, **peer.links, peer.peer_id: 0.0}

@@ -1,0 +1,276 @@
+"""Generations at a peer that drafts, over whole swarms in memory: the text of a client's own, and nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.chaos.liar import Lie
+from client.api import AsyncSwarmModel, Generation
+from client.generation import Result
+from swarm.errors import PeerLost, UsageError
+from swarm.identity import Identity
+from swarm.memory import MemoryNetwork
+from swarm.speculation.sampling import Sampling
+from swarm.transport import Stream
+from swarm.wire import (
+    DRAFT_PROTOCOL,
+    AnyMessage,
+    Ask,
+    Contact,
+    Generate,
+    Generated,
+    Ping,
+    Pong,
+    Refused,
+)
+from tests import memory_swarm
+from tests.models import greedy, load_whole
+
+PROMPT = [5, 17, 3, 9, 200, 41]
+SPANS = ["0:2", "2:4", "0:4"]
+
+
+async def events(generation: Generation, at: int, act: Callable[[Result], None]) -> Result:
+    """The whole generation; `act` is called when so many tokens are there."""
+    waiting = True
+    async for _ in generation:
+        if waiting and len(generation.result.token_ids) >= at:
+            waiting = False
+            act(generation.result)
+    assert not waiting
+    return generation.result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window": 0},
+        {"window": 5, "tree": False, "in_flight": 1},
+        {"temperature": 0.9, "top_p": 0.9, "seed": 3},
+    ],
+    ids=str,
+)
+def test_text_from_a_peer_is_that_of_the_client_itself(
+    target: Path, draft: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        async with memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network:
+            async with memory_swarm.client(network, target, draft="none", draft_at="peer") as model:
+                there = await model.generate(PROMPT, max_new_tokens=40, **options)
+            async with memory_swarm.client(network, target, draft="none", draft_at="client") as model:
+                here = await model.generate(PROMPT, max_new_tokens=40, **options)
+        assert there.token_ids == here.token_ids
+        assert there.text == here.text
+        assert there.chain == here.chain
+        assert (there.drafted_at, here.drafted_at) == (there.chain[1][0], None)
+        assert (there.accepted > 0) == (options.get("window") != 0)
+        assert len(there.trip_seconds) == len(there.compute_seconds) == there.rounds
+        assert there.bytes_sent < here.bytes_sent
+
+    asyncio.run(run())
+
+
+def test_a_client_without_a_draft_finds_the_peer_by_itself(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={0: draft}) as network,
+            memory_swarm.client(network, target, draft="none") as model,
+        ):
+            result = await model.generate(PROMPT, max_new_tokens=24)
+        assert result.drafted_at == result.chain[0][0]
+        assert result.token_ids == greedy(load_whole(target), PROMPT, 24)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 3}], ids=str)
+def test_text_goes_on_here_when_the_peer_dies(
+    target: Path, draft: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    async def run() -> None:
+        async with memory_swarm.peers(target, SPANS, tmp_path, drafts={2: draft}) as network:
+            async with memory_swarm.client(network, target, draft="ngram", draft_at="client") as model:
+                expected = await model.generate(PROMPT, max_new_tokens=60, **options)
+            async with memory_swarm.client(network, target, draft="ngram", draft_at="peer") as model:
+
+                def kill(result: Result) -> None:
+                    assert result.drafted_at is not None
+                    network.leave(result.drafted_at)
+
+                result = await events(model.stream(PROMPT, max_new_tokens=60, **options), 20, kill)
+        assert result.token_ids == expected.token_ids
+        assert result.drafted_at is None
+        assert len(result.chain) == 2
+
+    asyncio.run(run())
+
+
+def silent(message: AnyMessage) -> AnyMessage | None:
+    return None if isinstance(message, Generated | Pong) else message
+
+
+def idle(message: AnyMessage) -> AnyMessage | None:
+    return None if isinstance(message, Generated) else message
+
+
+def senseless(message: AnyMessage) -> AnyMessage | None:
+    return Ping(3) if isinstance(message, Generated) else message
+
+
+@pytest.mark.parametrize("lie", [silent, idle, senseless])
+def test_a_peer_that_brings_nothing_is_left(target: Path, draft: Path, tmp_path: Path, lie: Lie) -> None:
+    async def run() -> None:
+        lies: dict[str, Lie] = {}
+        async with (
+            memory_swarm.peers(target, SPANS, tmp_path, lies=lies, drafts={2: draft}) as network,
+            memory_swarm.client(network, target, draft_at="peer", wait_floor=0.2, timeout=2.0) as model,
+        ):
+            expected = await model.generate(PROMPT, max_new_tokens=40)
+            assert expected.drafted_at is not None
+
+            def begin(result: Result) -> None:
+                lies[expected.drafted_at or ""] = lie
+
+            result = await events(model.stream(PROMPT, max_new_tokens=40), 10, begin)
+            assert result.token_ids == expected.token_ids
+            assert result.drafted_at is None
+            with pytest.raises(UsageError, match="no peer can draft"):
+                await model.generate(PROMPT)
+
+    asyncio.run(run())
+
+
+def test_who_finds_no_room_drafts_itself(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_client_generations=1) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            first, second = await asyncio.gather(
+                *(model.generate(PROMPT, max_new_tokens=40, window=2) for _ in range(2))
+            )
+        assert first.token_ids == second.token_ids == greedy(load_whole(target), PROMPT, 40)
+        assert sum(result.drafted_at is None for result in (first, second)) == 1
+
+    asyncio.run(run())
+
+
+def test_a_generation_ends_with_its_stream(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_client_generations=1) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            for _ in range(3):  # each would be refused if one before it still ran
+                stream = aiter(model.stream(PROMPT, max_new_tokens=400, window=2))
+                await anext(stream)
+                await stream.aclose()
+                await asyncio.sleep(0.1)
+            result = await model.generate(PROMPT, max_new_tokens=8)
+        assert result.drafted_at is not None
+
+    asyncio.run(run())
+
+
+def request(model: AsyncSwarmModel, **changes: Any) -> Generate:
+    fields: dict[str, Any] = {
+        "fingerprint": model.target.fingerprint,
+        "text": tuple(PROMPT),
+        "count": 10,
+        "sampling": Sampling(),
+        "rule": "match",
+        "window": None,
+        "tree": True,
+        "in_flight": None,
+    }
+    return Generate(**{**fields, **changes})
+
+
+async def answer(stream: Stream, message: AnyMessage) -> AnyMessage:
+    await stream.send(message)
+    return await stream.receive()
+
+
+def test_senseless_requests_are_refused_and_hurt_nobody(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def ask(network: MemoryNetwork, model: AsyncSwarmModel, message: AnyMessage) -> AnyMessage:
+        peer_id = model.target.seats(tokens=8)[0].contact
+        assert peer_id is not None
+        stream = await network.join("stranger").open(Contact(peer_id.peer_id), DRAFT_PROTOCOL)
+        try:
+            return await answer(stream, message)
+        finally:
+            stream.close()
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            refusals = {
+                "gone": Ask(bytes(16), 1, 0),
+                "model": request(model, fingerprint="0" * 64),
+                "unlawful": request(model, text=(5, 100_000)),
+                "unlawful ": request(model, text=(5,) * 3000),
+                "unlawful  ": request(model, window=500),
+            }
+            answers = {why: await ask(network, model, message) for why, message in refusals.items()}
+            assert all(isinstance(answer, Refused) for answer in answers.values())
+            assert [answer.why for answer in answers.values() if isinstance(answer, Refused)] == [
+                "unlawful",
+                "model",
+                "unlawful",
+                "unlawful",
+                "unlawful",
+            ]
+            result = await model.generate(PROMPT, max_new_tokens=8)
+        assert result.drafted_at is not None
+
+    asyncio.run(run())
+
+
+def test_a_peer_drafts_only_for_whom_its_owner_allows(target: Path, draft: Path, tmp_path: Path) -> None:
+    with Identity.hold(tmp_path / "stranger.key") as identity:
+        stranger = identity.peer_id
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:1], tmp_path, drafts={0: draft}, deny=(stranger,)) as network,
+            memory_swarm.peers(target, SPANS[1:2], tmp_path, network),
+            memory_swarm.client(network, target) as model,
+        ):
+            contact = model.target.seats(tokens=8)[0].contact
+            assert contact is not None
+            stream = await network.join(stranger).open(contact, DRAFT_PROTOCOL)
+            answered = await answer(stream, request(model))
+            assert isinstance(answered, Refused)
+            assert answered.why == "stranger"
+
+    asyncio.run(run())
+
+
+def test_peers_that_do_not_draft_are_not_asked(target: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path) as network,
+            memory_swarm.client(network, target) as model,
+        ):
+            assert (await model.generate(PROMPT, max_new_tokens=4)).drafted_at is None
+            with pytest.raises(PeerLost, match="does not serve that"):
+                await network.join("stranger").open(model.target.peers[0].contact, DRAFT_PROTOCOL)
+        async with memory_swarm.peers(target, SPANS[:2], tmp_path) as network:
+            for options in (
+                {},
+                {"audit": 0.5},
+                {"allow": ["12D3KooWPSpNoeNhNct4NVYpD3TvBXdc2XpVQCH3j3dHftftFWjf"]},
+            ):
+                async with memory_swarm.client(network, target, draft_at="peer", **options) as model:
+                    with pytest.raises(UsageError, match="no peer can draft"):
+                        await model.generate(PROMPT, max_new_tokens=4)
+
+    asyncio.run(run())
