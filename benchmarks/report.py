@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
@@ -48,6 +48,14 @@ def grid_tables(cells: Sequence[Cell]) -> Iterator[Table]:
                 f"{auto.bytes_per_token:.0f}",
             )
         yield table
+
+
+def places(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """Where drafts were made, and how fast it was."""
+    table = _table("25 ms, T 0: where drafts are made", "drafter of", "tokens/s", "texts that a peer drafted")
+    for name, figures in found.items():
+        table.add_row(name, f"{figures['tokens_per_second']:.1f}", f"{100 * figures['drafted_at_a_peer']:.0f} %")
+    return table
 
 
 def against_petals(rows: Sequence[Row]) -> Table:

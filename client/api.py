@@ -73,6 +73,7 @@ class Generation:
         self._context = Context(
             list(prompt), len(prompt), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
         )
+        self._options = options
         self._journal = journal
         self._resumed = self._context.commit(journal.tokens if journal else [])
         self._sampling = _sampling(options)
@@ -189,6 +190,7 @@ class Generation:
             window=self._wanted,
             tree=self._tree,
             in_flight=self._wanted_in_flight,
+            evidence_k=None if self._options.evidence_k == "auto" else self._options.evidence_k,
         )
         self._drafted_at = contact.peer_id
         async for tokens in elsewhere.generate(request, context, self._statistics):

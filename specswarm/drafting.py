@@ -124,6 +124,7 @@ def _options(request: Generate) -> dict[str, Any]:
         "window": "auto" if request.window is None else request.window,
         "tree": request.tree,
         "in_flight": "auto" if request.in_flight is None else request.in_flight,
+        "evidence_k": "auto" if request.evidence_k is None else request.evidence_k,
     }
 
 

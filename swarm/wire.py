@@ -319,6 +319,8 @@ class Generate(Message, frozen=True, tag=18):
     tree: bool
     in_flight: Annotated[int, Meta(ge=1, le=MAX_DRAFTS)] | None
     """Rounds; None: as many as pay."""
+    evidence_k: Annotated[int, Meta(ge=1, le=MAX_EVIDENCE)] | None
+    """Choices with each draft, under `rejection`; None: as many as pay."""
 
 
 class Generated(Message, frozen=True, tag=19):

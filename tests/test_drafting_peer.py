@@ -53,6 +53,7 @@ async def events(generation: Generation, at: int, act: Callable[[Result], None])
         {"window": 0},
         {"window": 5, "tree": False, "in_flight": 1},
         {"temperature": 0.9, "top_p": 0.9, "seed": 3},
+        {"temperature": 0.9, "seed": 3, "acceptance": "rejection", "evidence_k": 8, "window": 4},
     ],
     ids=str,
 )
@@ -63,7 +64,7 @@ def test_text_from_a_peer_is_that_of_the_client_itself(
         async with memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network:
             async with memory_swarm.client(network, target, draft="none", draft_at="peer") as model:
                 there = await model.generate(PROMPT, max_new_tokens=40, **options)
-            async with memory_swarm.client(network, target, draft="none", draft_at="client") as model:
+            async with memory_swarm.client(network, target, draft=str(draft), draft_at="client") as model:
                 here = await model.generate(PROMPT, max_new_tokens=40, **options)
         assert there.token_ids == here.token_ids
         assert there.text == here.text
@@ -188,6 +189,7 @@ def request(model: AsyncSwarmModel, **changes: Any) -> Generate:
         "window": None,
         "tree": True,
         "in_flight": None,
+        "evidence_k": None,
     }
     return Generate(**{**fields, **changes})
 

@@ -141,6 +141,7 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
         st.none() | drafts,
         st.booleans(),
         st.none() | drafts.filter(bool),
+        st.none() | drafts.filter(bool),
     ),
     Generated: generated(),
 }
@@ -155,7 +156,7 @@ OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
-GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", None, True, None)
+GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", None, True, None, None)
 GENERATED = Generated((1, 2), 3, 1, 0.1, 0.2, 0.1, 0, (("first", 0, 4),))
 PING_TAG = encode(Ping(1))[1:2]
 HIDDEN = Hidden(ROUND, 4, "float32", b"\0" * 24, (0.1,))
