@@ -42,6 +42,7 @@ MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the long
 MAX_SIZES = {SESSION_PROTOCOL: MAX_SESSION_MESSAGE, PUSH_PROTOCOL: MAX_MESSAGE}
 
 MAX_EVIDENCE = 4096  # choices of one draft
+MAX_CHOICES = 1 << 15  # of all drafts of a round
 MAX_RECALLED = 512  # positions of one Recall
 
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
@@ -286,12 +287,14 @@ Weights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=MAX_EVIDEN
 
 class Proofs(Message, frozen=True, tag=17):
     """Under the rule `rejection`, straight to the last hop: of each draft of round `number`, what it was drawn from, as
-    token ids and their weights (see `speculation.evidence`)."""
+    token ids and their weights (see `speculation.evidence`). What is too much for one message comes in several."""
 
     session: SessionId
     number: Count
     ids: Annotated[tuple[Ids, ...], Meta(max_length=MAX_DRAFTS)]
     weights: Annotated[tuple[Weights, ...], Meta(max_length=MAX_DRAFTS)]
+    first: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] = 0
+    """The first of the drafts that this message is about; those before it were in others."""
 
 
 AnyMessage = (
