@@ -80,13 +80,14 @@ class Generation:
         self._cost = model.cost
         wanted = model.config.window if options.window is None else options.window
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
-        overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
+        self._rule: Rule = options.acceptance if options.temperature else "match"
+        in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
+        overlap = Overlap(self._cost, 1 if self._rule == "rejection" else in_flight)
         window = BestWindow(self._cost, MAX_WINDOW, overlap) if wanted == "auto" else FixedWindow(wanted)
         self._wanted = None if wanted == "auto" else wanted
         self._wanted_in_flight = None if wanted_in_flight == "auto" else wanted_in_flight
         self._round_tokens = round_tokens(wanted)
         self._tree = tree = model.config.tree if options.tree is None else options.tree
-        self._rule: Rule = options.acceptance if options.temperature else "match"
         if self._rule == "rejection":
             if model.config.audit:
                 raise UsageError("what others would judge under rejection is another text: audit under match")
@@ -155,9 +156,11 @@ class Generation:
             drafted_at=self._drafted_at,
             bytes_sent=sent,
             bytes_received=received,
+            evidence_bytes=self._chain.evidence_bytes,
             draft_seconds=statistics.draft_seconds,
             trip_seconds=statistics.trip_seconds,
             compute_seconds=statistics.compute_seconds,
+            verdicts=statistics.verdicts,
             cost=self._cost.figures,
         )
 

@@ -80,6 +80,7 @@ class Chain:
         self._timeout = timeout
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
+        self._past_evidence = 0  # and of those sent, as proofs
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
@@ -110,6 +111,11 @@ class Chain:
         """Bytes this client has sent and received for this generation."""
         sent, received = self._session.traffic if self._session else (0, 0)
         return self._past[0] + sent, self._past[1] + received
+
+    @property
+    def evidence_bytes(self) -> int:
+        """Of the bytes sent, those that told the last hop what drafts were drawn from."""
+        return self._past_evidence + (self._session.evidence_bytes if self._session else 0)
 
     async def recall(self, start: int, end: int) -> dict[int, bytes]:
         """By first layer, the sketches of what hops were given at the positions start..end: of all that answer."""
@@ -180,7 +186,7 @@ class Chain:
         """End the open session, if any."""
         await self._relief.end()
         if self._session is not None:
-            self._past = self.traffic
+            self._past, self._past_evidence = self.traffic, self.evidence_bytes
             session, self._session = self._session, None
             await session.close()
 

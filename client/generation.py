@@ -146,6 +146,18 @@ class Context:
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One verdict."""
+
+    drafted: int
+    """Drafts that were sent for it, ..."""
+    accepted: int
+    """... and those that stood."""
+    seconds: float
+    """Since the one before, or since the start: what was not hidden of drafting, and the trip."""
+
+
 @dataclass
 class Statistics:
     """What a generation cost; times in seconds."""
@@ -160,6 +172,7 @@ class Statistics:
     verdict before. Opening the chain may be hidden behind the first drafts."""
     compute_seconds: list[float] = field(default_factory=list)
     """Of each round, what its stages computed, added up."""
+    verdicts: list[Judged] = field(default_factory=list)
 
     def count(
         self,
@@ -178,6 +191,7 @@ class Statistics:
         self.draft_seconds += draft_seconds
         self.trip_seconds.append(trip_seconds)
         self.compute_seconds.append(compute_seconds)
+        self.verdicts.append(Judged(drafted, accepted, draft_seconds + trip_seconds))
         metrics.TOKENS.inc(tokens)
         metrics.DRAFTED.inc(drafted)
         metrics.ACCEPTED.inc(accepted)
@@ -215,9 +229,12 @@ class Result:
     """The peer that drafted last, and chose the chain; None: this client."""
     bytes_sent: int
     bytes_received: int
+    evidence_bytes: int
+    """Of those sent, what told the last hop which choices drafts were drawn from."""
     draft_seconds: float
     trip_seconds: list[float]
     compute_seconds: list[float]
+    verdicts: list[Judged]
     cost: Figures
     """By which it was decided how much to draft."""
 

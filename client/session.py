@@ -11,7 +11,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Collection, Sequence
 
-from client.rounds import num_provable, prefill_rounds
+from client.rounds import num_provable, prefill_rounds, proofs
 from client.routing import Hop
 from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost, PeerRefused
@@ -32,7 +32,6 @@ from swarm.wire import (
     Leaving,
     Open,
     Progress,
-    Proofs,
     Recall,
     Recalled,
     Refused,
@@ -87,6 +86,8 @@ class ChainSession:
         """By peer: the number of its last answer to a Recall, and the answer."""
         self._prepared: dict[str, int] = {}
         """By peer that is no hop yet: positions of the text that it holds."""
+        self.evidence_bytes = 0
+        """That went to last hops as proofs."""
         self.flight: Flight | None = None
         """The drafts on their way; None once anything has gone wrong with them."""
         self._start = 0  # the position of the round that began them
@@ -235,11 +236,16 @@ class ChainSession:
         parents = () if tree.is_chain else tree.parents
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
-        if self._rule == "rejection" and len(tree):
-            proofs = tree.evidence
-            ids, weights = tuple(one.ids for one in proofs), tuple(one.weights for one in proofs)
-            await self._send(self.hops[-1], Proofs(self._id, number, ids, weights))
         await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
+        if self._rule == "rejection":
+            await self._prove(number, tree, seconds)
+
+    async def _prove(self, number: int, tree: DraftTree, seconds: float) -> None:
+        """Tell the last hop what the drafts were drawn from, while the round is on its way to it. Raises PeerLost."""
+        before = self.traffic[0]
+        for message in proofs(self._id, number, tree):
+            await self._send_within(seconds, message, self.hops[-1])
+        self.evidence_bytes += self.traffic[0] - before
 
     async def send_more(self, number: int, more: DraftTree, seconds: float) -> None:
         """Have more drafts of the tree that is on its way judged, by verdict `number`. Raises PeerLost."""
@@ -360,13 +366,14 @@ class ChainSession:
             raise PeerLost(next(iter(self.silent)), "it does not get on with the text")
         self.complete = position
 
-    async def _send_within(self, seconds: float, round: Round) -> None:
-        """Send to the first hop. Raises PeerLost, after `seconds` also if it does not read."""
+    async def _send_within(self, seconds: float, message: AnyMessage, to: Hop | None = None) -> None:
+        """Send to the first hop, or to another one. Raises PeerLost, after `seconds` also if it does not read."""
+        hop = to or self.hops[0]
         try:
             async with asyncio.timeout(seconds):
-                await self._send(self.hops[0], round)
+                await self._send(hop, message)
         except TimeoutError:
-            raise PeerLost(self.hops[0].contact.peer_id, "it does not read what it is sent") from None
+            raise PeerLost(hop.contact.peer_id, "it does not read what it is sent") from None
 
     async def _send(self, hop: Hop, message: AnyMessage) -> None:
         await self._streams.send(hop.contact.peer_id, message)

@@ -32,7 +32,6 @@ from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.speculation.evidence import Evidence
 from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -89,7 +88,7 @@ class PeerService:
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
-        self._unproven: dict[bytes, Callable[[], None]] = {}  # by session: a round that waits for its proofs
+        self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
         self._closed = asyncio.Event()  # a session has ended
 
     async def start(self) -> None:
@@ -303,24 +302,24 @@ class PeerService:
             STALE.inc()
             return
         if session.lacks_proofs(round, self._stage.info):
-            self._unproven[session.id] = partial(self._submit, session, round, layer, sender, states, compute)
+            self._table.check(session, round, layer, sender)
+            again = partial(self._submit, session, round, layer, sender, states, compute)
+            self._unproven[session.id] = (round, again)
             return
-        proofs = _proofs_of(session, round)
         self._table.admit(session, round, layer, sender)
         self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None
-        self._worker.submit(Job(session, round, states, compute, context, tree, proofs))
+        self._worker.submit(Job(session, round, states, compute, context, tree, session.proven.of(round)))
 
-    def _take_proofs(self, message: Proofs, replies: Outbox) -> None:
+    def _take_proofs(self, part: Proofs, replies: Outbox) -> None:
         """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
-        session = self._opened_on(replies, message.session)
-        session.check_proofs(message, self._stage.info)
-        session.proofs = message
+        session = self._opened_on(replies, part.session)
+        session.prove(part, self._stage.info)
         waiting = self._unproven.pop(session.id, None)
-        if waiting is not None:
-            waiting()
+        if waiting is not None and waiting[0].number >= session.proven.number:
+            waiting[1]()
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""
@@ -380,13 +379,3 @@ class PeerService:
             await asyncio.sleep(idle_seconds / 4)
             for session in self._table.idle(idle_seconds):
                 self._end(session, f"idle for {idle_seconds:.0f} s")
-
-
-def _proofs_of(session: Session, round: Round) -> tuple[Evidence, ...]:
-    """Of a round's drafts; none if there are newer ones already. Raises Refusal if they are not of these drafts."""
-    proofs = session.proofs
-    if proofs is None or proofs.number != round.number or not round.judged:
-        return ()
-    if len(proofs.ids) != round.num_drafts:
-        raise Refusal("unlawful", f"round {round.number} has not the drafts of which there are proofs")
-    return tuple(map(Evidence, proofs.ids, proofs.weights))

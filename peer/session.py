@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from peer.proofs import Proven
 from peer.sent import Sent
 from peer.witness import Witness
 from swarm.errors import Why
@@ -18,7 +19,7 @@ from swarm.span import Span
 from swarm.speculation.match import Walk
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import depths
-from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Proofs, Relink, Round, Rule
+from swarm.wire import MAX_CHOICES, MAX_ROUND_TOKENS, MAX_TAIL, Ask, Contact, Progress, Proofs, Relink, Round, Rule
 
 
 class Refusal(Exception):
@@ -90,8 +91,8 @@ class Session:
     sent: Sent = field(default_factory=Sent)
     """What was passed on, or would have been."""
     rule: Rule = "match"
-    proofs: Proofs | None = None
-    """Under the rule `rejection`, at the last hop: the newest."""
+    proven: Proven = field(default_factory=Proven)
+    """Under the rule `rejection`, at the last hop."""
     witness: Witness | None = None
     """Of the input, if the client audits."""
     tokens: list[int] = field(default_factory=list)
@@ -117,6 +118,8 @@ class Session:
             raise Refusal("unlawful", "this session is fed by another peer")
         if layer != self.span.start:
             raise Refusal("unlawful", f"states after layer {layer}; this hop begins with layer {self.span.start}")
+        if self.rule == "rejection" and (round.parents or round.grown):
+            raise Refusal("unlawful", "the rule rejection judges chains, no trees")
         if round.grown:
             self._check_reach(self._tree_with(round), round, model)
             return
@@ -125,21 +128,27 @@ class Session:
             raise Refusal("unlawful", f"round {round.number} comes after round {newest}")
         if round.position > len(self.tokens):
             raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
-        if self.rule == "rejection" and round.parents:
-            raise Refusal("unlawful", "the rule rejection judges chains, no trees")
         self._check_reach(Growing.begin(round), round, model)
 
-    def check_proofs(self, proofs: Proofs, model: ModelInfo) -> None:
-        """Raise Refusal unless these may be what drafts of this session were drawn from."""
+    def prove(self, part: Proofs, model: ModelInfo) -> None:
+        """Take note of what drafts were drawn from. Raises Refusal, changing nothing, unless it may be so."""
         if self.rule != "rejection" or self.span.end != model.num_layers:
             raise Refusal("unlawful", "proofs are for the last hop, and for the rule rejection")
-        if any(max(ids) >= model.vocab_size for ids in proofs.ids):
+        if any(max(ids) >= model.vocab_size for ids in part.ids):
             raise Refusal("unlawful", f"proofs name a token that is not in the vocabulary of {model.vocab_size}")
+        proven = self.proven.with_part(part)
+        if proven.num_choices > MAX_CHOICES:
+            raise Refusal("unlawful", f"proofs of {proven.num_choices} choices; at most {MAX_CHOICES} are kept")
+        self.proven = proven
 
     def lacks_proofs(self, round: Round, model: ModelInfo) -> bool:
-        """Whether a round cannot be judged here yet."""
-        is_judged = round.judged and round.num_drafts > 0 and self.span.end == model.num_layers
-        return self.rule == "rejection" and is_judged and (self.proofs is None or self.proofs.number < round.number)
+        """Whether a round has to wait here for more proofs. Raises Refusal if it is too long for that."""
+        is_proven = self.rule == "rejection" and round.judged and self.span.end == model.num_layers
+        if not is_proven or not round.num_drafts or not self.proven.lacks(round):
+            return False
+        if round.num_text > 1 + MAX_TAIL:
+            raise Refusal("unlawful", f"{round.num_text} tokens of text with drafts that wait for their proofs")
+        return True
 
     def _check_reach(self, tree: Growing, round: Round, model: ModelInfo) -> None:
         if tree.reach > model.max_positions:

@@ -126,13 +126,17 @@ class SessionTable:
         except KeyError:
             raise Refusal("gone", "no such session is open here") from None
 
-    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
-        """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
+    def check(self, session: Session, round: Round, layer: int, sender: str) -> None:
+        """Raise Refusal unless the round may run now, memory apart."""
         if len(round.tokens) > self._max_round:
             size = len(round.tokens)
             raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
         session.check(round, layer, sender, self._stage.info)
         self._check_limits(session, round)
+
+    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
+        """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
+        self.check(session, round, layer, sender)
         capacity = session.cache.capacity_for(session.slots(round))
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])

@@ -51,6 +51,7 @@ MAX_TEXT = 1 << 17  # tokens of a text that somebody else goes on with
 MAX_HOPS = 256  # of a chain
 
 MAX_EVIDENCE = 4096  # choices of one draft
+MAX_CHOICES = 1 << 15  # of all drafts of a round
 MAX_RECALLED = 512  # positions of one Recall
 
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
@@ -295,12 +296,14 @@ Weights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=MAX_EVIDEN
 
 class Proofs(Message, frozen=True, tag=17):
     """Under the rule `rejection`, straight to the last hop: of each draft of round `number`, what it was drawn from, as
-    token ids and their weights (see `speculation.evidence`)."""
+    token ids and their weights (see `speculation.evidence`). What is too much for one message comes in several."""
 
     session: SessionId
     number: Count
     ids: Annotated[tuple[Ids, ...], Meta(max_length=MAX_DRAFTS)]
     weights: Annotated[tuple[Weights, ...], Meta(max_length=MAX_DRAFTS)]
+    first: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] = 0
+    """The first of the drafts that this message is about; those before it were in others."""
 
 
 class Generate(Message, frozen=True, tag=18):

@@ -118,7 +118,7 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
         st.sampled_from(["float32", "float32", "?"]),
     ),
     st.builds(Proofs, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
-    st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),))),
+    st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),)), st.integers(0, 2)),
     st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),

@@ -173,8 +173,9 @@ def test_traffic_of_a_conversation_is_counted_both_ways(lab: Lab) -> None:
         assert 41 * 10 <= traffic.bytes < 100 * traffic.packets
 
 
-def test_rate_limits_what_a_host_uploads(lab: Lab) -> None:
-    lab.set_rate(4)
+@pytest.mark.parametrize("host", [None, 0], ids=["all hosts", "one"])
+def test_rate_limits_what_a_host_uploads(lab: Lab, host: int | None) -> None:
+    lab.set_rate(4, host)
     sink = start(lab, 2, SINK, lab.address(2))
     lab.popen(0, [sys.executable, "-c", FLOOD, lab.address(2)]).wait()
     with sink:
@@ -190,6 +191,8 @@ def test_host_reaches_nothing_outside_the_lab(lab: Lab) -> None:
 def test_hosts_that_do_not_exist_are_refused(lab: Lab) -> None:
     with pytest.raises(ValueError, match="hosts 0 to 2, not 3"):
         lab.cut(3)
+    with pytest.raises(ValueError, match="hosts 0 to 2, not 3"):
+        lab.set_rate(1, 3)
     with pytest.raises(ValueError, match="two hosts or none"):
         lab.set_delay(10, 1)
 

@@ -104,6 +104,20 @@ def test_rate_of_one_host_does_not_slow_another() -> None:
     assert len(list(network.arrivals(0.0015))) == 2
 
 
+def test_rate_can_be_set_for_one_host_alone() -> None:
+    network = Network(SUBNET, links(delay_ms=0))
+    network.apply(SetRate(8, 0))
+    for src in (0, 1):
+        for _ in range(100):
+            network.send(src, packet(f"{SUBNET}.3", size=1000), now=0.0)
+    assert len(list(network.arrivals(0.0005))) == 100
+    assert len(list(network.arrivals(0.0105))) == 10
+    assert len(list(network.arrivals(FOREVER))) == 90
+    network.apply(SetRate(None, 0))
+    network.send(0, packet(f"{SUBNET}.3"), now=1.0)
+    assert network.next_due == 1.0
+
+
 def test_loss_is_the_share_of_packets_asked_for() -> None:
     network = Network(SUBNET, links())
     network.apply(SetLoss(0.25))
@@ -161,7 +175,16 @@ def test_traffic_counts_packets_and_bytes_of_each_direction() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [Start(SUBNET, links()), SetDelay(1.5), SetDelay(2, (0, 1)), SetLoss(0.5), SetRate(None), SetRate(10), Cut(2)],
+    [
+        Start(SUBNET, links()),
+        SetDelay(1.5),
+        SetDelay(2, (0, 1)),
+        SetLoss(0.5),
+        SetRate(None),
+        SetRate(10),
+        SetRate(0.5, 2),
+        Cut(2),
+    ],
 )
 def test_commands_survive_the_wire(command: Command) -> None:
     assert decode_command(encode(command)) == command

@@ -101,7 +101,7 @@ def proofs(draw: st.DrawFn) -> Proofs:
     sizes = draw(st.lists(st.integers(1, 5), max_size=5))
     ids = tuple(tuple(draw(counts) for _ in range(size)) for size in sizes)
     weights = tuple(tuple(draw(st.integers(1, (1 << 16) - 1)) for _ in range(size)) for size in sizes)
-    return Proofs(draw(sessions), draw(counts), ids, weights)
+    return Proofs(draw(sessions), draw(counts), ids, weights, draw(st.integers(0, MAX_DRAFTS)))
 
 
 @st.composite

@@ -12,11 +12,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from peer.compute import Failure, Job, Outcome
 from peer.session import Session
 from swarm.model.source import ModelInfo
 from swarm.span import Span
+from swarm.speculation.rejection import reject
 from swarm.wire import Round
 
 VOCAB = 50
@@ -68,6 +70,8 @@ class ToyEngine:
             self.computed += len(rows)
         if session.span.end < self._num_layers:
             return Outcome(np.array(rows, "f4").tobytes(), (), 0.001)
+        if session.rule == "rejection":
+            return Outcome(None, self._rejected(job, rows), 0.001)
         return Outcome(None, self._verdict(session, round, rows, parents) if round.judged else (), 0.001)
 
     def _cache(self, session: Session, layer: int) -> ToyCache:
@@ -99,6 +103,20 @@ class ToyEngine:
         self._walks[session, round.number] = (tuple(taken), here)
         return tuple(taken[before:])
 
+    def _rejected(self, job: Job, rows: Sequence[Row]) -> tuple[int, ...]:
+        """The rule `rejection`, where a row says how likely each token is after it."""
+        round = job.round
+        drafts = round.tokens[round.num_text :]
+        if not round.judged or len(job.proofs) != len(drafts):
+            return ()
+        logits = torch.stack([logits_of(row) for row in rows[round.num_text - 1 :]])
+        return tuple(reject(logits, job.context, drafts, job.proofs, job.session.sampling))
+
+
+def logits_of(row: Row) -> Tensor:
+    """Of the tokens after a row of the last layer, [VOCAB]."""
+    return torch.tensor([(row + 1) * (token + 3) * 7919 % 1009 / 300 for token in range(VOCAB)])
+
 
 class ToyCache:
     """What a layer keeps: rows of the text by position, and of the newest tree what all rows up to a node add up to."""
@@ -126,6 +144,14 @@ class ToyCache:
     def keep(self, position: int, count: int) -> None:
         """The first rows of the tree become text."""
         self.text[position:] = self._rows[:count]
+
+
+def rows_of(tokens: Sequence[int], num_layers: int) -> list[Row]:
+    """Of a text, after the last layer."""
+    rows = list(tokens)
+    for layer in range(num_layers):
+        rows = ToyCache().run(layer, 0, rows, range(-1, len(rows) - 1))
+    return rows
 
 
 def reference(prompt: Sequence[int], count: int, num_layers: int) -> list[int]:

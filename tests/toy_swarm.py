@@ -21,11 +21,13 @@ from swarm.span import Span
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
+from swarm.wire import Rule
 from tests.faulty import FaultyNetwork
 from tests.toy import VOCAB, ToyEngine, ToyStage, info, reference
 
 FINGERPRINT = "f" * 64
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]
+GREEDY = Sampling()
 
 
 class SlowThread(Executor):
@@ -190,6 +192,8 @@ class ToyClient:
         allow: Collection[str] = (),
         deny: Collection[str] = (),
         growths: Sequence[int] = (0,),
+        sampling: Sampling = GREEDY,
+        rule: Rule = "match",
     ) -> None:
         """`growths`: how often a tree may grow while a verdict is waited for; one of them, each time."""
         self.swarm = swarm
@@ -198,9 +202,8 @@ class ToyClient:
         self.target = Target(
             info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory, allow=allow, deny=deny
         )
-        self.chain = Chain(
-            self.target, Sampling(), round_tokens=window + 1, timer=TripTimer(floor, 5.0), timeout=timeout
-        )
+        timer = TripTimer(floor, 5.0)
+        self.chain = Chain(self.target, sampling, round_tokens=window + 1, timer=timer, timeout=timeout, rule=rule)
         self.hops: tuple[Hop, ...] = ()
         """Of the chain, at the last verdict."""
         self._window = window

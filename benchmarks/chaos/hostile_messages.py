@@ -32,6 +32,7 @@ from swarm.wire import (
     Ping,
     Pong,
     Progress,
+    Proofs,
     Recall,
     Recalled,
     Refused,
@@ -94,6 +95,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         Verdict(session, _number(chance), round.tokens, ()),
         Progress(session, *(_number(chance) for _ in range(5))),
         Recall(session, _number(chance), _number(chance), _number(chance)),
+        Proofs(session, _number(chance), (round.tokens,), (tuple([1] * len(round.tokens)),), chance.randrange(3)),
         Recalled(session, _number(chance), bytes(64)),
         Hello(bytes(32)),
     ]

@@ -159,9 +159,9 @@ class Lab:
         """Each packet is lost with this probability, 0 to 1."""
         self._ask(SetLoss(probability))
 
-    def set_rate(self, mbit: float | None) -> None:
-        """Each host uploads at most `mbit` 10^6 bits/s; None: unlimited."""
-        self._ask(SetRate(mbit))
+    def set_rate(self, mbit: float | None, host: int | None = None) -> None:
+        """One host, or each if none is named, uploads at most `mbit` 10^6 bits/s; None: unlimited."""
+        self._ask(SetRate(mbit, None if host is None else self._host(host).index))
 
     def cut(self, host: int) -> None:
         """A host drops off the network, packets on their way to it included; its programs run on."""

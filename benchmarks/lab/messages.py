@@ -72,9 +72,10 @@ class SetLoss(_Message, frozen=True):
 
 
 class SetRate(_Message, frozen=True):
-    """Each host uploads at most `mbit` 10^6 bits/s; None: unlimited."""
+    """One host, or each, uploads at most `mbit` 10^6 bits/s; None: unlimited."""
 
     mbit: float | None
+    host: int | None = None
 
     def __post_init__(self) -> None:
         _check_rate(self.mbit)

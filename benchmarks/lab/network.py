@@ -7,7 +7,7 @@ behind NAT is dropped unless that host has sent to where it comes from.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -61,7 +61,8 @@ class Network:
         self._uplink_free = [0.0 for _ in hosts]
         self._flying: list[tuple[float, int, int, bytes]] = []  # heap of (due, order of sending, dst, packet)
         self._order = count()
-        self._set_rate(links.rate_mbit)
+        self._seconds_per_byte = [0.0 for _ in hosts]  # of each uplink
+        self._set_rate(links.rate_mbit, hosts)
 
     @property
     def next_due(self) -> float | None:
@@ -74,8 +75,8 @@ class Network:
         if dst is None or src in self._cut or dst in self._cut or not self._passes_nat(src, dst, packet):
             return
         left = now
-        if self._seconds_per_byte:
-            left = max(now, self._uplink_free[src]) + len(packet) * self._seconds_per_byte
+        if self._seconds_per_byte[src]:
+            left = max(now, self._uplink_free[src]) + len(packet) * self._seconds_per_byte[src]
             if left - now > QUEUE_S:
                 return
             self._uplink_free[src] = left
@@ -106,8 +107,8 @@ class Network:
                 self._set_delay(ms / 1e3, pair)
             case SetLoss(probability=probability):
                 self._loss = probability
-            case SetRate(mbit=mbit):
-                self._set_rate(mbit)
+            case SetRate(mbit=mbit, host=host):
+                self._set_rate(mbit, range(len(self._links)) if host is None else [host])
             case Cut(host=host):
                 self._cut.add(host)
             case Heal(host=host):
@@ -143,9 +144,10 @@ class Network:
             a, b = pair
             self._links[a][b].delay_s = self._links[b][a].delay_s = delay_s
 
-    def _set_rate(self, mbit: float | None) -> None:
-        self._seconds_per_byte = 8 / (mbit * 1e6) if mbit is not None else 0.0
-        self._uplink_free = [0.0 for _ in self._uplink_free]
+    def _set_rate(self, mbit: float | None, hosts: Iterable[int]) -> None:
+        for host in hosts:
+            self._seconds_per_byte[host] = 8 / (mbit * 1e6) if mbit is not None else 0.0
+            self._uplink_free[host] = 0.0
 
     def _report(self) -> TrafficReport:
         return TrafficReport(
