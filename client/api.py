@@ -15,7 +15,8 @@ import torch
 
 from client.audit import Auditor, Seeds
 from client.chain import Chain
-from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig, Window
+from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig
+from client.config import Window as WindowOption
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
 from client.patience import TripTimer
@@ -34,11 +35,12 @@ from swarm.lifetime import end
 from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
+from swarm.speculation.awc import AwcWindow
 from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
-from swarm.speculation.windows import BestWindow, FixedWindow
+from swarm.speculation.windows import BestWindow, FixedWindow, Window
 from swarm.transport import Network
 from swarm.wire import MAX_EVIDENCE, Rule
 
@@ -74,7 +76,7 @@ class Generation:
         wanted = model.config.window if options.window is None else options.window
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
         overlap = Overlap(self._cost, _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight)
-        window = BestWindow(self._cost, MAX_WINDOW, overlap) if wanted == "auto" else FixedWindow(wanted)
+        window = new_window(wanted, self._cost, overlap)
         self._round_tokens = round_tokens(wanted)
         tree = model.config.tree if options.tree is None else options.tree
         self._rule: Rule = options.acceptance if options.temperature else "match"
@@ -318,9 +320,16 @@ class AsyncSwarmModel:
         )
 
 
-def round_tokens(window: Window) -> int:
+def new_window(wanted: WindowOption, cost: Cost, overlap: Overlap) -> Window:
+    """What decides how many drafts a round of one generation gets."""
+    if wanted == "auto":
+        return BestWindow(cost, MAX_WINDOW, overlap)
+    return AwcWindow(cost) if wanted == "awc" else FixedWindow(wanted)
+
+
+def round_tokens(window: WindowOption) -> int:
     """Tokens of a usual round, for which chains are compared."""
-    return 1 + (_USUAL_WINDOW if window == "auto" else window)
+    return 1 + (window if isinstance(window, int) else _USUAL_WINDOW)
 
 
 def _is_drawn(share: float) -> bool:
