@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from benchmarks import windows
 from benchmarks.figures import Trips
 from benchmarks.grid import SETTINGS, Cell, Place
 from benchmarks.petals import Row
@@ -48,6 +49,25 @@ def grid_tables(cells: Sequence[Cell]) -> Iterator[Table]:
                 f"{auto.bytes_per_token:.0f}",
             )
         yield table
+
+
+def of_windows(cells: Sequence[Cell]) -> Table:
+    """A place a line; tokens/s of each setting, in those of the first, with the drafts that it sent for a verdict."""
+    first, *others = windows.SETTINGS
+    table = _table("chains: tokens/s, times that, and drafts a verdict", "links", "T", first, *others)
+    for place in dict.fromkeys(one.place for one in cells):
+        at = {one.setting: one for one in cells if one.place == place}
+        table.add_row(
+            _where(place),
+            f"{place.temperature:g}",
+            f"{at[first].tokens_per_second:.1f}",
+            *(
+                f"{at[n].tokens_per_second / at[first].tokens_per_second:.2f} x, {at[n].drafted:.1f}"
+                for n in others
+            ),
+        )
+    table.add_row("all", "", "", *(f"{windows.against(cells, name, first):.3f} x" for name in others))
+    return table
 
 
 def against_petals(rows: Sequence[Row]) -> Table:
