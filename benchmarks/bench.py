@@ -1,10 +1,10 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
 Peers, a bootstrap node and a client on hosts of their own. Its parts: the embedded pair in every setting over a grid
-of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`), and
-drafted at the client and at a peer (`places`); a
-random model that is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop
-costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
+of swarms, links and temperatures (`grid`); AWC's network beside the model of cost (`windows`); the same pair, traced,
+for the time in which nobody computes (`idle`), and drafted at the client and at a peer (`places`); a random model that
+is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop costs beyond its
+compute. Prints tables and bars, writes JSON and plots. Needs root.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, places, plots, prompts, report
+from benchmarks import grid, idle, petals, places, plots, prompts, report, windows
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
-from benchmarks.grid import Cell, Place
+from benchmarks.grid import Cell, Place, Settings
 from benchmarks.lab import Lab, LabUnavailable
 from specswarm.processes import running_swarm
 
@@ -54,6 +55,11 @@ def main() -> int:
                 console.print(*report.grid_tables(cells), sep="\n")
                 plots.draw(cells, options.out.parent)
                 outcomes += check(grid.BARS, grid.figures(cells))
+            if "windows" in options.parts:
+                cells = _windows(options, folder / "windows", console)
+                record["windows"] = [asdict(one) for one in cells]
+                console.print(report.of_windows(cells))
+                outcomes += check(windows.BARS, windows.figures(cells))
             if "idle" in options.parts:
                 shares = idle.run(SPANS, _texts(options), options.tokens, folder / "idle")
                 record["idle"] = shares
@@ -78,19 +84,40 @@ def main() -> int:
 
 def _grid(options: argparse.Namespace, folder: Path, console: Console) -> list[Cell]:
     """Every setting at every place."""
-    texts, cells = _texts(options), []
-    for peers in options.peers:
-        spans = [f"{LAYERS * i // peers}:{LAYERS * (i + 1) // peers}" for i in range(peers)]
-        place = folder / str(peers)
-        place.mkdir(parents=True)
-        with Lab(hosts=peers + 2) as lab, deployed(lab, "embedded", spans, place) as (initial_peers, client):
-            client.connect(model="embedded", initial_peers=initial_peers, draft="embedded-draft", threads=1)
-            for rate, delay, temperature in itertools.product(options.rates, options.delays, options.temperatures):
-                lab.set_rate(rate or None)
-                lab.set_delay(delay)
-                for one in _at(Place(peers, delay, rate or None, temperature), lab, client, texts, options.tokens):
-                    console.print(report.one_line(one), highlight=False)
-                    cells.append(one)
+    return [
+        one
+        for peers in options.peers
+        for one in _swarm(peers, options.rates, grid.SETTINGS, options, folder / str(peers), console)
+    ]
+
+
+def _windows(options: argparse.Namespace, folder: Path, console: Console) -> list[Cell]:
+    """Chains, and who chooses their length, over unlimited links of every delay."""
+    cells = _swarm(len(SPANS), [0.0], windows.SETTINGS, options, folder, console)
+    return windows.added(cells, options.out) if options.add else cells
+
+
+def _swarm(
+    peers: int,
+    rates: Sequence[float],
+    settings: Settings,
+    options: argparse.Namespace,
+    folder: Path,
+    console: Console,
+) -> list[Cell]:
+    """These settings over all links and temperatures of one swarm."""
+    texts, cells = _texts(options), list[Cell]()
+    spans = [f"{LAYERS * i // peers}:{LAYERS * (i + 1) // peers}" for i in range(peers)]
+    folder.mkdir(parents=True)
+    with Lab(hosts=peers + 2) as lab, deployed(lab, "embedded", spans, folder) as (initial_peers, client):
+        client.connect(model="embedded", initial_peers=initial_peers, draft="embedded-draft", threads=1)
+        for rate, delay, temperature in itertools.product(rates, options.delays, options.temperatures):
+            lab.set_rate(rate or None)
+            lab.set_delay(delay)
+            place = Place(peers, delay, rate or None, temperature)
+            for one in _at(place, lab, client, settings, texts, options.tokens):
+                console.print(report.one_line(one), highlight=False)
+                cells.append(one)
     return cells
 
 
@@ -103,18 +130,19 @@ def _texts(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def _at(place: Place, lab: Lab, client: Client, texts: list[str], tokens: int) -> list[Cell]:
-    """All settings, in turn for each prompt."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in grid.SETTINGS}
-    carried = dict.fromkeys(grid.SETTINGS, 0)
+def _at(place: Place, lab: Lab, client: Client, settings: Settings, texts: list[str], tokens: int) -> list[Cell]:
+    """All settings, in turn for each prompt; their texts beside those of the first."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    carried = dict.fromkeys(settings, 0)
     for text in texts:
-        for name, setting in grid.SETTINGS.items():
+        for name, setting in settings.items():
             lab.reset_traffic()
             results[name].append(
                 client.generate(text, temperature=place.temperature, max_new_tokens=tokens, seed=SEED, **setting)
             )
             carried[name] += sum(count.bytes for count in lab.traffic().values())
-    return [grid.cell(place, name, made, results["plain"], carried[name]) for name, made in results.items()]
+    first = next(iter(results.values()))
+    return [grid.cell(place, name, made, first, carried[name]) for name, made in results.items()]
 
 
 def _loopback(options: argparse.Namespace, folder: Path) -> Trips:
@@ -144,7 +172,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
     parser.add_argument(
-        "--parts", nargs="+", default=["grid", "idle", "places", "petals", "loopback"], help="which to run"
+        "--parts",
+        nargs="+",
+        default=["grid", "windows", "idle", "places", "petals", "loopback"],
+        help="which to run",
+    )
+    parser.add_argument(
+        "--add", action="store_true", help="keep, of `windows`, what --out has from other delays and temperatures"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     return parser.parse_args()

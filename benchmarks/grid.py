@@ -13,7 +13,10 @@ from typing import Any
 from benchmarks.bar import Bar
 from benchmarks.figures import repeated_ngrams
 
-SETTINGS: dict[str, dict[str, Any]] = {
+Settings = Mapping[str, Mapping[str, Any]]
+"""By name, the options of a generation."""
+
+SETTINGS: Settings = {
     "plain": {"window": 0},
     "chain of 4": {"window": 4, "tree": False, "in_flight": 1},
     "chain of 8": {"window": 8, "tree": False, "in_flight": 1},
@@ -22,7 +25,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "auto, one in flight": {"in_flight": 1},
     "auto": {},
 }
-"""By name, the options of a generation."""
 CHAINS = ("chain of 4", "chain of 8")
 FIXED = (*CHAINS, "tree of 16", "tree of 32")
 
@@ -79,7 +81,7 @@ def cell(
     plain: Sequence[Mapping[str, Any]],
     carried: int,
 ) -> Cell:
-    """Figures of the generations `results`, beside those without drafts; `carried`: bytes on all links."""
+    """Figures of the generations `results`, beside those that have the right texts; `carried`: bytes on all links."""
     tokens = sum(len(result["token_ids"]) for result in results)
     verdicts = sum(result["rounds"] for result in results)
     seconds = sum(result["seconds"] for result in results)

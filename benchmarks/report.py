@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from benchmarks import windows
 from benchmarks.figures import Trips
 from benchmarks.grid import SETTINGS, Cell, Place
 from benchmarks.petals import Row
@@ -55,6 +56,25 @@ def places(found: Mapping[str, Mapping[str, float]]) -> Table:
     table = _table("25 ms, T 0: where drafts are made", "drafter of", "tokens/s", "texts that a peer drafted")
     for name, figures in found.items():
         table.add_row(name, f"{figures['tokens_per_second']:.1f}", f"{100 * figures['drafted_at_a_peer']:.0f} %")
+    return table
+
+
+def of_windows(cells: Sequence[Cell]) -> Table:
+    """A place a line; tokens/s of each setting, in those of the first, with the drafts that it sent for a verdict."""
+    first, *others = windows.SETTINGS
+    table = _table("chains: tokens/s, times that, and drafts a verdict", "links", "T", first, *others)
+    for place in dict.fromkeys(one.place for one in cells):
+        at = {one.setting: one for one in cells if one.place == place}
+        table.add_row(
+            _where(place),
+            f"{place.temperature:g}",
+            f"{at[first].tokens_per_second:.1f}",
+            *(
+                f"{at[n].tokens_per_second / at[first].tokens_per_second:.2f} x, {at[n].drafted:.1f}"
+                for n in others
+            ),
+        )
+    table.add_row("all", "", "", *(f"{windows.against(cells, name, first):.3f} x" for name in others))
     return table
 
 

@@ -16,7 +16,8 @@ import torch
 
 from client.audit import Auditor, Seeds
 from client.chain import Chain
-from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig, Window
+from client.config import MAX_WINDOW, ClientConfig, EvidenceSize, GenerationConfig
+from client.config import Window as WindowOption
 from client.elsewhere import Elsewhere
 from client.generation import Context, Draft, Result, Statistics, generate
 from client.journal import Journal
@@ -38,11 +39,12 @@ from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
 from swarm.span import Span
+from swarm.speculation.awc import AwcWindow
 from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
-from swarm.speculation.windows import BestWindow, FixedWindow
+from swarm.speculation.windows import BestWindow, FixedWindow, Window
 from swarm.transport import Network
 from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact, Generate, Rule
 
@@ -83,9 +85,8 @@ class Generation:
         self._rule: Rule = options.acceptance if options.temperature else "match"
         in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
         overlap = Overlap(self._cost, 1 if self._rule == "rejection" else in_flight)
-        window = BestWindow(self._cost, MAX_WINDOW, overlap) if wanted == "auto" else FixedWindow(wanted)
-        self._wanted = None if wanted == "auto" else wanted
-        self._wanted_in_flight = None if wanted_in_flight == "auto" else wanted_in_flight
+        window = new_window(wanted, self._cost, overlap)
+        self._wanted, self._wanted_in_flight = wanted, wanted_in_flight
         self._round_tokens = round_tokens(wanted)
         self._tree = tree = model.config.tree if options.tree is None else options.tree
         if self._rule == "rejection":
@@ -166,7 +167,7 @@ class Generation:
 
     async def _rounds(self) -> AsyncGenerator[list[int], None]:
         """The tokens of verdict after verdict: from a peer that drafts, if that is faster, and from here."""
-        contact = await self._model.drafting_peer(self._round_tokens, self._wanted, len(self._context.tokens))
+        contact = await self._model.drafting_peer(self._wanted, len(self._context.tokens))
         if contact is not None and self._context.room:
             try:
                 async for tokens in self._rounds_at(contact):
@@ -193,7 +194,7 @@ class Generation:
             window=self._wanted,
             tree=self._tree,
             in_flight=self._wanted_in_flight,
-            evidence_k=None if self._options.evidence_k == "auto" else self._options.evidence_k,
+            evidence_k=self._options.evidence_k,
         )
         self._drafted_at = contact.peer_id
         async for tokens in elsewhere.generate(request, context, self._statistics):
@@ -325,14 +326,15 @@ class AsyncSwarmModel:
             return 0.0
         return await asyncio.get_running_loop().run_in_executor(self.thread, self._draft.step_seconds)
 
-    async def drafting_peer(self, round_tokens: int, window: int | None, length: int) -> Contact | None:
-        """Where to have a text of so many tokens gone on with, in rounds of about `round_tokens` tokens, with so many
-        drafts (None: as many as pay); None: here. Raises UsageError if it must be a peer, and none can be."""
+    async def drafting_peer(self, wanted: WindowOption, length: int) -> Contact | None:
+        """Where to have a text of so many tokens gone on with, by rounds of so many drafts; None: here. Raises
+        UsageError if it must be a peer, and none can be."""
         settings = self.config
+        tokens, window = round_tokens(wanted), wanted if isinstance(wanted, int) else None
         if settings.draft_at == "client":
             return None
         obstacle = settings.obstacle_to_a_peer or ("the text is too long" if length > MAX_TEXT else None)
-        seats = [] if obstacle else self.target.seats(tokens=round_tokens)
+        seats = [] if obstacle else self.target.seats(tokens=tokens)
         if settings.draft_at == "peer":
             if not seats:
                 raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")
@@ -340,10 +342,10 @@ class AsyncSwarmModel:
         if not seats:
             return None
         try:
-            hops = await self.target.plan(tokens=round_tokens)
+            hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
             return max(seats, key=lambda seat: seat.rate(window)).contact
-        trip = trip_seconds(hops, self.target.peers, tokens=round_tokens)
+        trip = trip_seconds(hops, self.target.peers, tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
         return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
 
@@ -400,9 +402,16 @@ class AsyncSwarmModel:
         )
 
 
-def round_tokens(window: Window) -> int:
+def new_window(wanted: WindowOption, cost: Cost, overlap: Overlap) -> Window:
+    """What decides how many drafts a round of one generation gets."""
+    if wanted == "auto":
+        return BestWindow(cost, MAX_WINDOW, overlap)
+    return AwcWindow(cost) if wanted == "awc" else FixedWindow(wanted)
+
+
+def round_tokens(window: WindowOption) -> int:
     """Tokens of a usual round, for which chains are compared."""
-    return 1 + (_USUAL_WINDOW if window == "auto" else window)
+    return 1 + (window if isinstance(window, int) else _USUAL_WINDOW)
 
 
 def _is_drawn(share: float) -> bool:

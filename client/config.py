@@ -17,22 +17,22 @@ MAX_WINDOW = 64
 """Drafts of a round: peers take so many, unless they are told otherwise."""
 
 
-def _auto_or(low: int, high: int) -> BeforeValidator:
-    """`auto` or a number within these limits. Raises ValueError."""
+def _number_or(words: tuple[str, ...], low: int, high: int) -> BeforeValidator:
+    """One of the words or a number within these limits. Raises ValueError."""
 
     def read(value: object) -> object:
-        if value == "auto":
+        if value in words:
             return value
         if isinstance(value, int | str) and str(value).isdecimal() and low <= int(value) <= high:
             return int(value)
-        raise ValueError(f"neither auto nor a number from {low} to {high}")
+        raise ValueError(f"neither {', '.join(words)} nor a number from {low} to {high}")
 
     return BeforeValidator(read)
 
 
-Window = Annotated[Literal["auto"] | int, _auto_or(0, MAX_WINDOW)]
-EvidenceSize = Annotated[Literal["auto"] | int, _auto_or(1, MAX_EVIDENCE)]
-InFlight = Annotated[Literal["auto"] | int, _auto_or(1, 16)]
+Window = Annotated[Literal["auto", "awc"] | int, _number_or(("auto", "awc"), 0, MAX_WINDOW)]
+EvidenceSize = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, MAX_EVIDENCE)]
+InFlight = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, 16)]
 
 
 class ClientConfig(Observed):
@@ -61,7 +61,8 @@ class ClientConfig(Observed):
     draft_at: Literal["auto", "client", "peer"] = "auto"
     """Where the drafts are made: here, or at a peer that offers it; `auto`: where text comes faster."""
     window: Window = "auto"
-    """Most tokens drafted for one round: as many as bring most tokens per second, or a number; 0 is plain decoding."""
+    """Most tokens drafted for one round: as many as bring most tokens per second, by the model of cost (`auto`) or by
+    AWC's network (`awc`), or a number; 0 is plain decoding."""
     tree: bool = True
     """Whether drafts are a tree, where the drafter has more than one guess; else a chain."""
     in_flight: InFlight = "auto"

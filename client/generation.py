@@ -52,6 +52,10 @@ class Draft:
         """Go on with what is on its way after `tokens`."""
         await self._on_thread(self._drafter.follow, tokens, room)
 
+    def judged(self, accepted: int) -> None:
+        """So many of the last proposal's drafts stand."""
+        self._window.judged(accepted)
+
     @contextlib.asynccontextmanager
     async def working_ahead(self, chain: Chain) -> AsyncIterator[None]:
         """Meanwhile let the drafter work on what it proposed, whatever of it will stand, and send what is worth it."""
@@ -268,6 +272,8 @@ async def generate(
         if not chain.was_disturbed:
             cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
             cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
+        if not is_on_its_way:
+            draft.judged(accepted)
         yield context.commit(verdict.tokens)
 
 

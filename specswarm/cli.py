@@ -194,7 +194,8 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
     window: Annotated[
-        str | None, typer.Option(help="Most tokens drafted a round; default: auto; 0: plain decoding.")
+        str | None,
+        typer.Option(help="Most tokens drafted a round; default: auto; awc: by AWC's network; 0: plain decoding."),
     ] = None,
     tree: Annotated[bool | None, typer.Option(help="Whether drafts branch; default: they do.")] = None,
     in_flight: Annotated[

@@ -121,10 +121,10 @@ def _options(request: Generate) -> dict[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "seed": sampling.seed,
         "acceptance": request.rule,
-        "window": "auto" if request.window is None else request.window,
+        "window": request.window,
         "tree": request.tree,
-        "in_flight": "auto" if request.in_flight is None else request.in_flight,
-        "evidence_k": "auto" if request.evidence_k is None else request.evidence_k,
+        "in_flight": request.in_flight,
+        "evidence_k": request.evidence_k,
     }
 
 

@@ -317,13 +317,13 @@ class Generate(Message, frozen=True, tag=18):
     count: Annotated[int, Meta(ge=1, le=MAX_TEXT)]
     sampling: Sampling
     rule: Rule
-    window: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] | None
-    """Drafts of a round; None: as many as pay."""
+    window: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] | Literal["auto", "awc"]
+    """Drafts of a round, or who decides."""
     tree: bool
-    in_flight: Annotated[int, Meta(ge=1, le=MAX_DRAFTS)] | None
-    """Rounds; None: as many as pay."""
-    evidence_k: Annotated[int, Meta(ge=1, le=MAX_EVIDENCE)] | None
-    """Choices with each draft, under `rejection`; None: as many as pay."""
+    in_flight: Annotated[int, Meta(ge=1, le=MAX_DRAFTS)] | Literal["auto"]
+    """Rounds."""
+    evidence_k: Annotated[int, Meta(ge=1, le=MAX_EVIDENCE)] | Literal["auto"]
+    """Choices with each draft, under `rejection`."""
 
 
 class Generated(Message, frozen=True, tag=19):

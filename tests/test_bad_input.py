@@ -89,6 +89,12 @@ def test_layers_that_nobody_serves_are_named(target: Path, initial_peer: str) ->
     assert "layers 3:4 of 4" in complaint(result, 1)
 
 
+def test_a_window_is_a_number_or_the_name_of_who_chooses_it(target: Path, initial_peer: str) -> None:
+    arguments = ["generate", target, "-p", "x", "--initial-peer", initial_peer, "--window"]
+    assert "layers 3:4 of 4" in complaint(run(*arguments, "awc"), 1)
+    assert "window: neither auto, awc nor a number from 0 to 64" in complaint(run(*arguments, "awk"), 2)
+
+
 def test_unknown_model_folder(initial_peer: str, tmp_path: Path) -> None:
     for command in (["generate", "-p", "x"], ["join", "--identity", tmp_path / "key", *LISTEN]):
         line = complaint(run(*command, "./no/such/folder", "--initial-peer", initial_peer), 2)

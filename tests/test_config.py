@@ -49,6 +49,12 @@ def test_option_that_is_not_given_beats_nothing(file: Path) -> None:
     assert config.host_maddrs == PeerConfig.model_fields["host_maddrs"].default
 
 
+@pytest.mark.parametrize(("given_", "read"), [("auto", "auto"), ("awc", "awc"), ("8", 8), (0, 0)])
+def test_a_window_is_a_number_or_the_name_of_who_chooses_it(file: Path, given_: object, read: object) -> None:
+    assert load(ClientConfig, "client", file, {"window": given_}).window == read
+    assert load(GenerationConfig, "generate", file, {"window": given_}).window == read
+
+
 def test_option_of_zero_or_false_is_given(file: Path) -> None:
     assert load(ClientConfig, "client", file, {"window": 0}).window == 0
 
@@ -128,8 +134,9 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"model": "m", "unknown": 1}, "unknown"),
         ({}, "model"),
         ({"model": "m", "window": 65}, "window"),
-        ({"model": "m", "window": -1}, "window: neither auto nor a number from 0 to 64"),
+        ({"model": "m", "window": -1}, "window: neither auto, awc nor a number from 0 to 64"),
         ({"model": "m", "window": "many"}, "window"),
+        ({"model": "m", "in_flight": "awc"}, "in_flight: neither auto nor a number from 1 to 16"),
         ({"model": "m", "window": 1.5}, "window"),
         ({"model": "m", "timeout": 0}, "timeout"),
         ({"model": "m", "timeout": float("nan")}, "timeout"),

@@ -51,6 +51,7 @@ async def events(generation: Generation, at: int, act: Callable[[Result], None])
     [
         {},
         {"window": 0},
+        {"window": "awc"},
         {"window": 5, "tree": False, "in_flight": 1},
         {"temperature": 0.9, "top_p": 0.9, "seed": 3},
         {"temperature": 0.9, "seed": 3, "acceptance": "rejection", "evidence_k": 8, "window": 4},
@@ -186,10 +187,10 @@ def request(model: AsyncSwarmModel, **changes: Any) -> Generate:
         "count": 10,
         "sampling": Sampling(),
         "rule": "match",
-        "window": None,
+        "window": "auto",
         "tree": True,
-        "in_flight": None,
-        "evidence_k": None,
+        "in_flight": "auto",
+        "evidence_k": "auto",
     }
     return Generate(**{**fields, **changes})
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from benchmarks import grid, idle, plots, report
+from benchmarks import grid, idle, plots, report, windows
 from benchmarks.bar import check
 from benchmarks.grid import SETTINGS, Cell, Place
 from benchmarks.traced import traced
@@ -89,6 +90,34 @@ def test_tables_and_plots_have_every_place(tmp_path: Path) -> None:
     files = plots.draw(measured, tmp_path)
     assert [file.name for file in files] == ["speed-2-peers-T0.8.png", "speed-4-peers-T0.8.png"]
     assert all(file.stat().st_size > 10_000 for file in files)
+
+
+def cells_of_windows(place: Place, **speeds: float) -> list[Cell]:
+    one = cells(place)[0]
+    return [
+        replace(one, setting=name, tokens_per_second=10 * speeds.get(name, 1.0), drafted=4.5)
+        for name in windows.SETTINGS
+    ]
+
+
+def test_the_model_of_cost_is_measured_against_the_network_over_all_places() -> None:
+    far = Place(4, 100.0, None, 0.0)
+    measured = [*cells_of_windows(PLACE, awc=1.0, auto=2.0), *cells_of_windows(far, awc=1.6, auto=1.0)]
+    assert windows.figures(measured) == {windows.COST: pytest.approx((2.0 / 1.6) ** 0.5), windows.SAME: 100.0}
+    console = Console(width=200, record=True)
+    console.print(report.of_windows(measured))
+    assert "2.00 x, 4.5" in (text := console.export_text())
+    assert "1.414 x" in text
+    worse = windows.figures(cells_of_windows(PLACE, awc=1.1))
+    assert [outcome.bar for outcome in check(windows.BARS, worse) if outcome.is_missed] == [windows.COST]
+
+
+def test_places_are_added_to_those_of_a_record_and_take_the_place_of_their_own(tmp_path: Path) -> None:
+    far, near = (cells_of_windows(Place(4, delay, None, 0.0), auto=1.5) for delay in (100.0, 0.0))
+    record = tmp_path / "windows.json"
+    assert windows.added(near, record) == near
+    record.write_text(json.dumps({"windows": [asdict(one) for one in (*far, *cells_of_windows(near[0].place))]}))
+    assert windows.added(near, record) == [*far, *near]
 
 
 def test_idle_is_the_time_in_no_busy_interval() -> None:

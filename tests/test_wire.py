@@ -138,10 +138,10 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
         st.integers(1, MAX_TEXT),
         samplings,
         st.sampled_from(get_args(Rule)),
-        st.none() | drafts,
+        st.sampled_from(["auto", "awc"]) | drafts,
         st.booleans(),
-        st.none() | drafts.filter(bool),
-        st.none() | drafts.filter(bool),
+        st.just("auto") | drafts.filter(bool),
+        st.just("auto") | drafts.filter(bool),
     ),
     Generated: generated(),
 }
@@ -156,7 +156,7 @@ OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
-GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", None, True, None, None)
+GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", "auto", True, "auto", "auto")
 GENERATED = Generated((1, 2), 3, 1, 0.1, 0.2, 0.1, 0, (("first", 0, 4),))
 PING_TAG = encode(Ping(1))[1:2]
 HIDDEN = Hidden(ROUND, 4, "float32", b"\0" * 24, (0.1,))
@@ -194,6 +194,7 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "generation of no tokens": altered(GENERATE, (3,), 0),
     "rule that is none": altered(GENERATE, (5,), "dense"),
     "window too large": altered(GENERATE, (6,), MAX_DRAFTS + 1),
+    "window of another kind": altered(GENERATE, (6,), "best"),
     "chain with a hop of no layers": altered(GENERATED, (8,), [["first", 4, 4]]),
     "time that is no number": altered(GENERATED, (4,), float("nan")),
     "negative margin": encode(Verdict(SESSION, 1, (1,), (), -1.0)),

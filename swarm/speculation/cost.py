@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swarm.speculation.queueing import Queueing
+
 _MEMORY = 0.95  # weight of what was known before, against one more trip
 _FIRST_TRIP = 0.1  # seconds that a trip takes, until one was made
 _OUTLIER = 2.0  # times the expected seconds, at which a trip is cut
@@ -83,6 +85,7 @@ class Cost:
 
     def __init__(self) -> None:
         self.trip = TripCost()
+        self.queueing = Queueing()
         self.per_draft = 0.0
         """Seconds to work out one draft, on the average."""
         self.start = 0.0
@@ -94,6 +97,7 @@ class Cost:
         """The trip of a round with so many tokens took that long, its stages together `compute` seconds of it."""
         self.trip.note(positions, seconds)
         self._compute.note(positions, compute)
+        self.queueing.note(seconds, compute)
         self.start = self._compute.fixed
 
     def note_tokens(self, tokens: int, seconds: float) -> None:

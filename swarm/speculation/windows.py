@@ -28,6 +28,9 @@ class Window(Protocol):
     def sent(self, size: int) -> None:
         """A round with so many drafts is on its way."""
 
+    def judged(self, accepted: int) -> None:
+        """Of the drafts that were sent last, so many stand; what the trip took is known to the cost already."""
+
 
 class FixedWindow:
     """Always the same number, as far as there are drafts."""
@@ -44,6 +47,9 @@ class FixedWindow:
         return self.size(chances) == self.limit and (not self.limit or chances[self.limit - 1] >= promise)
 
     def sent(self, size: int) -> None:
+        """It takes no notice."""
+
+    def judged(self, accepted: int) -> None:
         """It takes no notice."""
 
 
@@ -92,3 +98,6 @@ class BestWindow:
         """Remember it for the next one."""
         self._strikes = 0 if self._pays else self._strikes + 1
         self._last = size
+
+    def judged(self, accepted: int) -> None:
+        """The chances of the drafts have learnt from it."""
