@@ -59,6 +59,7 @@ from swarm.wire import (
     Relink,
     Round,
     Verdict,
+    Views,
     beyond,
 )
 
@@ -172,6 +173,8 @@ class PeerService:
                     self._take_round(message, client)
                 case Proofs():
                     self._take_proofs(message, replies)
+                case Views():
+                    self._take_views(message, replies)
                 case Ask():
                     return self._ask(message, replies)
                 case Recall():
@@ -311,7 +314,7 @@ class PeerService:
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None
-        self._worker.submit(Job(session, round, states, compute, context, tree, proofs))
+        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, session.told.of(round)))
 
     def _take_proofs(self, message: Proofs, replies: Outbox) -> None:
         """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
@@ -321,6 +324,12 @@ class PeerService:
         waiting = self._unproven.pop(session.id, None)
         if waiting is not None:
             waiting()
+
+    def _take_views(self, message: Views, replies: Outbox) -> None:
+        """What the draft holds of what may follow a round's drafts. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        session.check_views(message, self._stage.info)
+        session.told.keep(message)
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""

@@ -3,7 +3,7 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Proofs, Relink, Copy, Ask, Recall, Ping
+    client -> peer   Open, Round, Proofs, Views, Relink, Copy, Ask, Recall, Ping
     peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong
     peer -> peer     Hidden
     whoever opens a stream of a private swarm   Hello
@@ -22,6 +22,7 @@ from swarm.sketch import ROW_BYTES
 from swarm.span import Span
 from swarm.speculation.evidence import MAX_WEIGHT
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import CHOICES, Leniency
 from swarm.speculation.tree import trunk
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
@@ -59,7 +60,7 @@ Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
-Rule = Literal["match", "rejection"]
+Rule = Literal["match", "rejection", "semantic"]
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
@@ -107,6 +108,8 @@ class Open(Message, frozen=True, tag=1):
     witness: Seed | None = None
     rule: Rule = "match"
     """By which the last hop judges."""
+    leniency: Leniency | None = None
+    """Under the rule `semantic`."""
 
 
 class Refused(Message, frozen=True, tag=2):
@@ -282,6 +285,8 @@ class Recalled(Message, frozen=True, tag=16):
 Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT)]
 Ids = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
 Weights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
+FewIds = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=CHOICES)]
+FewWeights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=CHOICES)]
 
 
 class Proofs(Message, frozen=True, tag=17):
@@ -292,6 +297,16 @@ class Proofs(Message, frozen=True, tag=17):
     number: Count
     ids: Annotated[tuple[Ids, ...], Meta(max_length=MAX_DRAFTS)]
     weights: Annotated[tuple[Weights, ...], Meta(max_length=MAX_DRAFTS)]
+
+
+class Views(Message, frozen=True, tag=18):
+    """Under the rule `semantic`, straight to the last hop: of each node with drafts behind it in round `number`, in
+    order, what the draft holds of what follows it, as token ids and their weights (see `speculation.evidence`)."""
+
+    session: SessionId
+    number: Count
+    ids: Annotated[tuple[FewIds, ...], Meta(max_length=MAX_DRAFTS)]
+    weights: Annotated[tuple[FewWeights, ...], Meta(max_length=MAX_DRAFTS)]
 
 
 AnyMessage = (
@@ -312,6 +327,7 @@ AnyMessage = (
     | Recall
     | Recalled
     | Proofs
+    | Views
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -352,7 +368,14 @@ def _check(message: AnyMessage) -> None:
         case Proofs():
             if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
                 raise BadMessage("proofs whose tokens and weights are not as many")
+        case Views():
+            if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
+                raise BadMessage("views whose tokens and weights are not as many")
+            if any(len(set(ids)) < len(ids) for ids in message.ids):
+                raise BadMessage("a view that names a token twice")
         case Open():
+            if (message.rule == "semantic") != (message.leniency is not None):
+                raise BadMessage("the rule semantic, and no other, has thresholds")
             try:
                 Span(message.start, message.end)
             except UsageError as error:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.wire import (
     MAX_DRAFTS,
     MAX_MESSAGE,
@@ -38,6 +39,7 @@ from swarm.wire import (
     Round,
     Rule,
     Verdict,
+    Views,
     beyond,
     decode,
     encode,
@@ -51,6 +53,8 @@ reasons = st.text(max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
 seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
 contacts = st.builds(Contact, peer_ids, st.lists(st.text(max_size=256), max_size=4).map(tuple))
+shares = st.floats(0, 1)
+leniencies = st.builds(Leniency, shares, shares, shares, shares)
 samplings = st.builds(
     Sampling,
     temperature=st.floats(0, 100),
@@ -89,7 +93,8 @@ def opens(draw: st.DrawFn) -> Open:
         draw(chunks),
         draw(samplings),
         draw(st.none() | st.integers(0, (1 << 63) - 1)),
-        draw(st.sampled_from(get_args(Rule))),
+        rule := draw(st.sampled_from(get_args(Rule))),
+        draw(leniencies) if rule == "semantic" else None,
     )
 
 
@@ -99,6 +104,13 @@ def proofs(draw: st.DrawFn) -> Proofs:
     ids = tuple(tuple(draw(counts) for _ in range(size)) for size in sizes)
     weights = tuple(tuple(draw(st.integers(1, (1 << 16) - 1)) for _ in range(size)) for size in sizes)
     return Proofs(draw(sessions), draw(counts), ids, weights)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> Views:
+    ids = draw(st.lists(st.lists(counts, min_size=1, max_size=8, unique=True).map(tuple), max_size=5).map(tuple))
+    weights = tuple(tuple(draw(st.integers(1, (1 << 16) - 1)) for _ in one) for one in ids)
+    return Views(draw(sessions), draw(counts), ids, weights)
 
 
 KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
@@ -119,6 +131,7 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Recall: st.builds(Recall, sessions, counts, counts, counts),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
     Proofs: proofs(),
+    Views: views(),
 }
 messages = st.one_of(*KINDS.values())
 

@@ -38,6 +38,7 @@ from swarm.wire import (
     Relink,
     Round,
     Verdict,
+    Views,
     encode,
 )
 
@@ -96,6 +97,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         Recall(session, _number(chance), _number(chance), _number(chance)),
         Recalled(session, _number(chance), bytes(64)),
         Hello(bytes(32)),
+        Views(session, _number(chance), ((1, aim.vocab_size),), ((5, 6),)),
     ]
     return chance.choice(messages)
 
