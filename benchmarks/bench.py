@@ -1,9 +1,10 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
-Peers, a bootstrap node and a client on hosts of their own. Four parts: the embedded pair in every setting over a grid
-of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); a
-random model that is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop
-costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
+Peers, a bootstrap node and a client on hosts of their own. Five parts: the embedded pair in every setting over a grid
+of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); its
+accuracy and speed under the lossy rule `semantic`; a random model that is its own draft, in the setting in which Petals
+was measured (`petals`); and loopback, for what a hop costs beyond its compute. Prints tables and bars, writes JSON and
+plots. Needs root.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, plots, prompts, report
+from benchmarks import grid, idle, petals, plots, prompts, report, semantic
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -58,6 +59,11 @@ def main() -> int:
                 record["idle"] = shares
                 console.print(f"share of the time in which nobody computes, 25 ms: {shares}")
                 outcomes += check((idle.IDLE,), {idle.IDLE: shares["auto"] / shares["one in flight"]})
+            if "semantic" in options.parts:
+                found, record["semantic"] = semantic.run(
+                    SPANS, options.validation, options.problems, folder / "semantic", console
+                )
+                outcomes += check(semantic.BARS, found)
             if "petals" in options.parts:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
@@ -139,7 +145,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
-    parser.add_argument("--parts", nargs="+", default=["grid", "idle", "petals", "loopback"], help="which to run")
+    parser.add_argument("--validation", type=int, default=50, help="problems on which semantic is calibrated")
+    parser.add_argument("--problems", type=int, default=200, help="others, on which it is measured")
+    parser.add_argument(
+        "--parts", nargs="+", default=["grid", "idle", "semantic", "petals", "loopback"], help="which to run"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     return parser.parse_args()
 
