@@ -2,9 +2,10 @@
 
 Peers, a bootstrap node and a client on hosts of their own. Its parts: the embedded pair in every setting over a grid
 of swarms, links and temperatures (`grid`); AWC's network beside the model of cost (`windows`); the same pair, traced,
-for the time in which nobody computes (`idle`), and drafted at the client and at a peer (`places`); a random model that
-is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop costs beyond its
-compute. Prints tables and bars, writes JSON and plots. Needs root.
+for the time in which nobody computes (`idle`), drafted at the client and at a peer (`places`), and its accuracy and
+speed under the lossy rule `semantic`; a random model that is its own draft, in the setting in which Petals was measured
+(`petals`); and loopback, for what a hop costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs
+root.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, places, plots, prompts, report, windows
+from benchmarks import grid, idle, petals, places, plots, prompts, report, semantic, windows
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -68,6 +69,11 @@ def main() -> int:
             if "places" in options.parts:
                 record["places"] = places.run(SPANS, _texts(options), options.tokens, folder / "places")
                 console.print(report.places(record["places"]))
+            if "semantic" in options.parts:
+                found, record["semantic"] = semantic.run(
+                    SPANS, options.validation, options.problems, folder / "semantic", console
+                )
+                outcomes += check(semantic.BARS, found)
             if "petals" in options.parts:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
@@ -171,10 +177,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
+    parser.add_argument("--validation", type=int, default=50, help="problems on which semantic is calibrated")
+    parser.add_argument("--problems", type=int, default=200, help="others, on which it is measured")
     parser.add_argument(
         "--parts",
         nargs="+",
-        default=["grid", "windows", "idle", "places", "petals", "loopback"],
+        default=["grid", "windows", "idle", "places", "semantic", "petals", "loopback"],
         help="which to run",
     )
     parser.add_argument(

@@ -44,6 +44,7 @@ from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.speculation.windows import BestWindow, FixedWindow, Window
 from swarm.transport import Network
 from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact, Generate, Rule
@@ -57,6 +58,7 @@ _TEXT_OPTIONS = {
     "repetition_penalty",
     "seed",
     "acceptance",
+    "semantic",
 }  # on which the text depends
 _USUAL_IN_FLIGHT = 16
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
@@ -82,7 +84,10 @@ class Generation:
         self._cost = model.cost
         wanted = model.config.window if options.window is None else options.window
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
-        self._rule: Rule = options.acceptance if options.temperature else "match"
+        self._rule = _rule(options)
+        self._leniency = options.semantic if self._rule == "semantic" else None
+        if self._rule != "match" and model.config.audit:
+            raise UsageError(f"what others would judge under {self._rule} is another text: audit under match")
         in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
         overlap = Overlap(self._cost, 1 if self._rule == "rejection" else in_flight)
         window = new_window(wanted, self._cost, overlap)
@@ -90,11 +95,9 @@ class Generation:
         self._round_tokens = round_tokens(wanted)
         self._tree = tree = model.config.tree if options.tree is None else options.tree
         if self._rule == "rejection":
-            if model.config.audit:
-                raise UsageError("what others would judge under rejection is another text: audit under match")
             drafter = model.new_sparse_drafter(self._sampling, options.evidence_k, self._cost)
         else:
-            drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1)
+            drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1, self._leniency)
         self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
@@ -191,6 +194,7 @@ class Generation:
             count=min(context.room, MAX_TEXT),
             sampling=self._sampling,
             rule=self._rule,
+            leniency=self._leniency,
             window=self._wanted,
             tree=self._tree,
             in_flight=self._wanted_in_flight,
@@ -216,6 +220,7 @@ class Generation:
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
             rule=self._rule,
+            leniency=self._leniency,
             witness=self._witness,
             avoid=avoid,
             kinds=kinds,
@@ -382,10 +387,15 @@ class AsyncSwarmModel:
                 raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
         return config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
 
-    def new_drafter(self, sampling: Sampling, width: int) -> Drafter:
-        """A drafter for one generation; `width`: most ways in which its text branches after a token."""
+    def new_drafter(self, sampling: Sampling, width: int, leniency: Leniency | None = None) -> Drafter:
+        """A drafter for one generation; `width`: most ways in which its text branches after a token; `leniency`: under
+        the rule `semantic`. Raises UsageError if that has no model to go by."""
         if self._draft is not None:
-            return self._draft.drafter(self.target.info.vocab_size, sampling, width)
+            return self._draft.drafter(self.target.info.vocab_size, sampling, width, leniency)
+        if leniency is not None:
+            raise UsageError(
+                f"semantic goes by what a draft model holds of the text, and {self.config.draft} is none"
+            )
         return NgramDrafter() if self.config.draft == "ngram" else NoDrafter()
 
     def new_sparse_drafter(self, sampling: Sampling, k: EvidenceSize, cost: Cost) -> Drafter:
@@ -428,6 +438,13 @@ def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:
     if settings.draft in ("ngram", "none"):
         return source, tokenizer, None
     return source, tokenizer, DraftModel.load(settings.draft, tokenizer, device=settings.draft_device)
+
+
+def _rule(options: GenerationConfig) -> Rule:
+    """Greedy text has nothing to reject by chance."""
+    if options.acceptance == "rejection" and not options.temperature:
+        return "match"
+    return options.acceptance
 
 
 def _sampling(options: GenerationConfig) -> Sampling:

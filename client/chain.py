@@ -34,6 +34,7 @@ from client.target import Target
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.speculation.tree import DraftTree
 from swarm.wire import MAX_TAIL, Progress, Rule, Verdict
 
@@ -60,6 +61,7 @@ class Chain:
         timer: TripTimer,
         timeout: float,
         rule: Rule = "match",
+        leniency: Leniency | None = None,
         witness: Callable[[int], int] | None = None,
         avoid: Callable[[], Collection[str]] = frozenset,
         kinds: Collection[Kind] | None = None,
@@ -67,7 +69,8 @@ class Chain:
         """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
         after which a verdict is given up.
 
-        `rule`, `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that compute so.
+        `rule`, `leniency`, `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that
+        compute so.
         """
         self.history = History()
         self.reroutes = 0
@@ -85,6 +88,7 @@ class Chain:
         self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
         self._rule: Rule = rule
+        self._leniency = leniency
         self._witness = witness
         self._avoid = avoid
         self._only = kinds
@@ -283,7 +287,9 @@ class Chain:
             await self._target.refresh(silent_too=True)  # somebody may have come, or come back
             hops = await self._plan()
         target = self._target
-        session = ChainSession(target.transport, target.fingerprint, self._sampling, self._witness, self._rule)
+        session = ChainSession(
+            target.transport, target.fingerprint, self._sampling, self._witness, self._rule, self._leniency
+        )
         try:
             await session.lead_over(hops, [0] * len(hops))
         except BaseException:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+import msgspec
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, field_validator
 
 from swarm.config import Config
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
+from swarm.speculation.semantic import Leniency
 from swarm.wire import MAX_EVIDENCE, Rule
 
 MAX_WINDOW = 64
@@ -30,9 +32,18 @@ def _number_or(words: tuple[str, ...], low: int, high: int) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _leniency(value: object) -> object:
+    """From a table. Raises ValueError."""
+    try:
+        return msgspec.convert(value, Leniency)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
 Window = Annotated[Literal["auto", "awc"] | int, _number_or(("auto", "awc"), 0, MAX_WINDOW)]
 EvidenceSize = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, MAX_EVIDENCE)]
 InFlight = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, 16)]
+Lenient = Annotated[InstanceOf[Leniency], BeforeValidator(_leniency), PlainSerializer(msgspec.to_builtins)]
 
 
 class ClientConfig(Observed):
@@ -107,7 +118,10 @@ class GenerationConfig(Config):
     in_flight: InFlight | None = None
     """Other than the client's own."""
     acceptance: Rule = "match"
-    """Which drafts stand: such as are the target's own tokens, or, at temperatures above 0, by rejection sampling."""
+    """Which drafts stand: such as are the target's own tokens, or, at temperatures above 0, by rejection sampling; or,
+    lossy, by the rule `semantic`."""
+    semantic: Lenient = Leniency()
+    """How lenient the rule `semantic` is."""
     evidence_k: EvidenceSize = "auto"
     """Under `rejection`, of how many tokens the drafter gives its probabilities with each draft; `auto`: of as many as
     raise acceptance by more than their bytes cost."""

@@ -17,6 +17,7 @@ from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.speculation.tree import DraftTree
 from swarm.transport import Transport
 from swarm.wire import (
@@ -39,6 +40,7 @@ from swarm.wire import (
     Round,
     Rule,
     Verdict,
+    Views,
 )
 
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
@@ -54,9 +56,10 @@ class ChainSession:
         sampling: Sampling,
         witness: Callable[[int], int] | None = None,
         rule: Rule = "match",
+        leniency: Leniency | None = None,
     ) -> None:
-        """Nothing is opened yet: see `lead_over`. The last hop judges by `rule`; `witness` gives the hops that begin
-        with a layer the seed of their sketches."""
+        """Nothing is opened yet: see `lead_over`. The last hop judges by `rule`, with `leniency` if that is `semantic`;
+        `witness` gives the hops that begin with a layer the seed of their sketches."""
         self.hops: tuple[Hop, ...] = ()
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
@@ -78,6 +81,7 @@ class ChainSession:
         self._sampling = sampling
         self._witness = witness
         self._rule: Rule = rule
+        self._leniency = leniency
         self._id = secrets.token_bytes(16)
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
@@ -236,6 +240,7 @@ class ChainSession:
         parents = () if tree.is_chain else tree.parents
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
+        await self._tell(number, tree, seconds)
         await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
         if self._rule == "rejection":
             await self._prove(number, tree, seconds)
@@ -253,10 +258,18 @@ class ChainSession:
             return
         grown, more = len(self.flight), more.cut(self._chunk)
         self.flight.extend(number, more)
+        await self._tell(number, more, seconds)
         tokens, parents = more.tokens, more.parents
         await self._send_within(
             seconds, Round(self._id, number, self._start, tokens, len(tokens), True, parents, grown)
         )
+
+    async def _tell(self, number: int, tree: DraftTree, seconds: float) -> None:
+        """Under the rule `semantic`, tell the last hop ahead of round `number` what the drafter holds of its drafts.
+        Raises PeerLost."""
+        if self._rule == "semantic" and tree.views:
+            ids, weights = tuple(view.ids for view in tree.views), tuple(view.weights for view in tree.views)
+            await self._send_within(seconds, Views(self._id, number, ids, weights), self.hops[-1])
 
     async def verdict(self, number: int, seconds: float) -> Verdict | None:
         """The last hop's verdict `number`; None if it is not there after `seconds`.
@@ -353,6 +366,7 @@ class ChainSession:
             sampling=self._sampling,
             witness=self._witness(hop.span.start) if self._witness else None,
             rule=self._rule,
+            leniency=self._leniency,
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from swarm.speculation.evidence import Evidence
 from swarm.speculation.match import Walk, go_on, match
 from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import lead
+from swarm.speculation.semantic import Lenience
 from swarm.speculation.tree import ROOT
 from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
@@ -52,6 +53,8 @@ class Job:
     """With what the rounds before brought of it; None for a chain that the round holds whole."""
     proofs: tuple[Evidence, ...] = ()
     """Under the rule `rejection`, of each draft."""
+    views: Mapping[int, Evidence] = field(default_factory=dict)
+    """Under the rule `semantic`, of branching nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +157,22 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
     if logits.isnan().any():
         raise ValueError("logits are not numbers")
     if round.grown:
-        return _judge_more(session, round, logits), None
+        return _judge_more(job, logits), None
     drafts, sampling = round.tokens[round.num_text :], session.sampling
     if session.rule == "rejection":
         if len(job.proofs) != len(drafts):  # a round that is old already
             return (), None
         return tuple(reject(logits, job.context, drafts, job.proofs, sampling)), None
-    tokens, nodes = match(logits, job.context, drafts, sampling, round.parents)
+    given = session.walks.get(round.number)
+    if session.leniency is not None and given is not None and given.text[: len(job.context)] == job.context:
+        return given.text[len(job.context) :], None  # once more: what is on its way hangs on what was said first
+    return _judge_tree(job, logits, drafts)
+
+
+def _judge_tree(job: Job, logits: Tensor, drafts: Sequence[int]) -> tuple[tuple[int, ...], float | None]:
+    """The same of a round that begins a chain or tree, where drafts stand as they match."""
+    session, round, sampling = job.session, job.round, job.session.sampling
+    tokens, nodes = match(logits, job.context, drafts, sampling, round.parents, _lenience(job))
     session.walks = {round.number: Walk((*job.context, *tokens), nodes[-1] if nodes else ROOT)}
     stop = len(nodes)
     if session.witness is None or round.parents or stop == len(drafts):
@@ -168,11 +180,19 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
     return tuple(tokens), lead(logits[stop], (*job.context, *drafts[:stop]), drafts[stop], sampling)
 
 
-def _judge_more(session: Session, round: Round, logits: Tensor) -> tuple[int, ...]:
+def _judge_more(job: Job, logits: Tensor) -> tuple[int, ...]:
     """What follows the tokens of the verdict before, if these drafts go on from there; none: nothing."""
+    session, round = job.session, job.round
     before = session.walks.get(round.number - 1)
     if before is None:
         return ()
-    walk, _ = go_on(before, logits, round.tokens, session.sampling, round.parents, round.grown)
+    parents, sampling = round.parents, session.sampling
+    walk, _ = go_on(before, logits, round.tokens, sampling, parents, round.grown, _lenience(job))
     session.walks = {round.number - 1: before, round.number: walk}
     return walk.text[len(before.text) :]
+
+
+def _lenience(job: Job) -> Lenience | None:
+    """With which the target goes down the tree."""
+    leniency = job.session.leniency
+    return Lenience(leniency, job.views) if leniency is not None else None

@@ -58,6 +58,7 @@ from swarm.wire import (
     Relink,
     Round,
     Verdict,
+    Views,
     beyond,
 )
 
@@ -171,6 +172,8 @@ class PeerService:
                     self._take_round(message, client)
                 case Proofs():
                     self._take_proofs(message, replies)
+                case Views():
+                    self._take_views(message, replies)
                 case Ask():
                     return self._ask(message, replies)
                 case Recall():
@@ -311,7 +314,8 @@ class PeerService:
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None
-        self._worker.submit(Job(session, round, states, compute, context, tree, session.proven.of(round)))
+        proofs, views = session.proven.of(round), session.told.of(round)
+        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, views))
 
     def _take_proofs(self, part: Proofs, replies: Outbox) -> None:
         """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
@@ -320,6 +324,12 @@ class PeerService:
         waiting = self._unproven.pop(session.id, None)
         if waiting is not None and waiting[0].number >= session.proven.number:
             waiting[1]()
+
+    def _take_views(self, message: Views, replies: Outbox) -> None:
+        """What the draft holds of what may follow a round's drafts. Raises Refusal."""
+        session = self._opened_on(replies, message.session)
+        session.check_views(message, self._stage.info)
+        session.told.keep(message)
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""

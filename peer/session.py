@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from peer.proofs import Proven
 from peer.sent import Sent
+from peer.views import Told
 from peer.witness import Witness
 from swarm.errors import Why
 from swarm.model.cache import KVCache
@@ -18,8 +19,21 @@ from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.speculation.match import Walk
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.speculation.tree import depths
-from swarm.wire import MAX_CHOICES, MAX_ROUND_TOKENS, MAX_TAIL, Ask, Contact, Progress, Proofs, Relink, Round, Rule
+from swarm.wire import (
+    MAX_CHOICES,
+    MAX_ROUND_TOKENS,
+    MAX_TAIL,
+    Ask,
+    Contact,
+    Progress,
+    Proofs,
+    Relink,
+    Round,
+    Rule,
+    Views,
+)
 
 
 class Refusal(Exception):
@@ -93,6 +107,10 @@ class Session:
     rule: Rule = "match"
     proven: Proven = field(default_factory=Proven)
     """Under the rule `rejection`, at the last hop."""
+    leniency: Leniency | None = None
+    """Under the rule `semantic`, ..."""
+    told: Told = field(default_factory=Told)
+    """... and, at the last hop, what was told of drafts that are still on their way."""
     witness: Witness | None = None
     """Of the input, if the client audits."""
     tokens: list[int] = field(default_factory=list)
@@ -140,6 +158,13 @@ class Session:
         if proven.num_choices > MAX_CHOICES:
             raise Refusal("unlawful", f"proofs of {proven.num_choices} choices; at most {MAX_CHOICES} are kept")
         self.proven = proven
+
+    def check_views(self, views: Views, model: ModelInfo) -> None:
+        """Raise Refusal unless these may be of drafts of this session."""
+        if self.rule != "semantic" or self.span.end != model.num_layers:
+            raise Refusal("unlawful", "views are for the last hop, and for the rule semantic")
+        if any(max(ids) >= model.vocab_size for ids in views.ids):
+            raise Refusal("unlawful", f"views name a token that is not in the vocabulary of {model.vocab_size}")
 
     def lacks_proofs(self, round: Round, model: ModelInfo) -> bool:
         """Whether a round has to wait here for more proofs. Raises Refusal if it is too long for that."""

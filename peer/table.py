@@ -84,6 +84,7 @@ class SessionTable:
             chunk=request.chunk,
             sampling=request.sampling,
             rule=request.rule,
+            leniency=request.leniency,
             witness=Witness(request.witness, self._stage.info.hidden_size) if request.witness is not None else None,
             cache=KVCache(span),
             sent=self._sent.open(request.session),

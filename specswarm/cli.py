@@ -202,7 +202,12 @@ def generate(
         str | None, typer.Option(help="Rounds on their way at a time; default: auto; 1: one after the other.")
     ] = None,
     acceptance: Annotated[
-        str | None, typer.Option(help="Which drafts stand: match (default), or rejection, for sampled text.")
+        str | None,
+        typer.Option(help="Which drafts stand: match (default), rejection, for sampled text, or semantic, lossy."),
+    ] = None,
+    semantic: Annotated[
+        Path | None,
+        typer.Option(help="Judge by semantic, as leniently as this file of `specswarm calibrate` says: lossy."),
     ] = None,
     evidence_k: Annotated[
         str | None, typer.Option(help="Probabilities sent with a draft, under rejection; default: auto.")
@@ -236,6 +241,7 @@ def generate(
     """Generate text through the swarm, streamed as it comes."""
     from client.api import AsyncSwarmModel
     from client.config import ClientConfig, GenerationConfig
+    from specswarm import calibrate as thresholds
     from swarm.config import load
 
     settings = load(
@@ -273,7 +279,8 @@ def generate(
             "window": window,
             "tree": tree,
             "in_flight": in_flight,
-            "acceptance": acceptance,
+            "acceptance": acceptance or ("semantic" if semantic else None),
+            "semantic": thresholds.read(semantic) if semantic else None,
             "evidence_k": evidence_k,
             "resume": resume,
         },
@@ -298,6 +305,57 @@ def generate(
                 console.say(_explanation(generation.result))
 
     console.run(program())
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="The target: folder or hub id with its tokenizer, or 'embedded'.")],
+    file: Annotated[Path, typer.Option(help='Lines of {"prompt", "answer"}: validation, nothing that tests.')],
+    initial_peer: InitialPeers = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model.")] = None,
+    loss: Annotated[float, typer.Option(help="Most points of accuracy that may be lost.")] = 1.0,
+    out: Annotated[Path, typer.Option(help="Where to write the thresholds.")] = Path("semantic.toml"),
+    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Default 64.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first prompt, for temperature > 0.")] = 1,
+    swarm_key: SwarmKey = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Find how lenient the lossy rule `semantic` may be: for a stated loss of accuracy on a validation file."""
+    import msgspec
+    from rich.console import Console
+
+    from client.api import AsyncSwarmModel
+    from client.config import ClientConfig, GenerationConfig
+    from specswarm import calibrate as thresholds
+    from swarm.config import load
+    from swarm.speculation.thresholds import Trial, boldest
+
+    options = {"model": model, "initial_peers": initial_peer, "draft": draft, "swarm_key": swarm_key}
+    settings = load(ClientConfig, "client", config, options)
+    wanted = load(
+        GenerationConfig, "generate", config, {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    )
+    examples = thresholds.read_examples(file)
+
+    async def program() -> tuple[Trial, list[Trial]]:
+        async with AsyncSwarmModel.connect_with(settings) as connected:
+            return await thresholds.trials(connected, examples, wanted.model_dump(exclude_unset=True), seed)
+
+    match, others = console.run(program())
+    chosen = boldest(match, others, loss)
+    if json:
+        console.print_json(**msgspec.to_builtins({"match": match, "trials": others, "chosen": chosen}))
+    else:
+        Console().print(thresholds.table(match, others, chosen))
+    if chosen is None:
+        console.say(f"every setting loses more than {loss:g} points of accuracy: stay with match")
+        sys.exit(1)
+    thresholds.write(out, match, chosen)
+    console.say(
+        f"{out} has the setting that is marked: it is lossy; generate --acceptance semantic --semantic {out}"
+    )
 
 
 @app.command()

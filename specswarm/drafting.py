@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from client.api import AsyncSwarmModel, Generation
 from client.config import ClientConfig
 from peer.config import PeerConfig
@@ -121,6 +123,7 @@ def _options(request: Generate) -> dict[str, Any]:
         "repetition_penalty": sampling.repetition_penalty,
         "seed": sampling.seed,
         "acceptance": request.rule,
+        **({"semantic": msgspec.to_builtins(request.leniency)} if request.leniency else {}),
         "window": request.window,
         "tree": request.tree,
         "in_flight": request.in_flight,

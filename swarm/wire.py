@@ -3,7 +3,7 @@
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
 so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
 
-    client -> peer   Open, Round, Proofs, Relink, Copy, Ask, Recall, Ping, Generate
+    client -> peer   Open, Round, Proofs, Views, Relink, Copy, Ask, Recall, Ping, Generate
     peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong, Generated
     peer -> peer     Hidden
     whoever opens a stream of a private swarm   Hello
@@ -22,6 +22,7 @@ from swarm.sketch import ROW_BYTES
 from swarm.span import Span
 from swarm.speculation.evidence import MAX_WEIGHT
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import CHOICES, Leniency
 from swarm.speculation.tree import trunk
 
 MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
@@ -69,7 +70,7 @@ Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
-Rule = Literal["match", "rejection"]
+Rule = Literal["match", "rejection", "semantic"]
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
@@ -117,6 +118,8 @@ class Open(Message, frozen=True, tag=1):
     witness: Seed | None = None
     rule: Rule = "match"
     """By which the last hop judges."""
+    leniency: Leniency | None = None
+    """Under the rule `semantic`."""
 
 
 class Refused(Message, frozen=True, tag=2):
@@ -292,6 +295,8 @@ class Recalled(Message, frozen=True, tag=16):
 Weight = Annotated[int, Meta(ge=1, le=MAX_WEIGHT)]
 Ids = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
 Weights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=MAX_EVIDENCE)]
+FewIds = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=CHOICES)]
+FewWeights = Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=CHOICES)]
 
 
 class Proofs(Message, frozen=True, tag=17):
@@ -317,6 +322,8 @@ class Generate(Message, frozen=True, tag=18):
     count: Annotated[int, Meta(ge=1, le=MAX_TEXT)]
     sampling: Sampling
     rule: Rule
+    leniency: Leniency | None
+    """Under the rule `semantic`."""
     window: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] | Literal["auto", "awc"]
     """Drafts of a round, or who decides."""
     tree: bool
@@ -341,6 +348,16 @@ class Generated(Message, frozen=True, tag=19):
     """The peers and their layers, start and end, where they are others than before."""
 
 
+class Views(Message, frozen=True, tag=20):
+    """Under the rule `semantic`, straight to the last hop: of each node with drafts behind it in round `number`, in
+    order, what the draft holds of what follows it, as token ids and their weights (see `speculation.evidence`)."""
+
+    session: SessionId
+    number: Count
+    ids: Annotated[tuple[FewIds, ...], Meta(max_length=MAX_DRAFTS)]
+    weights: Annotated[tuple[FewWeights, ...], Meta(max_length=MAX_DRAFTS)]
+
+
 AnyMessage = (
     Open
     | Refused
@@ -361,6 +378,7 @@ AnyMessage = (
     | Proofs
     | Generate
     | Generated
+    | Views
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -401,11 +419,24 @@ def _check(message: AnyMessage) -> None:
         case Proofs():
             if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
                 raise BadMessage("proofs whose tokens and weights are not as many")
+        case Views():
+            if [len(ids) for ids in message.ids] != [len(weights) for weights in message.weights]:
+                raise BadMessage("views whose tokens and weights are not as many")
+            if any(len(set(ids)) < len(ids) for ids in message.ids):
+                raise BadMessage("a view that names a token twice")
         case Open():
+            _check_rule(message.rule, message.leniency)
             _check_span(message.start, message.end)
+        case Generate():
+            _check_rule(message.rule, message.leniency)
         case Generated():
             for _, start, end in message.chain:
                 _check_span(start, end)
+
+
+def _check_rule(rule: Rule, leniency: Leniency | None) -> None:
+    if (rule == "semantic") != (leniency is not None):
+        raise BadMessage("the rule semantic, and no other, has thresholds")
 
 
 def _check_span(start: int, end: int) -> None:

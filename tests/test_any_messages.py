@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from peer.links import Outbox
 from swarm.errors import PeerLost
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.wire import (
     PUSH_PROTOCOL,
     SESSION_PROTOCOL,
@@ -33,6 +34,7 @@ from swarm.wire import (
     Relink,
     Round,
     Verdict,
+    Views,
     encode,
 )
 from tests import faulty
@@ -96,11 +98,12 @@ lawful_opens = st.builds(
         Sampling(),
         7,
         rule,
+        Leniency() if rule == "semantic" else None,
     ),
     ids,
     st.sampled_from([0, 0, 0, 1, 2]),
     st.sampled_from(["eve", "eve", "mallory", "first"]),
-    st.sampled_from(["match", "rejection"]),
+    st.sampled_from(["match", "rejection", "semantic"]),
 )
 messages: st.SearchStrategy[AnyMessage] = st.one_of(
     lawful_opens,
@@ -119,6 +122,8 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     ),
     st.builds(Proofs, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
     st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),)), st.integers(0, 2)),
+    st.builds(Views, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
+    st.builds(Views, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),))),
     st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),

@@ -17,6 +17,7 @@ from swarm.config import INITIAL_PEERS_VARIABLE, SECTIONS, load
 from swarm.errors import UsageError
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.wire import Open, decode, encode
 
 
@@ -53,6 +54,19 @@ def test_option_that_is_not_given_beats_nothing(file: Path) -> None:
 def test_a_window_is_a_number_or_the_name_of_who_chooses_it(file: Path, given_: object, read: object) -> None:
     assert load(ClientConfig, "client", file, {"window": given_}).window == read
     assert load(GenerationConfig, "generate", file, {"window": given_}).window == read
+
+
+def test_thresholds_come_from_a_table_or_an_option(tmp_path: Path) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_text('[generate]\nacceptance = "semantic"\n[generate.semantic]\ntau = 0.5\n')
+    assert load(GenerationConfig, "generate", file, {}).semantic == Leniency(tau=0.5)
+    assert load(GenerationConfig, "generate", file, {"semantic": {"entropy": 0.1}}).semantic == Leniency(
+        entropy=0.1
+    )
+    assert load(GenerationConfig, "generate", None, {}).acceptance == "match"
+    for wrong in ({"tau": 1.5}, {"tao": 0.5}, 0.5):
+        with pytest.raises(UsageError, match=r"semantic: .*(tau|tao|object)"):
+            load(GenerationConfig, "generate", None, {"semantic": wrong})
 
 
 def test_option_of_zero_or_false_is_given(file: Path) -> None:

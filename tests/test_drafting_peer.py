@@ -78,6 +78,25 @@ def test_text_from_a_peer_is_that_of_the_client_itself(
     asyncio.run(run())
 
 
+def test_a_peer_judges_as_leniently_as_the_client_asks(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        options: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.9, "seed": 3}
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
+            memory_swarm.client(network, target, draft=str(draft), draft_at="peer") as model,
+        ):
+            exact = await model.generate(PROMPT, **options)
+            texts = [
+                await model.generate(PROMPT, **options, acceptance="semantic", semantic=thresholds)
+                for thresholds in ({"entropy": 0}, {"tau": 1, "entropy": 1, "difference": 1, "disagreement": 1})
+            ]
+        assert all(text.drafted_at for text in texts)
+        assert texts[0].token_ids == exact.token_ids
+        assert texts[1].token_ids != exact.token_ids
+
+    asyncio.run(run())
+
+
 def test_a_client_without_a_draft_finds_the_peer_by_itself(target: Path, draft: Path, tmp_path: Path) -> None:
     async def run() -> None:
         async with (
@@ -187,6 +206,7 @@ def request(model: AsyncSwarmModel, **changes: Any) -> Generate:
         "count": 10,
         "sampling": Sampling(),
         "rule": "match",
+        "leniency": None,
         "window": "auto",
         "tree": True,
         "in_flight": "auto",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.semantic import Leniency
 from swarm.wire import (
     MAX_DRAFTS,
     MAX_MESSAGE,
@@ -41,6 +42,7 @@ from swarm.wire import (
     Round,
     Rule,
     Verdict,
+    Views,
     beyond,
     decode,
     encode,
@@ -54,6 +56,9 @@ reasons = st.text(max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
 seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
 contacts = st.builds(Contact, peer_ids, st.lists(st.text(max_size=256), max_size=4).map(tuple))
+shares = st.floats(0, 1)
+drafts = st.integers(0, MAX_DRAFTS)
+leniencies = st.builds(Leniency, shares, shares, shares, shares)
 samplings = st.builds(
     Sampling,
     temperature=st.floats(0, 100),
@@ -92,7 +97,8 @@ def opens(draw: st.DrawFn) -> Open:
         draw(chunks),
         draw(samplings),
         draw(st.none() | st.integers(0, (1 << 63) - 1)),
-        draw(st.sampled_from(get_args(Rule))),
+        rule := draw(st.sampled_from(get_args(Rule))),
+        draw(leniencies) if rule == "semantic" else None,
     )
 
 
@@ -105,6 +111,30 @@ def proofs(draw: st.DrawFn) -> Proofs:
 
 
 @st.composite
+def views(draw: st.DrawFn) -> Views:
+    ids = draw(st.lists(st.lists(counts, min_size=1, max_size=8, unique=True).map(tuple), max_size=5).map(tuple))
+    weights = tuple(tuple(draw(st.integers(1, (1 << 16) - 1)) for _ in one) for one in ids)
+    return Views(draw(sessions), draw(counts), ids, weights)
+
+
+@st.composite
+def generates(draw: st.DrawFn) -> Generate:
+    rule = draw(st.sampled_from(get_args(Rule)))
+    return Generate(
+        draw(st.text("0123456789abcdef", min_size=64, max_size=64)),
+        draw(tokens),
+        draw(st.integers(1, MAX_TEXT)),
+        draw(samplings),
+        rule,
+        draw(leniencies) if rule == "semantic" else None,
+        draw(st.sampled_from(["auto", "awc"]) | drafts),
+        draw(st.booleans()),
+        draw(st.just("auto") | drafts.filter(bool)),
+        draw(st.just("auto") | drafts.filter(bool)),
+    )
+
+
+@st.composite
 def generated(draw: st.DrawFn) -> Generated:
     spans = draw(st.lists(st.lists(counts, min_size=2, max_size=2, unique=True).map(sorted), max_size=4))
     chain = tuple((draw(peer_ids), start, end) for start, end in spans)
@@ -112,7 +142,6 @@ def generated(draw: st.DrawFn) -> Generated:
     return Generated(draw(tokens), draw(counts), draw(counts), *took, draw(counts), chain)
 
 
-drafts = st.integers(0, MAX_DRAFTS)
 KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Open: opens(),
     Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
@@ -131,19 +160,9 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Recall: st.builds(Recall, sessions, counts, counts, counts),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
     Proofs: proofs(),
-    Generate: st.builds(
-        Generate,
-        st.text("0123456789abcdef", min_size=64, max_size=64),
-        tokens,
-        st.integers(1, MAX_TEXT),
-        samplings,
-        st.sampled_from(get_args(Rule)),
-        st.sampled_from(["auto", "awc"]) | drafts,
-        st.booleans(),
-        st.just("auto") | drafts.filter(bool),
-        st.just("auto") | drafts.filter(bool),
-    ),
+    Generate: generates(),
     Generated: generated(),
+    Views: views(),
 }
 messages = st.one_of(*KINDS.values())
 
@@ -156,7 +175,7 @@ OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
-GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", "auto", True, "auto", "auto")
+GENERATE = Generate("f" * 64, (1, 2, 3), 5, Sampling(), "match", None, "auto", True, "auto", "auto")
 GENERATED = Generated((1, 2), 3, 1, 0.1, 0.2, 0.1, 0, (("first", 0, 4),))
 PING_TAG = encode(Ping(1))[1:2]
 HIDDEN = Hidden(ROUND, 4, "float32", b"\0" * 24, (0.1,))
@@ -193,8 +212,9 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "text too long": altered(GENERATE, (2,), [1] * (MAX_TEXT + 1)),
     "generation of no tokens": altered(GENERATE, (3,), 0),
     "rule that is none": altered(GENERATE, (5,), "dense"),
-    "window too large": altered(GENERATE, (6,), MAX_DRAFTS + 1),
-    "window of another kind": altered(GENERATE, (6,), "best"),
+    "thresholds without their rule": altered(GENERATE, (6,), [0.5, 0.5, 0.5, 0.5]),
+    "window too large": altered(GENERATE, (7,), MAX_DRAFTS + 1),
+    "window of another kind": altered(GENERATE, (7,), "best"),
     "chain with a hop of no layers": altered(GENERATED, (8,), [["first", 4, 4]]),
     "time that is no number": altered(GENERATED, (4,), float("nan")),
     "negative margin": encode(Verdict(SESSION, 1, (1,), (), -1.0)),

@@ -39,6 +39,7 @@ from swarm.wire import (
     Relink,
     Round,
     Verdict,
+    Views,
     encode,
 )
 
@@ -98,6 +99,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         Proofs(session, _number(chance), (round.tokens,), (tuple([1] * len(round.tokens)),), chance.randrange(3)),
         Recalled(session, _number(chance), bytes(64)),
         Hello(bytes(32)),
+        Views(session, _number(chance), ((1, aim.vocab_size),), ((5, 6),)),
     ]
     return chance.choice(messages)
 

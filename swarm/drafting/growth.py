@@ -7,11 +7,12 @@ it outlives the round: the part of the tree behind the tokens that were committe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.speculation.calibration import Calibration, Hint
+from swarm.speculation.evidence import Evidence
 from swarm.speculation.flight import Flight
-from swarm.speculation.tree import NOTHING, ROOT, DraftTree
+from swarm.speculation.tree import NOTHING, ROOT, DraftTree, branching
 
 _LEAST = 0.004  # chance of a node that is kept
 
@@ -19,7 +20,7 @@ _LEAST = 0.004  # chance of a node that is kept
 class Node:
     """One guess: a token after those of its parents. The root is the text's newest token."""
 
-    __slots__ = ("chance", "children", "choices", "depth", "hint", "parent", "scores", "slot", "token")
+    __slots__ = ("chance", "children", "choices", "depth", "hint", "parent", "scores", "slot", "token", "view")
 
     def __init__(self, token: int, parent: Node | None, chance: float) -> None:
         self.token = token
@@ -33,6 +34,8 @@ class Node:
         self.choices: Sequence[int] = ()
         """The draft's first choices after it, and their scores, once it was worked out."""
         self.hint: Hint | None = None
+        self.view: Evidence | None = None
+        """What the draft holds of what follows it, for the rule `semantic`, once it was worked out."""
         self.children: list[Node] = []
 
     @property
@@ -80,10 +83,15 @@ class Growth:
         return [heapq.heappop(self._frontier)[2] for _ in range(min(count, len(self._frontier)))]
 
     def work_out(
-        self, node: Node, choices: Sequence[int], scores: Sequence[float], hint: Hint | None = None
+        self,
+        node: Node,
+        choices: Sequence[int],
+        scores: Sequence[float],
+        hint: Hint | None = None,
+        view: Evidence | None = None,
     ) -> None:
         """A node's first choices are these, with these scores."""
-        node.choices, node.scores, node.hint = choices, scores, hint
+        node.choices, node.scores, node.hint, node.view = choices, scores, hint, view
         self._branch(node)
         for child in node.children:
             self._push(child)
@@ -132,8 +140,7 @@ class Growth:
                 places[node] = len(found)
                 found.append(node)
             waiting += [child for child in reversed(node.children) if child in wanted]
-        parents = tuple(places[node.parent] for node in found if node.parent)
-        return DraftTree(tuple(node.token for node in found), parents, tuple(node.chance for node in found))
+        return _drafts(found, places)
 
     def more(self, flight: Flight, size: int) -> DraftTree:
         """The `size` likeliest nodes that are not in flight, the likeliest first; nothing if the root is not."""
@@ -152,11 +159,8 @@ class Growth:
                     numbers[child] = number
                 waiting.append(child)
         found = heapq.nlargest(size, others, key=lambda node: node.chance)
-        parents = list[int]()
-        for i, node in enumerate(found):
-            numbers[node] = len(flight) + i
-            parents.append(numbers[node.parent])  # type: ignore[index]  # only the root has none
-        return DraftTree(tuple(node.token for node in found), tuple(parents), tuple(node.chance for node in found))
+        numbers |= {node: len(flight) + i for i, node in enumerate(found)}
+        return _drafts(found, numbers)
 
     def _push(self, node: Node) -> None:
         self._pushed += 1
@@ -187,3 +191,12 @@ class Growth:
             elif chance >= _LEAST and node.depth < self._room and len(node.children) < self._width:
                 node.children.append(Node(token, node, chance))
         node.children.sort(key=lambda child: child.chance, reverse=True)
+
+
+def _drafts(nodes: Sequence[Node], numbers: Mapping[Node, int]) -> DraftTree:
+    """These nodes as drafts, numbered as they and their parents are."""
+    parents = tuple(numbers[node.parent] for node in nodes if node.parent)
+    by_number = {numbers[node.parent]: node.parent for node in nodes if node.parent}
+    views = tuple(view for number in branching(parents) if (view := by_number[number].view))
+    tokens, chances = tuple(node.token for node in nodes), tuple(node.chance for node in nodes)
+    return DraftTree(tokens, parents, chances, views=views)

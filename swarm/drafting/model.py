@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import torch
 
 from swarm.drafting.growth import Growth, Node
@@ -19,6 +20,7 @@ from swarm.span import Span
 from swarm.speculation.calibration import LONGEST, Calibration, Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling, contest
+from swarm.speculation.semantic import Leniency, views
 from swarm.speculation.tree import DraftTree
 
 _AT_ONCE = 8  # nodes that are worked out in one forward pass
@@ -39,12 +41,15 @@ class ModelDrafter:
         sampling: Sampling,
         width: int,
         calibration: Calibration | None = None,
+        has_views: bool = False,
     ) -> None:
         """`stage` holds all layers of the draft; tokens from `vocab_size` on do not exist for the target; a node has at
-        most `width` children; `calibration` is what other texts have taught of this sampling."""
+        most `width` children; `calibration` is what other texts have taught of this sampling; with `has_views`, for
+        the rule `semantic`, a tree says what the model holds of what follows its nodes."""
         self._stage = stage
         self._vocab_size = vocab_size
         self._sampling = sampling
+        self._has_views = has_views
         self._at_once = _AT_ONCE if width > 1 else 1
         self._growth = Growth(width, calibration or Calibration())
         self._repeats = Repeats(LONGEST)
@@ -147,10 +152,11 @@ class ModelDrafter:
         )
         logits = self._stage.forward([piece])[0][:, : self._vocab_size]
         self._cached = self._base
-        for node, row in zip(nodes, logits, strict=True):
-            context = [*self._text, *node.path()]
+        contexts = [[*self._text, *node.path()] for node in nodes]
+        told = views(logits, contexts, self._sampling) if self._has_views else [None] * len(nodes)
+        for node, row, context, view in zip(nodes, logits, contexts, told, strict=True):
             choices, scores = contest(row, context, self._sampling, _FIRST)
-            self._growth.work_out(node, choices, scores, self._hint(context, choices, scores))
+            self._growth.work_out(node, choices, scores, self._hint(context, choices, scores), view)
 
     def _hint(self, context: Sequence[int], choices: list[int], scores: list[float]) -> Hint | None:
         """What followed the end of this text before, as one of the choices: it may have to become one."""
@@ -169,7 +175,7 @@ class DraftModel:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._calibrations: dict[tuple[float, ...], Calibration] = {}
+        self._calibrations: dict[tuple[Sampling, Leniency | None], Calibration] = {}
         self._step_seconds: float | None = None
 
     @classmethod
@@ -187,11 +193,13 @@ class DraftModel:
             self._step_seconds = measure(self._stage).step_seconds
         return self._step_seconds
 
-    def drafter(self, vocab_size: int, sampling: Sampling, width: int) -> ModelDrafter:
-        """A drafter for one generation: see ModelDrafter."""
-        kind = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty)
+    def drafter(
+        self, vocab_size: int, sampling: Sampling, width: int, leniency: Leniency | None = None
+    ) -> ModelDrafter:
+        """A drafter for one generation: see ModelDrafter; with `leniency`, for the rule `semantic`."""
+        kind = (msgspec.structs.replace(sampling, seed=0), leniency)
         calibration = self._calibrations.setdefault(kind, Calibration())
-        return ModelDrafter(self._stage, vocab_size, sampling, width, calibration)
+        return ModelDrafter(self._stage, vocab_size, sampling, width, calibration, leniency is not None)
 
     def sparse_drafter(
         self, vocab_size: int, sampling: Sampling, k: int, least: Callable[[], float]

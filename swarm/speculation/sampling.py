@@ -34,7 +34,7 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
     logits: float32 [n, vocab] with n = len(following) + 1, row i computed after context + following[:i].
     """
     if sampling.repetition_penalty != 1.0:
-        logits = _penalised(logits, context, following, sampling.repetition_penalty)
+        logits = penalised(logits, context, following, sampling)
     if sampling.temperature == 0.0:
         return list[int](logits.argmax(-1).tolist())
     return [_draw(row, len(context) + i, sampling) for i, row in enumerate(logits)]
@@ -46,7 +46,7 @@ def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling)
     In standard deviations of the logits [vocab], before the temperature.
     """
     if sampling.repetition_penalty != 1.0:
-        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+        logits = penalised(logits[None], context, (), sampling)[0]
     logits = logits.double()
     spread = max(float(logits.std()), 1e-30)
     if sampling.temperature == 0.0:
@@ -64,7 +64,7 @@ def scores_of(logits: Tensor, context: Sequence[int], sampling: Sampling) -> tup
     """Whose softmax is what is drawn from after `context`: of one row [vocab], what penalty, temperature (above 0),
     top-k and top-p leave, float64 [m], and their token ids."""
     if sampling.repetition_penalty != 1.0:
-        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+        logits = penalised(logits[None], context, (), sampling)[0]
     return narrow((logits.double() - logits.max()) / sampling.temperature, sampling)
 
 
@@ -77,7 +77,7 @@ def contest(
     vocabulary those that are likeliest without noise are looked at.
     """
     if sampling.repetition_penalty != 1.0:
-        logits = _penalised(logits[None], context, (), sampling.repetition_penalty)[0]
+        logits = penalised(logits[None], context, (), sampling)[0]
     if sampling.temperature == 0.0:
         scores, ids = logits.topk(min(count, len(logits)))
         return ids.tolist(), scores.tolist()
@@ -111,10 +111,11 @@ def narrow(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     return scores, ids
 
 
-def _penalised(logits: Tensor, context: Sequence[int], following: Sequence[int], penalty: float) -> Tensor:
+def penalised(logits: Tensor, context: Sequence[int], following: Sequence[int], sampling: Sampling) -> Tensor:
     """Scores of tokens seen before are made less likely (Keskar et al., arXiv 1909.05858); [n, vocab]."""
     seen = torch.zeros_like(logits, dtype=torch.bool)
     seen[:, list(context)] = True
     for row, token in enumerate(following, start=1):
         seen[row:, token] = True
+    penalty = sampling.repetition_penalty
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

@@ -31,6 +31,11 @@ def trunk(parents: Sequence[int]) -> int:
     return len(parents)
 
 
+def branching(parents: Sequence[int]) -> tuple[int, ...]:
+    """The nodes that have drafts behind them, in order; the root is the first."""
+    return tuple(sorted(set(parents)))
+
+
 @dataclass(frozen=True)
 class DraftTree:
     """What a drafter proposes."""
@@ -42,6 +47,8 @@ class DraftTree:
     """How likely it is, as far as the drafter knows, that each node stands, and so all on the way to it."""
     proofs: tuple[Evidence, ...] = ()
     """For the rule `rejection`, what each was drawn from."""
+    views: tuple[Evidence, ...] = ()
+    """For the rule `semantic`, of each branching node, what the drafter holds of what follows it."""
 
     @classmethod
     def chain(cls, tokens: Sequence[int], chances: Sequence[float] = ()) -> DraftTree:
@@ -63,7 +70,9 @@ class DraftTree:
 
     def cut(self, size: int) -> DraftTree:
         """Its first `size` nodes."""
-        return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size], self.proofs[:size])
+        kept = set(self.parents[:size])
+        views = tuple(view for node, view in zip(branching(self.parents), self.views, strict=False) if node in kept)
+        return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size], self.proofs[:size], views)
 
 
 NOTHING = DraftTree()
