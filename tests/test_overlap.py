@@ -18,20 +18,31 @@ def cost_of(fixed: float, per_position: float, start: float, seconds_per_token: 
 
 
 def test_as_many_follow_as_are_worth_their_positions() -> None:
-    overlap = Overlap(cost_of(0.2, 0.002, start=0.01, seconds_per_token=0.04), 4)
-    assert overlap.size([0.9, 0.5, 0.1, 0.04, 0.01]) == 3
+    overlap = Overlap(cost_of(0.2, 0.002, start=0.05, seconds_per_token=0.04), 4)
+    assert overlap.size([0.9, 0.5, 0.1, 0.04, 0.01]) == 3  # a position takes 2 ms, at the price of 0.99
 
 
 def test_none_follow_that_are_not_worth_a_round() -> None:
     chances = [0.1, 0.1]
-    assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size(chances) == 2
-    assert Overlap(cost_of(0.2, 0.001, start=0.004, seconds_per_token=0.04), 4).size(chances) == 0
-    assert Overlap(cost_of(0.2, 0.001, start=0.001, seconds_per_token=0.04), 4).size([]) == 0
+    assert Overlap(cost_of(0.2, 0.001, start=0.01, seconds_per_token=0.04), 4).size(chances) == 2
+    assert Overlap(cost_of(0.2, 0.001, start=0.05, seconds_per_token=0.04), 4).size(chances) == 0
+    assert Overlap(cost_of(0.2, 0.001, start=0.01, seconds_per_token=0.04), 4).size([]) == 0
+
+
+def test_what_is_done_while_nobody_computes_costs_little() -> None:
+    """The same round, over links that take most of a trip, and over none."""
+    chances = [0.2, 0.1]
+    assert Overlap(cost_of(0.5, 0.001, start=0.01, seconds_per_token=0.04), 4).size(chances) == 2
+    assert Overlap(cost_of(0.015, 0.001, start=0.01, seconds_per_token=0.04), 4).size(chances) == 0
+
+
+def test_guesses_that_hardly_ever_stand_are_sent_nowhere() -> None:
+    assert Overlap(cost_of(10.0, 0.0, start=0.001, seconds_per_token=1.0), 4).size([0.1, 0.004]) == 1
 
 
 def test_slower_text_is_worth_more_drafts() -> None:
     chances = [0.5**i for i in range(1, 12)]
-    sizes = [Overlap(cost_of(1, 0.001, 0.002, seconds), 4).size(chances) for seconds in (0.005, 0.05, 0.5)]
+    sizes = [Overlap(cost_of(0.08, 0.001, 0.02, seconds), 4).size(chances) for seconds in (0.005, 0.05, 0.5)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 

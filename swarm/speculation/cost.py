@@ -100,6 +100,11 @@ class Cost:
         self.queueing.note(seconds, compute)
         self.start = self._compute.fixed
 
+    @property
+    def busy(self) -> float:
+        """The share of a trip in which the stages compute, with however few tokens."""
+        return min(self.start / max(self.trip.seconds(1), 1e-9), 1.0)
+
     def note_tokens(self, tokens: int, seconds: float) -> None:
         """So many tokens were committed that long after the ones before."""
         self._tokens = _MEMORY * self._tokens + tokens

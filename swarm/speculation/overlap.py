@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from swarm.speculation.cost import Cost
 
-_MOST = 32  # drafts of one round that brings more
-_ROUND = 2.0  # what a round takes, in starts of its stages
+_MOST = 16  # drafts of one round that brings more
+_LEAST = 0.005  # chance of a draft that is sent: others' machines work on it, even where nobody waits for that
+_PRICE = 4.0  # of the chain's time, by the share of it that is in use
 
 
 class Overlap:
@@ -49,9 +50,12 @@ class Overlap:
         """How many of these drafts, the likeliest first, are worth a round of their own now; 0: none yet.
 
         A draft that stands saves as long as a token takes at present; it takes the chain's time for one more position,
-        and all of them together the stages' start and the messages of a round, which take about as long.
+        and all of them together the stages' start. The more of a trip the stages compute, the more that time counts:
+        what is done while nobody computes delays nothing.
         """
         cost = self._cost
-        worth = [chance * cost.seconds_per_token - cost.trip.per_position for chance in chances]
+        price = _PRICE * cost.busy
+        likely = [chance for chance in chances[:_MOST] if chance >= _LEAST]
+        worth = [chance * cost.seconds_per_token - price * cost.trip.per_position for chance in likely]
         wanted = [gain for gain in worth if gain > 0]
-        return len(wanted) if sum(wanted) > _ROUND * cost.start else 0
+        return len(wanted) if sum(wanted) > price * cost.start else 0
