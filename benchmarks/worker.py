@@ -20,7 +20,7 @@ import uvloop
 
 from benchmarks.jsonlines import say, standard_input
 from client import AsyncSwarmModel, Result
-from client.api import Generation, round_tokens
+from client.generation import Generation, round_tokens
 from swarm.errors import SpecswarmError
 
 _POLL_SECONDS = 0.25  # between looks at who has come; nodes answer only so many a minute

@@ -5,13 +5,13 @@
     with SwarmModel.connect("MODEL", initial_peers=["/ip4/..."], draft="DRAFT") as model:
         print(model.generate("def fibonacci(n):", max_new_tokens=64).text)
 
-`api` and `blocking` are what a script sees, `generation` is the loop, `elsewhere` the same at a peer that drafts,
-`routing` the choice of a chain, `session` one chain opened, `chain` the chain that mends itself, `target` what is known
-of the swarm.
+`api` and `blocking` are what a script sees, `generation` is one text, `loop` its rounds, `elsewhere` the same at a peer
+that drafts, `routing` the choice of a chain, `session` one chain opened, `chain` the chain that mends itself, `target`
+what is known of the swarm.
 """
 
 from client.api import AsyncSwarmModel
 from client.blocking import SwarmModel
-from client.generation import Result
+from client.result import Result
 
 __all__ = ["AsyncSwarmModel", "Result", "SwarmModel"]

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from client.api import AsyncSwarmModel, Generation
+from client.api import AsyncSwarmModel
 from client.config import ClientConfig
-from client.generation import Result
+from client.generation import Generation
+from client.result import Result
 from swarm import config
 
 T = TypeVar("T")

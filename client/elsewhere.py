@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import closing
 
-from client.generation import Context, Statistics
+from client.loop import Context
 from client.patience import TripTimer
+from client.result import Statistics
 from swarm.errors import BadMessage, PeerLost, PeerRefused
 from swarm.lifetime import end
 from swarm.span import Span

@@ -1,289 +1,236 @@
-"""One generation: draft, verify, commit, yield, until the text ends."""
+"""One text that is being generated: drafted here or at a peer, as pieces of text, with figures at its end."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
+import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-from client import metrics
-from client.audit import Suspect
+from client.audit import Auditor, Seeds
 from client.chain import Chain
-from swarm.drafting.drafter import Drafter
+from client.config import MAX_WINDOW, GenerationConfig
+from client.config import Window as WindowOption
+from client.elsewhere import Elsewhere
+from client.journal import Journal
+from client.loop import Context, Draft, generate
+from client.patience import TripTimer
+from client.result import Result, Statistics
+from client.routing import Kind
+from client.text import TextStream
+from swarm.errors import PeerError, UsageError
 from swarm.span import Span
-from swarm.speculation.cost import Cost, Figures
+from swarm.speculation.awc import AwcWindow
+from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
-from swarm.speculation.tree import NOTHING, DraftTree
-from swarm.speculation.windows import Window
+from swarm.speculation.sampling import Sampling
+from swarm.speculation.windows import BestWindow, FixedWindow, Window
+from swarm.wire import MAX_TEXT, Contact, Generate, Rule
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from client.api import AsyncSwarmModel
 
+log = logging.getLogger("specswarm")
 
-_LEAST_AHEAD = 0.01
-"""Chance of a draft that is still worked out while a round is in flight."""
-_MAX_FLIGHT = 256
-"""Drafts of a tree on its way, above which it gets no more."""
-
-
-class Draft:
-    """A drafter on the torch thread, as the event loop sees it, and how much of it a round gets."""
-
-    def __init__(self, drafter: Drafter, thread: Executor, window: Window, overlap: Overlap, cost: Cost) -> None:
-        self._drafter = drafter
-        self._thread = thread
-        self._window = window
-        self._overlap = overlap
-        self._cost = cost
-        self._next_round = 0.0  # from when on a tree on its way may get more
-        self.sent_more = 0
-        """Drafts that came to trees on their way."""
-
-    async def propose(self, tokens: Sequence[int], room: int) -> DraftTree:
-        """Drafts that may follow `tokens`, at most `room` tokens far."""
-        if room <= 0 or not self._window.limit:
-            return NOTHING
-        return await self._on_thread(self._propose, tokens, room)
-
-    async def follow(self, tokens: Sequence[int], room: int) -> None:
-        """Go on with what is on its way after `tokens`."""
-        await self._on_thread(self._drafter.follow, tokens, room)
-
-    def judged(self, accepted: int) -> None:
-        """So many of the last proposal's drafts stand."""
-        self._window.judged(accepted)
-
-    @contextlib.asynccontextmanager
-    async def working_ahead(self, chain: Chain) -> AsyncIterator[None]:
-        """Meanwhile let the drafter work on what it proposed, whatever of it will stand, and send what is worth it."""
-        self._next_round = max(self._next_round, time.perf_counter() + self._overlap.gap)
-        task = asyncio.create_task(self._work_ahead(chain))
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _work_ahead(self, chain: Chain) -> None:
-        if not self._window.limit:
-            return
-        while True:
-            is_growing = self._drafter.promise > _LEAST_AHEAD and await self._on_thread(self._grow) > 0
-            pause = self._next_round - time.perf_counter()
-            if pause <= 0 and await self._send_more(chain):
-                continue
-            if not is_growing and (pause <= 0 or not self._overlap.is_wanted):
-                return
-            if not is_growing:
-                await asyncio.sleep(pause)
-
-    async def _send_more(self, chain: Chain) -> bool:
-        """Let the tree on its way have more drafts; whether any were worth it."""
-        flight = chain.flight
-        if not self._overlap.is_wanted or flight is None or not 0 < len(flight) <= _MAX_FLIGHT:
-            return False
-        more = await self._on_thread(self._drafter.more, flight, self._overlap.limit)
-        more = more.cut(self._overlap.size(more.chances))
-        if not len(more):
-            return False
-        self._next_round = time.perf_counter() + self._overlap.gap
-        self.sent_more += len(more)
-        await chain.send_more(more)
-        return True
-
-    def _propose(self, tokens: Sequence[int], room: int) -> DraftTree:
-        drafter, window = self._drafter, self._window
-        drafter.follow(tokens, room)
-        while not window.is_enough(drafter.chances(window.limit), drafter.promise) and self._grow():
-            pass
-        tree = drafter.tree(window.size(drafter.chances(window.limit)))
-        window.sent(len(tree))
-        return tree
-
-    def _grow(self) -> int:
-        started = time.perf_counter()
-        drafts = self._drafter.grow()
-        if drafts:
-            self._cost.note_drafting(drafts, time.perf_counter() - started)
-        return drafts
-
-    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+_USUAL_IN_FLIGHT = 16
+_USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
+TREE_WIDTH = 4
+"""Most ways in which drafts branch after a token."""
+_AUDIT_TIMEOUT = 10.0  # seconds without progress after which an audit is given up: the text waits for the last one
 
 
-@dataclass
-class Context:
-    """The text so far and where it may end."""
+class Generation:
+    """One text being generated: iterate over its pieces, then read `result`."""
 
-    tokens: list[int]
-    """Prompt, then all committed tokens."""
-    prompt_tokens: int
-    max_new_tokens: int
-    max_positions: int
-    """The model's context: the text, drafts included, never grows beyond it."""
-    eos_token_ids: frozenset[int]
-    ended: bool = False
-
-    @property
-    def new_tokens(self) -> list[int]:
-        """What was generated."""
-        return self.tokens[self.prompt_tokens :]
-
-    @property
-    def room(self) -> int:
-        """Tokens that may still be committed."""
-        limit = min(self.prompt_tokens + self.max_new_tokens, self.max_positions)
-        return 0 if self.ended else max(limit - len(self.tokens), 0)
-
-    def commit(self, tokens: Sequence[int]) -> list[int]:
-        """Append a verdict's tokens up to the end of the text; those that were."""
-        taken = list(tokens[: self.room])
-        for i, token in enumerate(taken):
-            if token in self.eos_token_ids:
-                taken = taken[: i + 1]
-                self.ended = True
-                break
-        self.tokens += taken
-        return taken
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One verdict."""
-
-    drafted: int
-    """Drafts that were sent for it, ..."""
-    accepted: int
-    """... and those that stood."""
-    seconds: float
-    """Since the one before, or since the start: what was not hidden of drafting, and the trip."""
-
-
-@dataclass
-class Statistics:
-    """What a generation cost; times in seconds."""
-
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    draft_seconds: float = 0.0
-    """Before rounds were sent; of the first one, opening the chain as well, if that took longer."""
-    trip_seconds: list[float] = field(default_factory=list)
-    """Of each verdict, how long it was waited for: from sending its round, or, where that was on its way, from the
-    verdict before. Opening the chain may be hidden behind the first drafts."""
-    compute_seconds: list[float] = field(default_factory=list)
-    """Of each round, what its stages computed, added up."""
-    verdicts: list[Judged] = field(default_factory=list)
-
-    def count(
-        self,
-        tokens: int,
-        drafted: int,
-        accepted: int,
-        *,
-        draft_seconds: float,
-        trip_seconds: float,
-        compute_seconds: float,
+    def __init__(
+        self, model: AsyncSwarmModel, prompt: Sequence[int], options: GenerationConfig, journal: Journal | None
     ) -> None:
-        """Take note of a verdict of so many tokens, and of the drafts that were sent before it."""
-        self.rounds += 1
-        self.drafted += drafted
-        self.accepted += accepted
-        self.draft_seconds += draft_seconds
-        self.trip_seconds.append(trip_seconds)
-        self.compute_seconds.append(compute_seconds)
-        self.verdicts.append(Judged(drafted, accepted, draft_seconds + trip_seconds))
-        metrics.TOKENS.inc(tokens)
-        metrics.DRAFTED.inc(drafted)
-        metrics.ACCEPTED.inc(accepted)
-        metrics.TRIP_SECONDS.observe(trip_seconds)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished generation."""
-
-    text: str
-    token_ids: list[int]
-    """The new tokens."""
-    prompt_tokens: int
-    seed: int
-    rounds: int
-    drafted: int
-    accepted: int
-    seconds: float
-    first_token_seconds: float
-    tokens_per_second: float
-    reroutes: int
-    """How often peers of the chain were replaced, ..."""
-    stall_seconds: float
-    """... and how much longer the trips in question took than the others."""
-    audits: int
-    """How often the text was judged again by other peers, ..."""
-    audits_skipped: int
-    """... how often that was due and not possible, ..."""
-    suspects: list[Suspect]
-    """... and the peers of the chain that were found wrong, or of the others that judged it."""
-    chain: list[tuple[str, Span]]
-    """Peer id and layers of each hop of the last chain."""
-    drafted_at: str | None
-    """The peer that drafted last, and chose the chain; None: this client."""
-    bytes_sent: int
-    bytes_received: int
-    evidence_bytes: int
-    """Of those sent, what told the last hop which choices drafts were drawn from."""
-    draft_seconds: float
-    trip_seconds: list[float]
-    compute_seconds: list[float]
-    verdicts: list[Judged]
-    cost: Figures
-    """By which it was decided how much to draft."""
-
-
-async def generate(
-    context: Context, draft: Draft, chain: Chain, cost: Cost, statistics: Statistics
-) -> AsyncGenerator[list[int], None]:
-    """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
-    while context.room:
-        started = time.perf_counter()
-        is_on_its_way, before = chain.judges(context.tokens), draft.sent_more
-        if is_on_its_way:
-            drafts = NOTHING
-            await draft.follow(context.tokens, context.room - 1)
-        else:
-            drafts = await _draft(context, draft, chain)
-        drafted = time.perf_counter()
-        async with draft.working_ahead(chain):
-            verdict = await chain.verify(context.tokens, drafts)
-        seconds = time.perf_counter() - drafted
-        accepted = len(verdict.tokens) - (not is_on_its_way)
-        statistics.count(
-            len(verdict.tokens),
-            len(drafts) + draft.sent_more - before,
-            accepted,
-            draft_seconds=drafted - started,
-            trip_seconds=seconds,
-            compute_seconds=sum(verdict.compute),
+        """`options` have a seed; `journal` may have the text's beginning."""
+        self._context = Context(
+            list(prompt), len(prompt), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
         )
-        cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
-        if not chain.was_disturbed:
-            cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
-            cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
-        if not is_on_its_way:
-            draft.judged(accepted)
-        yield context.commit(verdict.tokens)
+        self._options = options
+        self._journal = journal
+        self._resumed = self._context.commit(journal.tokens if journal else [])
+        self._sampling = _sampling(options)
+        self._cost = model.cost
+        wanted = model.config.window if options.window is None else options.window
+        wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
+        self._rule = _rule(options)
+        self._leniency = options.semantic if self._rule == "semantic" else None
+        if self._rule != "match" and model.config.audit:
+            raise UsageError(f"what others would judge under {self._rule} is another text: audit under match")
+        in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
+        overlap = Overlap(self._cost, 1 if self._rule == "rejection" else in_flight)
+        window = new_window(wanted, self._cost, overlap)
+        self._wanted, self._wanted_in_flight = wanted, wanted_in_flight
+        self._round_tokens = round_tokens(wanted)
+        self._tree = tree = model.config.tree if options.tree is None else options.tree
+        if self._rule == "rejection":
+            drafter = model.new_sparse_drafter(self._sampling, options.evidence_k, self._cost)
+        else:
+            drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1, self._leniency)
+        self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
+        self._text = TextStream(model.tokenizer, prompt)
+        self._statistics = Statistics()
+        self._pieces: list[str] = []
+        self._model = model
+        self._witness = Seeds().of if model.config.audit else None
+        self._chain = self._new_chain(model.config.timeout)
+        audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
+        self._auditor = Auditor(self._chain, audit_chain, model.target.note, len(self._context.tokens))
+        self._elsewhere: Elsewhere | None = None
+        self._hops: list[tuple[str, Span]] = []
+        self._drafted_at: str | None = None
+        self._seconds = self._first_token_seconds = 0.0
+
+    async def __aiter__(self) -> AsyncGenerator[str, None]:
+        """The new text as it comes. Raises ChainLost or PeerError when nobody can go on."""
+        started = time.perf_counter()
+        if self._resumed:
+            yield self._keep(self._text.push(self._resumed))
+        try:
+            async with contextlib.aclosing(self._rounds()) as rounds:
+                async for tokens in rounds:
+                    self._seconds = time.perf_counter() - started
+                    self._first_token_seconds = self._first_token_seconds or self._seconds
+                    if self._journal:
+                        self._journal.write(tokens)
+                    if _is_drawn(self._model.config.audit):
+                        self._auditor.audit(self._context.tokens)
+                    yield self._keep(self._text.push(tokens))
+            yield self._keep(self._text.flush())
+            await self._auditor.finish(self._context.tokens)
+        finally:
+            await self._auditor.close()
+            await self._chain.close()
+
+    @property
+    def result(self) -> Result:
+        """Text and figures of the finished generation."""
+        new, statistics = self._context.new_tokens, self._statistics
+        sent, received = self._chain.traffic
+        if self._elsewhere is not None:
+            sent, received = sent + self._elsewhere.traffic[0], received + self._elsewhere.traffic[1]
+        return Result(
+            text="".join(self._pieces),
+            token_ids=new,
+            prompt_tokens=self._context.prompt_tokens,
+            seed=self._sampling.seed,
+            rounds=statistics.rounds,
+            drafted=statistics.drafted,
+            accepted=statistics.accepted,
+            seconds=self._seconds,
+            first_token_seconds=self._first_token_seconds,
+            tokens_per_second=(len(new) - len(self._resumed)) / self._seconds if self._seconds else 0.0,
+            reroutes=self._chain.reroutes + (self._elsewhere.reroutes if self._elsewhere else 0),
+            stall_seconds=self._chain.stall_seconds,
+            audits=self._auditor.audits,
+            audits_skipped=self._auditor.skipped,
+            suspects=self._auditor.suspects,
+            chain=self._hops,
+            drafted_at=self._drafted_at,
+            bytes_sent=sent,
+            bytes_received=received,
+            evidence_bytes=self._chain.evidence_bytes,
+            draft_seconds=statistics.draft_seconds,
+            trip_seconds=statistics.trip_seconds,
+            compute_seconds=statistics.compute_seconds,
+            verdicts=statistics.verdicts,
+            cost=self._cost.figures,
+        )
+
+    async def _rounds(self) -> AsyncGenerator[list[int], None]:
+        """The tokens of verdict after verdict: from a peer that drafts, if that is faster, and from here."""
+        contact = await self._model.drafting_peer(self._wanted, len(self._context.tokens))
+        if contact is not None and self._context.room:
+            try:
+                async for tokens in self._rounds_at(contact):
+                    yield tokens
+            except PeerError as error:
+                log.info("drafting here from now on: %s", error)
+                self._model.target.note_drafting(error)
+        async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
+            self._drafted_at = None
+            self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]
+            yield tokens
+
+    async def _rounds_at(self, contact: Contact) -> AsyncGenerator[list[int], None]:
+        """The same, from this peer. Raises PeerError."""
+        settings, context = self._model.config, self._context
+        timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
+        self._elsewhere = elsewhere = Elsewhere(self._model.target.transport, contact, timer, settings.timeout)
+        request = Generate(
+            fingerprint=self._model.target.fingerprint,
+            text=tuple(context.tokens),
+            count=min(context.room, MAX_TEXT),
+            sampling=self._sampling,
+            rule=self._rule,
+            leniency=self._leniency,
+            window=self._wanted,
+            tree=self._tree,
+            in_flight=self._wanted_in_flight,
+            evidence_k=self._options.evidence_k,
+        )
+        self._drafted_at = contact.peer_id
+        async for tokens in elsewhere.generate(request, context, self._statistics):
+            self._hops = elsewhere.chain
+            yield tokens
+
+    def _new_chain(
+        self,
+        timeout: float,
+        avoid: Callable[[], Collection[str]] = frozenset,
+        kinds: Collection[Kind] | None = None,
+    ) -> Chain:
+        """A chain for this text: see Chain."""
+        settings = self._model.config
+        return Chain(
+            self._model.target,
+            self._sampling,
+            round_tokens=self._round_tokens,
+            timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
+            timeout=timeout,
+            rule=self._rule,
+            leniency=self._leniency,
+            witness=self._witness,
+            avoid=avoid,
+            kinds=kinds,
+        )
+
+    def _keep(self, piece: str) -> str:
+        self._pieces.append(piece)
+        return piece
 
 
-async def _draft(context: Context, draft: Draft, chain: Chain) -> DraftTree:
-    """Drafts of the next round, while the chain prefills whatever it lacks of the text."""
-    prefill = asyncio.create_task(chain.prefill(context.tokens))
-    try:
-        drafts = await draft.propose(context.tokens, context.room - 1)
-        await prefill
-    finally:
-        prefill.cancel()
-        await asyncio.wait([prefill])
-    return drafts
+def new_window(wanted: WindowOption, cost: Cost, overlap: Overlap) -> Window:
+    """What decides how many drafts a round of one generation gets."""
+    if wanted == "auto":
+        return BestWindow(cost, MAX_WINDOW, overlap)
+    return AwcWindow(cost) if wanted == "awc" else FixedWindow(wanted)
+
+
+def round_tokens(window: WindowOption) -> int:
+    """Tokens of a usual round, for which chains are compared."""
+    return 1 + (window if isinstance(window, int) else _USUAL_WINDOW)
+
+
+def _is_drawn(share: float) -> bool:
+    """With this probability, and so that no peer can know it before."""
+    return secrets.SystemRandom().random() < share
+
+
+def _rule(options: GenerationConfig) -> Rule:
+    """Greedy text has nothing to reject by chance."""
+    if options.acceptance == "rejection" and not options.temperature:
+        return "match"
+    return options.acceptance
+
+
+def _sampling(options: GenerationConfig) -> Sampling:
+    return Sampling(
+        options.temperature, options.top_k, options.top_p, options.repetition_penalty, options.seed or 0
+    )

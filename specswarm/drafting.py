@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from client.api import AsyncSwarmModel, Generation
+from client.api import AsyncSwarmModel
 from client.config import ClientConfig
+from client.generation import Generation
 from peer.config import PeerConfig
 from peer.node import Beside
 from swarm.errors import PeerLost, PeerRefused, SpecswarmError, UsageError

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.chaos.liar import Lie, another_token, noise, silence
 from client.api import AsyncSwarmModel
-from client.generation import Result
+from client.result import Result
 from tests import memory_swarm
 from tests.models import greedy, load_whole, save_llama
 
@@ -78,7 +78,7 @@ def test_rounding_errors_that_grow_over_many_layers_are_no_lies(
 ) -> None:
     """The auditors are given many tokens at once that came one by one, and round otherwise."""
     rounds = itertools.count(1)
-    monkeypatch.setattr("client.api._is_drawn", lambda _: next(rounds) % 20 == 0)
+    monkeypatch.setattr("client.generation._is_drawn", lambda _: next(rounds) % 20 == 0)
     deep = save_llama(tmp_path / "deep", layers=32, hidden=64)
 
     async def run() -> None:
@@ -209,7 +209,7 @@ def test_peers_that_keep_rounds_to_themselves_hold_up_no_audit_for_long(
     target: Path, tmp_path: Path, hop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one that is silent is left; and where nobody else is left to audit, the text is not."""
-    monkeypatch.setattr("client.api._AUDIT_TIMEOUT", 1.0)
+    monkeypatch.setattr("client.generation._AUDIT_TIMEOUT", 1.0)
 
     async def run() -> None:
         lies: dict[str, Lie] = {}

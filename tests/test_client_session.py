@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.generation import Context
+from client.loop import Context
 from client.rounds import prefill_rounds
 from swarm.wire import MAX_ROUND_TOKENS, decode, encode
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from benchmarks.chaos.liar import Lie
-from client.api import AsyncSwarmModel, Generation
-from client.generation import Result
+from client.api import AsyncSwarmModel
+from client.generation import Generation
+from client.result import Result
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
