@@ -164,6 +164,7 @@ class Generation:
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
             rule=self._rule,
+            wire=settings.wire,
             witness=self._witness,
             avoid=avoid,
             kinds=kinds,

@@ -35,7 +35,7 @@ from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnrea
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_TAIL, Progress, Rule, Verdict
+from swarm.wire import MAX_TAIL, Progress, Rule, Verdict, Wire
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
 _UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
@@ -60,6 +60,7 @@ class Chain:
         timer: TripTimer,
         timeout: float,
         rule: Rule = "match",
+        wire: Wire = "exact",
         witness: Callable[[int], int] | None = None,
         avoid: Callable[[], Collection[str]] = frozenset,
         kinds: Collection[Kind] | None = None,
@@ -67,7 +68,8 @@ class Chain:
         """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
         after which a verdict is given up.
 
-        `rule`, `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that compute so.
+        `rule`, `wire`, `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that
+        compute so.
         """
         self.history = History()
         self.reroutes = 0
@@ -84,6 +86,7 @@ class Chain:
         self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
         self._rule: Rule = rule
+        self._wire: Wire = wire
         self._witness = witness
         self._avoid = avoid
         self._only = kinds
@@ -277,7 +280,9 @@ class Chain:
             await self._target.refresh(silent_too=True)  # somebody may have come, or come back
             hops = await self._plan()
         target = self._target
-        session = ChainSession(target.transport, target.fingerprint, self._sampling, self._witness, self._rule)
+        session = ChainSession(
+            target.transport, target.fingerprint, self._sampling, self._witness, self._rule, self._wire
+        )
         try:
             await session.lead_over(hops, [0] * len(hops))
         except BaseException:

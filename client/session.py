@@ -40,6 +40,7 @@ from swarm.wire import (
     Round,
     Rule,
     Verdict,
+    Wire,
 )
 
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
@@ -55,9 +56,10 @@ class ChainSession:
         sampling: Sampling,
         witness: Callable[[int], int] | None = None,
         rule: Rule = "match",
+        wire: Wire = "exact",
     ) -> None:
         """Nothing is opened yet: see `lead_over`. The last hop judges by `rule`; `witness` gives the hops that begin
-        with a layer the seed of their sketches."""
+        with a layer the seed of their sketches; `wire` is how states go from hop to hop."""
         self.hops: tuple[Hop, ...] = ()
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
@@ -79,6 +81,7 @@ class ChainSession:
         self._sampling = sampling
         self._witness = witness
         self._rule: Rule = rule
+        self._wire: Wire = wire
         self._id = secrets.token_bytes(16)
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
@@ -347,6 +350,7 @@ class ChainSession:
             sampling=self._sampling,
             witness=self._witness(hop.span.start) if self._witness else None,
             rule=self._rule,
+            wire=self._wire,
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:

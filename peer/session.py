@@ -18,7 +18,7 @@ from swarm.span import Span
 from swarm.speculation.match import Walk
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import depths
-from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Proofs, Relink, Round, Rule
+from swarm.wire import MAX_ROUND_TOKENS, Ask, Contact, Progress, Proofs, Relink, Round, Rule, Wire
 
 
 class Refusal(Exception):
@@ -89,6 +89,8 @@ class Session:
     """Most tokens that the next peer takes at a time."""
     sent: Sent = field(default_factory=Sent)
     """What was passed on, or would have been."""
+    wire: Wire = "exact"
+    """In which form states come and go."""
     rule: Rule = "match"
     proofs: Proofs | None = None
     """Under the rule `rejection`, at the last hop: the newest."""

@@ -116,6 +116,9 @@ def join(
     deny: Annotated[
         list[str] | None, typer.Option(help="Peer id of a node that may neither use this peer nor push to it.")
     ] = None,
+    uplink_mbit: Annotated[
+        float | None, typer.Option(help="Upload speed, Mbit/s, by which packing pays or not; default 100.")
+    ] = None,
     behind_nat: Annotated[
         bool | None,
         typer.Option("--behind-nat", help="No connection from outside arrives here: be reached by relay."),
@@ -152,6 +155,7 @@ def join(
             "max_session_tokens": max_session_tokens,
             "allow": allow,
             "deny": deny,
+            "uplink_mbit": uplink_mbit,
             "behind_nat": behind_nat,
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
@@ -200,6 +204,10 @@ def generate(
     evidence_k: Annotated[
         str | None, typer.Option(help="Probabilities sent with a draft, under rejection; default: auto.")
     ] = None,
+    wire: Annotated[
+        str | None,
+        typer.Option(help="Between peers: exact (default), or int8, half or less the bytes, LOSSY: another text."),
+    ] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
@@ -236,6 +244,7 @@ def generate(
             "model": model,
             "initial_peers": initial_peer,
             "draft": draft,
+            "wire": wire,
             "fingerprint": fingerprint,
             "allow": allow,
             "deny": deny,
