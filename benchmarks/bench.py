@@ -1,9 +1,10 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
-Peers, a bootstrap node and a client on hosts of their own. Four parts: the embedded pair in every setting over a grid
+Peers, a bootstrap node and a client on hosts of their own. Five parts: the embedded pair in every setting over a grid
 of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); a
-random model that is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop
-costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
+random model that is its own draft, in the setting in which Petals was measured (`petals`); one of hidden size 8,192 and
+next to no compute, for what the bytes of hidden states cost (`wire`); and loopback, for what a hop costs beyond its
+compute. Prints tables and bars, writes JSON and plots. Needs root.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, plots, prompts, report
+from benchmarks import grid, idle, petals, plots, prompts, report, wire
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -62,6 +63,10 @@ def main() -> int:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
                 console.print(report.against_petals(rows))
+            if "wire" in options.parts:
+                hops, losses = wire.run(_texts(options), options.tokens, folder / "wire", console)
+                record["wire"] = wire.as_dict(hops, losses)
+                outcomes += check(wire.BARS, wire.figures(hops))
             if "loopback" in options.parts:
                 loopback = _loopback(options, folder / "loopback")
                 record["loopback"] = asdict(loopback)
@@ -139,7 +144,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
-    parser.add_argument("--parts", nargs="+", default=["grid", "idle", "petals", "loopback"], help="which to run")
+    parser.add_argument(
+        "--parts", nargs="+", default=["grid", "idle", "petals", "wire", "loopback"], help="which to run"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     return parser.parse_args()
 

@@ -66,18 +66,27 @@ def start_client(popen: Any = subprocess.Popen, *options: str) -> Client:
 
 @contextlib.contextmanager
 def deployed(
-    lab: Lab, model: str, spans: Sequence[str], folder: Path, *, popen: Callable[..., Any] = Lab.popen
+    lab: Lab,
+    model: str,
+    spans: Sequence[str],
+    folder: Path,
+    *,
+    popen: Callable[..., Any] = Lab.popen,
+    options: Sequence[str] = (),
 ) -> Iterator[tuple[list[str], Client]]:
     """Bring up a bootstrap node, a peer for each span and a client; yields initial peers and the client.
 
-    `popen(lab, host, argv, ...)` starts the programs.
+    `popen(lab, host, argv, ...)` starts the programs; `options` are further ones of the peers.
     """
 
     def place(host: int) -> Place:
         address = lab.address(host)
         return (f"/ip4/{address}/udp/31330/quic-v1", f"/ip4/{address}/tcp/31330"), partial(popen, lab, host)
 
-    with running_swarm(model, spans, folder, options=["--threads", "1"], place=place) as (initial_peers, _):
+    with running_swarm(model, spans, folder, options=["--threads", "1", *options], place=place) as (
+        initial_peers,
+        _,
+    ):
         client = start_client(partial(popen, lab, len(spans) + 1))
         try:
             yield initial_peers, client
