@@ -4,8 +4,8 @@ Peers, a bootstrap node and a client on hosts of their own. Its parts: the embed
 of swarms, links and temperatures (`grid`); AWC's network beside the model of cost (`windows`); the same pair, traced,
 for the time in which nobody computes (`idle`), drafted at the client and at a peer (`places`), and its accuracy and
 speed under the lossy rule `semantic`; a random model that is its own draft, in the setting in which Petals was measured
-(`petals`); and loopback, for what a hop costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs
-root.
+(`petals`); one of hidden size 8,192 and next to no compute, for what the bytes of hidden states cost (`wire`); and
+loopback, for what a hop costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, places, plots, prompts, report, semantic, windows
+from benchmarks import grid, idle, petals, places, plots, prompts, report, semantic, windows, wire
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -78,6 +78,10 @@ def main() -> int:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
                 console.print(report.against_petals(rows))
+            if "wire" in options.parts:
+                hops, losses = wire.run(_texts(options), options.tokens, folder / "wire", console)
+                record["wire"] = wire.as_dict(hops, losses)
+                outcomes += check(wire.BARS, wire.figures(hops))
             if "loopback" in options.parts:
                 loopback = _loopback(options, folder / "loopback")
                 record["loopback"] = asdict(loopback)
@@ -182,7 +186,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--parts",
         nargs="+",
-        default=["grid", "windows", "idle", "places", "semantic", "petals", "loopback"],
+        default=["grid", "windows", "idle", "places", "semantic", "petals", "wire", "loopback"],
         help="which to run",
     )
     parser.add_argument(

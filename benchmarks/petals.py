@@ -84,12 +84,12 @@ def _random_llama(folder: Path) -> Path:
         eos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    _save_tokenizer(folder)
+    save_tokenizer(folder)
     return folder
 
 
-def _save_tokenizer(folder: Path) -> None:
-    """The embedded pair's, which has as many entries."""
+def save_tokenizer(folder: Path) -> None:
+    """The embedded pair's, beside a model of 2,048 tokens."""
     from swarm.model.source import ModelSource
 
     ModelSource.resolve("embedded").tokenizer().save_pretrained(folder)

@@ -31,12 +31,11 @@ from client.relief import Relief
 from client.routing import Hop, Kind
 from client.session import ChainSession
 from client.target import Target
+from client.terms import Terms
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
-from swarm.speculation.sampling import Sampling
-from swarm.speculation.semantic import Leniency
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_TAIL, Progress, Rule, Verdict
+from swarm.wire import MAX_TAIL, Progress, Verdict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
 _UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
@@ -55,29 +54,25 @@ class Chain:
     def __init__(
         self,
         target: Target,
-        sampling: Sampling,
+        terms: Terms,
         *,
         round_tokens: int,
         timer: TripTimer,
         timeout: float,
-        rule: Rule = "match",
-        leniency: Leniency | None = None,
-        witness: Callable[[int], int] | None = None,
         avoid: Callable[[], Collection[str]] = frozenset,
         kinds: Collection[Kind] | None = None,
     ) -> None:
         """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
         after which a verdict is given up.
 
-        `rule`, `leniency`, `witness`: as of a ChainSession; `avoid`: peers not to be used; `kinds`: none but those that
-        compute so.
+        `avoid`: peers not to be used; `kinds`: none but those that compute so.
         """
         self.history = History()
         self.reroutes = 0
         self.stall_seconds = 0.0
         """By how much disturbed trips were longer than the others."""
         self._target = target
-        self._sampling = sampling
+        self._terms = terms
         self._round_tokens = round_tokens
         self._timer = timer
         self._timeout = timeout
@@ -87,9 +82,6 @@ class Chain:
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
         self._relief = Relief(self._substitutes, target.note)
-        self._rule: Rule = rule
-        self._leniency = leniency
-        self._witness = witness
         self._avoid = avoid
         self._only = kinds
         self._is_stale = False
@@ -287,9 +279,7 @@ class Chain:
             await self._target.refresh(silent_too=True)  # somebody may have come, or come back
             hops = await self._plan()
         target = self._target
-        session = ChainSession(
-            target.transport, target.fingerprint, self._sampling, self._witness, self._rule, self._leniency
-        )
+        session = ChainSession(target.transport, target.fingerprint, self._terms)
         try:
             await session.lead_over(hops, [0] * len(hops))
         except BaseException:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, field_validator
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, field_validator, model_validator
 
 from swarm.config import Config
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
 from swarm.speculation.semantic import Leniency
-from swarm.wire import MAX_EVIDENCE, Rule
+from swarm.wire import MAX_EVIDENCE, Rule, Wire
 
 MAX_WINDOW = 64
 """Drafts of a round: peers take so many, unless they are told otherwise."""
@@ -64,6 +64,10 @@ class ClientConfig(Observed):
     """A key file, for peers that serve only clients they know; without it the client is somebody else each time."""
     audit: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the rounds after which all of the text is judged again by other peers, beside the generation."""
+    wire: Wire = "exact"
+    """How hidden states travel between peers: `exact`, in the model's dtype, or `int8`, which takes a quarter of the
+    bytes of float32 and is lossy: the text is near the target's, not the same, and depends on where the chain's peers
+    divide the layers."""
     draft: str = "ngram"
     """A model, or `ngram` or `none`."""
     draft_device: str = "cpu"
@@ -92,6 +96,8 @@ class ClientConfig(Observed):
         """Why no peer is to draft, if so: it would choose the chain, and audit nothing."""
         if self.audit:
             return "an audited text is drafted here"
+        if self.wire != "exact":
+            return "the form of states between peers is this client's own wish"
         if self.allow or self.deny:
             return "who may be in a chain and who not is known here alone"
         return None
@@ -100,6 +106,12 @@ class ClientConfig(Observed):
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value and value.expanduser()
+
+    @model_validator(mode="after")
+    def _audit_what_is_exact(self) -> ClientConfig:
+        if self.audit and self.wire != "exact":
+            raise ValueError("chains of other peers lose other bits in int8: audit with --wire exact")
+        return self
 
 
 class GenerationConfig(Config):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from client.audit import Auditor, Seeds
 from client.chain import Chain
-from client.config import MAX_WINDOW, GenerationConfig
+from client.config import MAX_WINDOW, ClientConfig, GenerationConfig
 from client.config import Window as WindowOption
 from client.elsewhere import Elsewhere
 from client.journal import Journal
@@ -20,6 +20,7 @@ from client.loop import Context, Draft, generate
 from client.patience import TripTimer
 from client.result import Result, Statistics
 from client.routing import Kind
+from client.terms import Terms
 from client.text import TextStream
 from swarm.errors import PeerError, UsageError
 from swarm.span import Span
@@ -55,30 +56,27 @@ class Generation:
         self._options = options
         self._journal = journal
         self._resumed = self._context.commit(journal.tokens if journal else [])
-        self._sampling = _sampling(options)
         self._cost = model.cost
         wanted = model.config.window if options.window is None else options.window
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
-        self._rule = _rule(options)
-        self._leniency = options.semantic if self._rule == "semantic" else None
-        if self._rule != "match" and model.config.audit:
-            raise UsageError(f"what others would judge under {self._rule} is another text: audit under match")
+        self._terms = terms = _terms(options, model.config)
+        if terms.rule != "match" and model.config.audit:
+            raise UsageError(f"what others would judge under {terms.rule} is another text: audit under match")
         in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
-        overlap = Overlap(self._cost, 1 if self._rule == "rejection" else in_flight)
+        overlap = Overlap(self._cost, 1 if terms.rule == "rejection" else in_flight)
         window = new_window(wanted, self._cost, overlap)
         self._wanted, self._wanted_in_flight = wanted, wanted_in_flight
         self._round_tokens = round_tokens(wanted)
         self._tree = tree = model.config.tree if options.tree is None else options.tree
-        if self._rule == "rejection":
-            drafter = model.new_sparse_drafter(self._sampling, options.evidence_k, self._cost)
+        if terms.rule == "rejection":
+            drafter = model.new_sparse_drafter(terms.sampling, options.evidence_k, self._cost)
         else:
-            drafter = model.new_drafter(self._sampling, TREE_WIDTH if tree else 1, self._leniency)
+            drafter = model.new_drafter(terms.sampling, TREE_WIDTH if tree else 1, terms.leniency)
         self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []
         self._model = model
-        self._witness = Seeds().of if model.config.audit else None
         self._chain = self._new_chain(model.config.timeout)
         audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
         self._auditor = Auditor(self._chain, audit_chain, model.target.note, len(self._context.tokens))
@@ -119,7 +117,7 @@ class Generation:
             text="".join(self._pieces),
             token_ids=new,
             prompt_tokens=self._context.prompt_tokens,
-            seed=self._sampling.seed,
+            seed=self._terms.sampling.seed,
             rounds=statistics.rounds,
             drafted=statistics.drafted,
             accepted=statistics.accepted,
@@ -160,16 +158,16 @@ class Generation:
 
     async def _rounds_at(self, contact: Contact) -> AsyncGenerator[list[int], None]:
         """The same, from this peer. Raises PeerError."""
-        settings, context = self._model.config, self._context
+        settings, context, terms = self._model.config, self._context, self._terms
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
         self._elsewhere = elsewhere = Elsewhere(self._model.target.transport, contact, timer, settings.timeout)
         request = Generate(
             fingerprint=self._model.target.fingerprint,
             text=tuple(context.tokens),
             count=min(context.room, MAX_TEXT),
-            sampling=self._sampling,
-            rule=self._rule,
-            leniency=self._leniency,
+            sampling=terms.sampling,
+            rule=terms.rule,
+            leniency=terms.leniency,
             window=self._wanted,
             tree=self._tree,
             in_flight=self._wanted_in_flight,
@@ -190,13 +188,10 @@ class Generation:
         settings = self._model.config
         return Chain(
             self._model.target,
-            self._sampling,
+            self._terms,
             round_tokens=self._round_tokens,
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
-            rule=self._rule,
-            leniency=self._leniency,
-            witness=self._witness,
             avoid=avoid,
             kinds=kinds,
         )
@@ -223,14 +218,12 @@ def _is_drawn(share: float) -> bool:
     return secrets.SystemRandom().random() < share
 
 
-def _rule(options: GenerationConfig) -> Rule:
-    """Greedy text has nothing to reject by chance."""
-    if options.acceptance == "rejection" and not options.temperature:
-        return "match"
-    return options.acceptance
-
-
-def _sampling(options: GenerationConfig) -> Sampling:
-    return Sampling(
+def _terms(options: GenerationConfig, settings: ClientConfig) -> Terms:
+    """Of a generation whose `options` have a seed."""
+    sampling = Sampling(
         options.temperature, options.top_k, options.top_p, options.repetition_penalty, options.seed or 0
     )
+    is_greedy = options.temperature == 0.0  # then nothing can be rejected by chance
+    rule: Rule = "match" if options.acceptance == "rejection" and is_greedy else options.acceptance
+    leniency = options.semantic if rule == "semantic" else None
+    return Terms(sampling, rule, leniency, settings.wire, Seeds().of if settings.audit else None)

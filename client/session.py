@@ -14,10 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from client.rounds import num_provable, prefill_rounds, proofs
 from client.routing import Hop
 from client.streams import HopStreams
+from client.terms import Terms
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.speculation.flight import Flight
-from swarm.speculation.sampling import Sampling
-from swarm.speculation.semantic import Leniency
 from swarm.speculation.tree import DraftTree
 from swarm.transport import Transport
 from swarm.wire import (
@@ -38,7 +37,6 @@ from swarm.wire import (
     Refused,
     Relink,
     Round,
-    Rule,
     Verdict,
     Views,
 )
@@ -53,13 +51,9 @@ class ChainSession:
         self,
         transport: Transport,
         fingerprint: str,
-        sampling: Sampling,
-        witness: Callable[[int], int] | None = None,
-        rule: Rule = "match",
-        leniency: Leniency | None = None,
+        terms: Terms,
     ) -> None:
-        """Nothing is opened yet: see `lead_over`. The last hop judges by `rule`, with `leniency` if that is `semantic`;
-        `witness` gives the hops that begin with a layer the seed of their sketches."""
+        """Nothing is opened yet: see `lead_over`."""
         self.hops: tuple[Hop, ...] = ()
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
@@ -78,10 +72,7 @@ class ChainSession:
         """Peers that will be gone soon."""
         self._streams = HopStreams(transport, self._note, self._note_end)
         self._fingerprint = fingerprint
-        self._sampling = sampling
-        self._witness = witness
-        self._rule: Rule = rule
-        self._leniency = leniency
+        self._terms = terms
         self._id = secrets.token_bytes(16)
         self._nonce = 0
         self._reports: dict[str, Progress] = {}
@@ -235,14 +226,14 @@ class ChainSession:
             await self.prefill(number, tokens, seconds)
         start = len(tokens) - 1 - self.lacks(tokens)
         tree = tree.cut(self._chunk - len(tokens) + start)
-        if self._rule == "rejection":
+        if self._terms.rule == "rejection":
             tree = tree.cut(num_provable(tree))
         parents = () if tree.is_chain else tree.parents
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
         await self._tell(number, tree, seconds)
         await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
-        if self._rule == "rejection":
+        if self._terms.rule == "rejection":
             await self._prove(number, tree, seconds)
 
     async def _prove(self, number: int, tree: DraftTree, seconds: float) -> None:
@@ -267,7 +258,7 @@ class ChainSession:
     async def _tell(self, number: int, tree: DraftTree, seconds: float) -> None:
         """Under the rule `semantic`, tell the last hop ahead of round `number` what the drafter holds of its drafts.
         Raises PeerLost."""
-        if self._rule == "semantic" and tree.views:
+        if self._terms.rule == "semantic" and tree.views:
             ids, weights = tuple(view.ids for view in tree.views), tuple(view.weights for view in tree.views)
             await self._send_within(seconds, Views(self._id, number, ids, weights), self.hops[-1])
 
@@ -354,6 +345,7 @@ class ChainSession:
         return fresh
 
     def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int) -> Open:
+        terms = self._terms
         return Open(
             session=self._id,
             fingerprint=self._fingerprint,
@@ -363,10 +355,11 @@ class ChainSession:
             downstream=downstream,
             holds=holds,
             chunk=self._chunk,
-            sampling=self._sampling,
-            witness=self._witness(hop.span.start) if self._witness else None,
-            rule=self._rule,
-            leniency=self._leniency,
+            sampling=terms.sampling,
+            witness=terms.witness(hop.span.start) if terms.witness else None,
+            rule=terms.rule,
+            leniency=terms.leniency,
+            wire=terms.wire,
         )
 
     async def _come_near(self, position: int, seconds: float) -> None:

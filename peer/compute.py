@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peer.session import Growing, Session
 from swarm.model.stage import Slice, Stage
+from swarm.rows import from_rows, to_rows
 from swarm.span import Span
 from swarm.speculation.evidence import Evidence
 from swarm.speculation.match import Walk, go_on, match
@@ -20,7 +21,6 @@ from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import lead
 from swarm.speculation.semantic import Lenience
 from swarm.speculation.tree import ROOT
-from swarm.tensors import from_bytes, to_bytes
 from swarm.wire import Round
 
 _FLATTEN_AFTER = 32  # rounds through a part of the stage: making its flat form takes as long as a few of them
@@ -31,10 +31,10 @@ log = logging.getLogger("specswarm")
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Hidden states as they came: raw values [tokens, hidden] of the sender's dtype."""
+    """Hidden states as they came: a row for each token, in the sender's form (see `swarm.rows`)."""
 
     data: bytes
-    dtype: torch.dtype
+    form: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +110,7 @@ class Engine:
             verdicts = [_judge(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
             seconds = time.perf_counter() - started
             return [Outcome(None, tokens, seconds, margin) for tokens, margin in verdicts]
-        states = [to_bytes(hidden) for hidden in outputs]
+        states = [to_rows(hidden, job.session.wire) for job, hidden in zip(jobs, outputs, strict=True)]
         seconds = time.perf_counter() - started
         return [Outcome(data, (), seconds) for data in states]
 
@@ -132,7 +132,7 @@ def _slice(stage: Stage, job: Job) -> Slice:
     if job.states is None:
         inputs = torch.tensor(round.tokens)
     else:
-        inputs = from_bytes(job.states.data, job.states.dtype, (len(round.tokens), stage.info.hidden_size))
+        inputs = from_rows(job.states.data, job.states.form, stage.info.hidden_size)
     return Slice(
         cache=job.session.cache,
         position=job.tree.position if job.tree else round.position,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from peer.limits import Limits
+from peer.packer import UPLINK_MBIT
 from swarm.errors import UsageError
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
@@ -53,6 +54,8 @@ class PeerConfig(Limits, Observed):
     idle_seconds: Annotated[float, Field(gt=0)] = 300.0
     drain_seconds: Annotated[float, Field(ge=0, le=30)] = 30.0
     """How long a peer that was told to stop serves the sessions it has."""
+    uplink_mbit: Annotated[float, Field(gt=0)] = UPLINK_MBIT
+    """Upload speed, in 10^6 bits a second: hidden states are packed, without loss, if that saves time by it."""
     announce_seconds: Annotated[float, Field(ge=1, le=20)] = 15.0
     """Between renewals of the announcement, which lasts three of them: a dead peer's is gone within a minute."""
 

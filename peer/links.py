@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 
 from swarm.errors import BadMessage, PeerLost
@@ -12,6 +12,10 @@ from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, size_of
 
 MAX_QUEUED = 1024  # messages that wait for one neighbour, ...
 MAX_BYTES = 128 << 20  # ... and what they take; one that lags further behind counts as lost
+WRITE_BYTES = 1 << 16  # that go out in one write, if the last message does not take more
+
+Change = Callable[[AnyMessage], Awaitable[AnyMessage]]
+"""What becomes of a message before it is sent."""
 
 
 class Outbox:
@@ -30,19 +34,30 @@ class Outbox:
         self._bytes += size
         return True
 
-    async def run(self, stream: Stream) -> None:
-        """Send what is posted, in order. Raises PeerLost when the stream breaks."""
+    async def run(self, stream: Stream, change: Change | None = None) -> None:
+        """Send what is posted, in order: what waits together in one write. Raises PeerLost when the stream breaks."""
         while True:
-            message = await self._queue.get()
-            self._bytes -= size_of(message)
-            await stream.send(message)
+            messages = await self._next()
+            await stream.send(*[await change(message) for message in messages] if change else messages)
+
+    async def _next(self) -> list[AnyMessage]:
+        """The messages that wait, or the first to come; as many as fit into one write."""
+        messages, size = [await self._queue.get()], 0
+        while (size := size + size_of(messages[-1])) < WRITE_BYTES and not self._queue.empty():
+            messages.append(self._queue.get_nowait())
+        self._bytes -= size
+        return messages
 
 
 class Links:
     """Streams to next peers, one for each, shared by all sessions."""
 
-    def __init__(self, transport: Transport, on_lost: Callable[[Contact, PeerLost], None]) -> None:
+    def __init__(
+        self, transport: Transport, on_lost: Callable[[Contact, PeerLost], None], change: Change | None = None
+    ) -> None:
+        """`change` makes of each message what is sent."""
         self._transport = transport
+        self._change = change
         self._on_lost = on_lost
         self._outboxes: dict[Contact, Outbox] = {}  # a peer that came back elsewhere is another contact
         self._tasks: dict[Contact, asyncio.Task[None]] = {}
@@ -71,7 +86,7 @@ class Links:
         try:
             with closing(await self._transport.open(contact, PUSH_PROTOCOL)) as stream:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(outbox.run(stream))
+                    group.create_task(outbox.run(stream, self._change))
                     await stream.receive()  # nothing comes back: this returns when the stream ends
                     raise PeerLost(contact.peer_id, "it answers what needs no answer")
         except* (PeerLost, BadMessage) as errors:

@@ -11,6 +11,7 @@ STALE = Counter("specswarm_peer_stale_rounds", "Rounds of a tree that was given 
 FAILURES = Counter("specswarm_peer_failures", "Rounds that came to nothing by this peer's own fault.")
 REFUSALS = Counter("specswarm_peer_refusals", "Requests that were refused, by reason.", ["why"])
 REPLAYED_BYTES = Counter("specswarm_peer_replayed_bytes", "Hidden states that were passed on again.")
+SAVED_BYTES = Counter("specswarm_peer_saved_bytes", "Bytes less that were sent because hidden states were packed.")
 LINKS_LOST = Counter("specswarm_peer_links_lost", "Streams to next peers that broke.")
 SESSIONS = Gauge("specswarm_peer_sessions", "Open sessions.")
 FREE_TOKENS = Gauge(

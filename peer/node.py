@@ -119,7 +119,9 @@ async def serve_on(
         )
         SESSIONS.set_function(lambda: len(table))
         FREE_TOKENS.set_function(lambda: table.free_tokens)
-        service = PeerService(network, stage, table, Engine(stage), thread, config.max_batch_tokens)
+        service = PeerService(
+            network, stage, table, Engine(stage), thread, config.max_batch_tokens, config.uplink_mbit
+        )
         await service.start()
         async with beside(network, thread) as also:
             offer = offer.model_copy(update={"state": "serving", **asdict(pace), **also})

@@ -16,6 +16,7 @@ from functools import partial
 from peer.complaints import Complaints
 from peer.compute import Engine, Failure, Job, Outcome, States
 from peer.early import EarlyResults
+from peer.intake import states_of
 from peer.links import Links, Outbox
 from peer.metrics import (
     COMPUTE_SECONDS,
@@ -27,12 +28,13 @@ from peer.metrics import (
     ROUNDS,
     STALE,
 )
+from peer.packer import UPLINK_MBIT, Packer
 from peer.session import Refusal, Session
 from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite
+from swarm.rows import form_of, from_rows
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_RECALLED,
@@ -78,14 +80,14 @@ class PeerService:
         engine: Engine,
         thread: Executor,
         max_batch_tokens: int,
+        uplink_mbit: float = UPLINK_MBIT,
     ) -> None:
-        """`engine` runs the stage's rounds, on `thread`."""
+        """`engine` runs the stage's rounds, on `thread`; what is pushed is packed if that pays at `uplink_mbit`."""
         self._transport = transport
         self._stage = stage
         self._table = table
-        self._dtype = dtype_name(stage.dtype)
         self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
-        self._links = Links(transport, self._on_link_lost)
+        self._links = Links(transport, self._on_link_lost, Packer(uplink_mbit).pack)
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
@@ -280,23 +282,17 @@ class PeerService:
         if session is None or session.source != sender:
             self._early.hold(message, sender)
             return
-        if session.span.start == 0:
-            raise Refusal("unlawful", "the first hop takes token ids, no hidden states")
-        if message.dtype not in DTYPES:
-            names = ", ".join(DTYPES)
-            raise Refusal("unlawful", f"hidden states are {message.dtype}; this peer reads {names}")
-        dtype = DTYPES[message.dtype]
-        expected = len(round.tokens) * self._stage.info.hidden_size * dtype.itemsize
-        if len(message.states) != expected:
-            size = len(message.states)
-            raise Refusal("unlawful", f"{size} bytes of hidden states; {expected} belong to this round")
-        if not is_finite(message.states, dtype):
-            self._replies[session.id].post(Broken(session.id, sender, "its hidden states are not finite"))
+        self._table.check_length(round)
+        hidden_size = self._stage.info.hidden_size
+        try:
+            states = states_of(message, session, hidden_size)
+        except BadMessage as error:
+            self._replies[session.id].post(Broken(session.id, sender, str(error)))
             return
-        self._submit(session, round, message.layer, sender, States(message.states, dtype), message.compute)
+        self._submit(session, round, message.layer, sender, states, message.compute)
         if session.witness is not None:
-            shape = (len(round.tokens), self._stage.info.hidden_size)
-            session.witness.note(round.position, from_bytes(message.states, dtype, shape)[: round.num_kept])
+            inputs = from_rows(states.data, states.form, hidden_size)
+            session.witness.note(round.position, inputs[: round.num_kept])
 
     def _submit(
         self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
@@ -375,7 +371,8 @@ class PeerService:
             self._push(session.downstream, session, rest, rows, compute)
 
     def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        self._links.push(to, Hidden(round, session.span.end, self._dtype, states, compute))
+        form = form_of(session.wire, self._stage.dtype)
+        self._links.push(to, Hidden(round, session.span.end, form, states, compute))
 
     def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""

@@ -33,6 +33,7 @@ from swarm.wire import (
     Round,
     Rule,
     Views,
+    Wire,
 )
 
 
@@ -104,6 +105,8 @@ class Session:
     """Most tokens that the next peer takes at a time."""
     sent: Sent = field(default_factory=Sent)
     """What was passed on, or would have been."""
+    wire: Wire = "exact"
+    """In which form states come and go."""
     rule: Rule = "match"
     proven: Proven = field(default_factory=Proven)
     """Under the rule `rejection`, at the last hop."""

@@ -85,6 +85,7 @@ class SessionTable:
             sampling=request.sampling,
             rule=request.rule,
             leniency=request.leniency,
+            wire=request.wire,
             witness=Witness(request.witness, self._stage.info.hidden_size) if request.witness is not None else None,
             cache=KVCache(span),
             sent=self._sent.open(request.session),
@@ -129,9 +130,7 @@ class SessionTable:
 
     def check(self, session: Session, round: Round, layer: int, sender: str) -> None:
         """Raise Refusal unless the round may run now, memory apart."""
-        if len(round.tokens) > self._max_round:
-            size = len(round.tokens)
-            raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
+        self.check_length(round)
         session.check(round, layer, sender, self._stage.info)
         self._check_limits(session, round)
 
@@ -147,6 +146,12 @@ class SessionTable:
         session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round)
+
+    def check_length(self, round: Round) -> None:
+        """Raise Refusal if the round has more tokens than this peer takes at a time."""
+        size = len(round.tokens)
+        if size > self._max_round:
+            raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
 
     def _check_limits(self, session: Session, round: Round) -> None:
         """Raise Refusal if the round is more than one session may have."""

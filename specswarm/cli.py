@@ -119,6 +119,9 @@ def join(
     deny: Annotated[
         list[str] | None, typer.Option(help="Peer id of a node that may neither use this peer nor push to it.")
     ] = None,
+    uplink_mbit: Annotated[
+        float | None, typer.Option(help="Upload speed, Mbit/s, by which packing pays or not; default 100.")
+    ] = None,
     behind_nat: Annotated[
         bool | None,
         typer.Option("--behind-nat", help="No connection from outside arrives here: be reached by relay."),
@@ -157,6 +160,7 @@ def join(
             "max_session_tokens": max_session_tokens,
             "allow": allow,
             "deny": deny,
+            "uplink_mbit": uplink_mbit,
             "behind_nat": behind_nat,
             "host_maddrs": host_maddr,
             "announce_maddrs": announce_maddr,
@@ -215,6 +219,10 @@ def generate(
     draft_at: Annotated[
         str | None, typer.Option(help="Where to draft: auto (default), client, or peer (one that offers it).")
     ] = None,
+    wire: Annotated[
+        str | None,
+        typer.Option(help="Between peers: exact (default), or int8, half or less the bytes, LOSSY: another text."),
+    ] = None,
     fingerprint: Annotated[str | None, typer.Option(help="Which weights, if several are served.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="Peer id to use; several are fine; default: all.")] = None,
     deny: Annotated[list[str] | None, typer.Option(help="Peer id not to use; several are fine.")] = None,
@@ -253,6 +261,7 @@ def generate(
             "initial_peers": initial_peer,
             "draft": draft,
             "draft_at": draft_at,
+            "wire": wire,
             "fingerprint": fingerprint,
             "allow": allow,
             "deny": deny,

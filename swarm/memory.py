@@ -33,13 +33,13 @@ class MemoryStream:
         self._outbox = outbox
         self._ended = False
 
-    async def send(self, message: AnyMessage) -> None:
-        """Queue the message's bytes at the other end."""
+    async def send(self, *messages: AnyMessage) -> None:
+        """Queue the messages' bytes at the other end."""
         if self._ended:
             raise PeerLost(self.peer_id, "its stream has ended")
-        data = encode(message)
-        self.bytes_sent += len(data)
-        self._outbox.put_nowait(data)
+        for data in map(encode, messages):
+            self.bytes_sent += len(data)
+            self._outbox.put_nowait(data)
 
     async def receive(self) -> AnyMessage:
         """The next message of the other end."""

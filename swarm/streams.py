@@ -41,16 +41,16 @@ class Libp2pStream:
         self._reader = reader
         self._writer = writer
 
-    async def send(self, message: AnyMessage) -> None:
-        """Hand the message to the daemon; waits only while its buffer is full."""
-        data = encode(message)
+    async def send(self, *messages: AnyMessage) -> None:
+        """Hand the messages to the daemon, in one write; waits only while its buffer is full."""
+        data = b"".join(map(_framed, messages))
         if (
             self._goodbye or self._writer.is_closing()
         ):  # the daemon has reset it; to write would be an error of another kind
             raise PeerLost(self.peer_id, "its stream broke")
-        self.bytes_sent += _HEADER + len(data)
+        self.bytes_sent += len(data)
         try:
-            self._writer.write(len(data).to_bytes(_HEADER, "big") + data)
+            self._writer.write(data)
             await self._writer.drain()
         except BROKEN:
             raise PeerLost(self.peer_id, "its stream broke") from None
@@ -84,3 +84,8 @@ class Libp2pStream:
                 self._writer.write(bytes(_HEADER))
                 while await self._reader.read(_CHUNK):
                     pass
+
+
+def _framed(message: AnyMessage) -> bytes:
+    data = encode(message)
+    return len(data).to_bytes(_HEADER, "big") + data

@@ -23,8 +23,8 @@ class Stream(Protocol):
     bytes_sent: int
     bytes_received: int
 
-    async def send(self, message: AnyMessage) -> None:
-        """Hand the message to the network. Raises PeerLost."""
+    async def send(self, *messages: AnyMessage) -> None:
+        """Hand the messages to the network, all at once. Raises PeerLost."""
 
     async def receive(self) -> AnyMessage:
         """The next message. Raises PeerLost at the end of the stream, BadMessage for anything else."""

@@ -71,6 +71,8 @@ Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 Text = Annotated[str, Meta(max_length=1024)]
 Rule = Literal["match", "rejection", "semantic"]
+Wire = Literal["exact", "int8"]
+"""In which form hidden states go from hop to hop: in the model's dtype, or in int8, which is lossy."""
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
@@ -120,6 +122,8 @@ class Open(Message, frozen=True, tag=1):
     """By which the last hop judges."""
     leniency: Leniency | None = None
     """Under the rule `semantic`."""
+    wire: Wire = "exact"
+    """How this hop passes its results on, and is given its input."""
 
 
 class Refused(Message, frozen=True, tag=2):
@@ -171,10 +175,12 @@ class Round(Message, frozen=True, tag=3):
 
 
 class Hidden(Message, frozen=True, tag=4):
-    """A round on its way: hidden states [len(tokens), hidden size] after a peer's layers, as raw `dtype` values.
+    """A round on its way: hidden states [len(tokens), hidden size] after a peer's layers, a row for each token.
 
     The states are those after the model's layers 0..`layer`: whoever computed them, and when, they are the same. The
     ids travel along, for the last peer compares and counts them; `compute` has the seconds each stage took.
+
+    `dtype` is that of the raw values, or int8 (see `swarm.rows`).
     """
 
     round: Round
@@ -182,6 +188,8 @@ class Hidden(Message, frozen=True, tag=4):
     dtype: Annotated[str, Meta(max_length=16)]
     states: bytes
     compute: Compute
+    packed: bool = False
+    """Whether `states` is what `swarm.packing` made of the rows."""
 
 
 class Verdict(Message, frozen=True, tag=5):

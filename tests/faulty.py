@@ -64,10 +64,13 @@ class FaultyStream:
         self._last_due = 0.0
         self._ended = False
 
-    async def send(self, message: AnyMessage) -> None:
+    async def send(self, *messages: AnyMessage) -> None:
         if self._ended:
             raise PeerLost(self.peer_id, "its stream has ended")
-        data = encode(message)
+        for data in map(encode, messages):
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
         self.bytes_sent += len(data)
         network = self.node.network
         if network.random.random() >= network.loss:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from peer.links import Outbox
 from swarm.errors import PeerLost
+from swarm.packing import pack
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
 from swarm.wire import (
@@ -86,7 +87,7 @@ opens = st.builds(
     st.sampled_from([None, 7]),
 )
 lawful_opens = st.builds(
-    lambda session, hop, upstream, rule: Open(
+    lambda session, hop, upstream, rule, wire: Open(
         session,
         FINGERPRINT,
         hop,
@@ -99,11 +100,13 @@ lawful_opens = st.builds(
         7,
         rule,
         Leniency() if rule == "semantic" else None,
+        wire,
     ),
     ids,
     st.sampled_from([0, 0, 0, 1, 2]),
     st.sampled_from(["eve", "eve", "mallory", "first"]),
     st.sampled_from(["match", "rejection", "semantic"]),
+    st.sampled_from(["exact", "exact", "int8"]),
 )
 messages: st.SearchStrategy[AnyMessage] = st.one_of(
     lawful_opens,
@@ -118,7 +121,8 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
         st.one_of(rounds, more),
         st.integers(1, 2),
         st.integers(0, 3),
-        st.sampled_from(["float32", "float32", "?"]),
+        st.sampled_from(["float32", "float32", "int8", "?"]),
+        st.sampled_from([None, None, pack, lambda states, _: states]),
     ),
     st.builds(Proofs, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
     st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),)), st.integers(0, 2)),

@@ -153,6 +153,8 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"model": "m", "in_flight": "awc"}, "in_flight: neither auto nor a number from 1 to 16"),
         ({"model": "m", "window": 1.5}, "window"),
         ({"model": "m", "timeout": 0}, "timeout"),
+        ({"model": "m", "wire": "int4"}, "wire"),
+        ({"model": "m", "wire": "int8", "audit": 0.1}, "audit with --wire exact"),
         ({"model": "m", "timeout": float("nan")}, "timeout"),
         ({"model": "m", "fingerprint": "xyz"}, "fingerprint"),
         ({"model": "m", "initial_peers": []}, "initial_peers"),

@@ -104,6 +104,9 @@ def test_a_client_without_a_draft_finds_the_peer_by_itself(target: Path, draft: 
             memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={0: draft}) as network,
             memory_swarm.client(network, target, draft="none") as model,
         ):
+            while not all(peer.links for peer in model.target.peers):  # the directory tells no news
+                await asyncio.sleep(0.05)
+                await model.refresh()
             result = await model.generate(PROMPT, max_new_tokens=24)
         assert result.drafted_at == result.chain[0][0]
         assert result.token_ids == greedy(load_whole(target), PROMPT, 24)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 
-from peer.links import MAX_QUEUED, Links, Outbox
+from peer.links import MAX_QUEUED, WRITE_BYTES, Links, Outbox
 from swarm.errors import PeerLost
 from swarm.memory import MemoryNetwork, MemoryTransport
+from swarm.streams import Libp2pStream
 from swarm.transport import Stream
-from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
+from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round, encode
 
 NEXT = Contact("next")
 
@@ -96,6 +98,69 @@ def test_what_was_sent_makes_room_for_more() -> None:
             assert await asyncio.wait_for(neighbour.received.get(), 5) == large
         await links.close()
         assert lost.empty()
+
+    asyncio.run(run())
+
+
+class Writes:
+    """A stream to which nothing is written before `open` is set."""
+
+    peer_id = NEXT.peer_id
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[AnyMessage, ...]] = []
+        self.is_open = asyncio.Event()
+
+    async def send(self, *messages: AnyMessage) -> None:
+        self.writes.append(messages)
+        await self.is_open.wait()
+
+
+def large(size: int) -> Hidden:
+    return Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(size), ())
+
+
+def test_what_waits_for_one_neighbour_goes_out_in_one_write_in_order_and_bounded() -> None:
+    async def run() -> None:
+        stream, outbox = Writes(), Outbox()
+        sending = asyncio.create_task(outbox.run(stream))  # type: ignore[arg-type]
+        posted: list[AnyMessage] = [Ping(0), Ping(1), large(WRITE_BYTES), Ping(2), large(WRITE_BYTES // 2), Ping(3)]
+        posted += [large(WRITE_BYTES // 2), Ping(4)]
+        for message in posted:
+            assert outbox.post(message)
+        stream.is_open.set()
+        while sum(map(len, stream.writes)) < len(posted):  # noqa: ASYNC110  # a turn of the loop each
+            await asyncio.sleep(0)
+        sending.cancel()
+        assert [message for write in stream.writes for message in write] == posted
+        assert [len(write) for write in stream.writes] == [3, 4, 1]
+        assert outbox._bytes == 0
+
+    asyncio.run(run())
+
+
+def test_messages_of_one_write_arrive_whole_and_in_order_over_a_real_stream() -> None:
+    async def run() -> None:
+        received: asyncio.Queue[AnyMessage] = asyncio.Queue()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            stream = Libp2pStream("other", reader, writer, max_message=1 << 20, is_own=False)
+            with closing(stream):
+                for _ in range(4):
+                    received.put_nowait(await stream.receive())
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        stream = Libp2pStream(
+            "other", *await asyncio.open_connection(host, port), max_message=1 << 20, is_own=False
+        )
+        sent = [Ping(1), large(300_000), Ping(2), Ping(3)]
+        await stream.send(*sent)
+        assert [await asyncio.wait_for(received.get(), 5) for _ in sent] == sent
+        assert stream.bytes_sent == sum(4 + len(encode(message)) for message in sent)
+        stream.close()
+        server.close()
+        await server.wait_closed()
 
     asyncio.run(run())
 

@@ -382,7 +382,7 @@ def test_count_of_a_later_peer_is_measured_too(last: Stage) -> None:
     session = table.open(to_last(), CLIENT)
     round = round_of(session, 100)
     table.admit(session, round, 2, "before")
-    states = States(torch.zeros(100, last.info.hidden_size).numpy().tobytes(), torch.float32)
+    states = States(torch.zeros(100, last.info.hidden_size).numpy().tobytes(), "float32")
     (outcome,) = Engine(last).run([Job(session, round, states, (), (1,) * 100)])
     assert len(outcome.tokens) == 1
     assert session.cache.num_bytes == (10_000 - table.free_tokens) * last.cache_bytes_per_token

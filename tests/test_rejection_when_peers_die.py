@@ -134,10 +134,10 @@ def test_a_hop_that_hangs_is_left(hop: int) -> None:
 def test_a_last_hop_that_does_not_read_its_proofs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     send, full = FaultyStream.send, set[str]()
 
-    async def blocked(stream: FaultyStream, message: AnyMessage) -> None:
-        if isinstance(message, Proofs) and stream.peer_id in full:
+    async def blocked(stream: FaultyStream, *messages: AnyMessage) -> None:
+        if stream.peer_id in full and any(isinstance(message, Proofs) for message in messages):
             await asyncio.Event().wait()
-        await send(stream, message)
+        await send(stream, *messages)
 
     monkeypatch.setattr(FaultyStream, "send", blocked)
     client = undergo(lambda _, names: full.add(names[-1]))

@@ -12,6 +12,7 @@ import torch
 from benchmarks.chaos.liar import Lie, silence
 from client.chain import Chain
 from client.patience import TripTimer
+from client.terms import Terms
 from peer.session import Refusal
 from peer.views import Told
 from specswarm import calibrate
@@ -76,9 +77,8 @@ def test_verdicts_on_trees_that_grow_are_those_of_the_rule(
             memory_swarm.client(network, target, draft="none") as model,
         ):
             timer = TripTimer(1.0, 30.0)
-            chain = Chain(
-                model.target, sampling, round_tokens=9, timer=timer, timeout=60.0, rule="semantic", leniency=BOLD
-            )
+            terms = Terms(sampling, "semantic", BOLD)
+            chain = Chain(model.target, terms, round_tokens=9, timer=timer, timeout=60.0)
             text = list(PROMPT)
             while len(text) < len(PROMPT) + 40:
                 drafter.follow(text, 30)
@@ -179,7 +179,7 @@ def test_a_text_that_is_resumed_keeps_its_thresholds(target: Path, draft: Path, 
             with pytest.raises(UsageError, match="semantic"):
                 model.stream(resume=file, **options(STRICT))
             goes_on = model.stream(resume=file, max_new_tokens=12)
-            assert goes_on._leniency == BOLD
+            assert goes_on._terms.leniency == BOLD
             assert len([piece async for piece in goes_on]) > 1
             assert len(goes_on.result.token_ids) == 12
 
@@ -245,7 +245,7 @@ def test_calibration_tries_every_setting_and_its_file_is_taken(tmp_path: Path) -
             assert chosen is trials[-1]
             calibrate.write(tmp_path / "semantic.toml", match, chosen)
             table = calibrate.read(tmp_path / "semantic.toml")
-            assert model.stream("Q", acceptance="semantic", semantic=table)._leniency == LADDER[-1]
+            assert model.stream("Q", acceptance="semantic", semantic=table)._terms.leniency == LADDER[-1]
             assert calibrate.table(match, trials, chosen).row_count == 1 + len(LADDER)
 
     asyncio.run(run())

@@ -43,6 +43,7 @@ from swarm.wire import (
     Rule,
     Verdict,
     Views,
+    Wire,
     beyond,
     decode,
     encode,
@@ -99,6 +100,7 @@ def opens(draw: st.DrawFn) -> Open:
         draw(st.none() | st.integers(0, (1 << 63) - 1)),
         rule := draw(st.sampled_from(get_args(Rule))),
         draw(leniencies) if rule == "semantic" else None,
+        draw(st.sampled_from(get_args(Wire))),
     )
 
 
@@ -146,7 +148,9 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Open: opens(),
     Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
     Round: rounds(),
-    Hidden: st.builds(Hidden, rounds(), counts, st.text(max_size=16), st.binary(max_size=200), seconds),
+    Hidden: st.builds(
+        Hidden, rounds(), counts, st.text(max_size=16), st.binary(max_size=200), seconds, st.booleans()
+    ),
     Verdict: st.builds(Verdict, sessions, counts, tokens, seconds, st.none() | st.floats(0, 1e6)),
     Broken: st.builds(Broken, sessions, peer_ids, reasons),
     Ping: st.builds(Ping, counts),
@@ -287,6 +291,8 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "a weight too large": altered(PROOFS, (4, 0, 1), 1 << 16),
     "a choice that is no token": altered(PROOFS, (3, 0, 1), -1),
     "judged by no known rule": altered(OPEN, (11,), "mood"),
+    "states in no known form": altered(OPEN, (12,), "int4"),
+    "packed, as a number": altered(HIDDEN, (6,), 1),
     "unknown tag": altered(Ping(1), (0,), 99),
     "tag as text": altered(Ping(1), (0,), "Ping"),
     "field missing": b"\x91" + PING_TAG,

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from peer.compute import Failure, Job, Outcome
+from peer.compute import Failure, Job, Outcome, States
 from peer.session import Session
 from swarm.model.source import ModelInfo
+from swarm.rows import from_rows, to_rows
 from swarm.span import Span
 from swarm.speculation.rejection import reject
 from swarm.wire import Round
@@ -57,9 +57,7 @@ class ToyEngine:
 
     def _run(self, job: Job) -> Outcome:
         session, round = job.session, job.round
-        rows = (
-            list(round.tokens) if job.states is None else np.frombuffer(job.states.data, "f4").astype(int).tolist()
-        )
+        rows = list(round.tokens) if job.states is None else _read(job.states)
         parents = job.tree.all_parents if job.tree else tuple(range(-1, len(rows) - 1))
         position = job.tree.position if job.tree else round.position
         for layer in range(session.span.start, session.span.end):
@@ -69,7 +67,7 @@ class ToyEngine:
                 cache.keep(position, round.num_kept)
             self.computed += len(rows)
         if session.span.end < self._num_layers:
-            return Outcome(np.array(rows, "f4").tobytes(), (), 0.001)
+            return Outcome(to_rows(torch.tensor(rows).float().unsqueeze(1), session.wire), (), 0.001)
         if session.rule == "rejection":
             return Outcome(None, self._rejected(job, rows), 0.001)
         return Outcome(None, self._verdict(session, round, rows, parents) if round.judged else (), 0.001)
@@ -116,6 +114,10 @@ class ToyEngine:
 def logits_of(row: Row) -> Tensor:
     """Of the tokens after a row of the last layer, [VOCAB]."""
     return torch.tensor([(row + 1) * (token + 3) * 7919 % 1009 / 300 for token in range(VOCAB)])
+
+
+def _read(states: States) -> list[Row]:
+    return [int(row) for row in from_rows(states.data, states.form, 1).flatten()]
 
 
 class ToyCache:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import torch
 
 from peer.limits import Limits
 from peer.session import Session
+from swarm.blockwise import to_int8
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
+from swarm.tensors import to_bytes
 from swarm.wire import SESSION_PROTOCOL, Contact, Hidden, Open, Round
 from tests.faulty import FaultyNetwork, FaultyStream
 from tests.toy_swarm import FINGERPRINT, ToySwarm
@@ -70,8 +73,11 @@ def open_at(hop: int, id_: bytes = IDS[0]) -> Open:
     return Open(id_, FINGERPRINT, hop, hop + 1, upstream, downstream, 0, 16, Sampling())
 
 
-def hidden(round: Round, layer: int, spoilt: int, dtype: str) -> Hidden:
-    """States for a round; of the wrong size, or not finite, where spoilt."""
-    values = np.ones(len(round.tokens) + (spoilt == 1), "f4")
-    values[-1] = np.nan if spoilt == 2 else 1
-    return Hidden(round, layer, dtype, values.tobytes(), ())
+def hidden(
+    round: Round, layer: int, spoilt: int, dtype: str, pack: Callable[[bytes, int], bytes] | None = None
+) -> Hidden:
+    """States for a round; of the wrong size, or not finite, where spoilt; said to be packed if there is a `pack`."""
+    values = torch.ones(len(round.tokens) + (spoilt == 1), 1)
+    values[-1] = torch.nan if spoilt == 2 else 1
+    states, width = (to_int8(values), 1) if dtype == "int8" else (to_bytes(values), 4)
+    return Hidden(round, layer, dtype, pack(states, width) if pack else states, (), packed=pack is not None)

@@ -12,6 +12,7 @@ from client.chain import Chain
 from client.patience import TripTimer
 from client.routing import Hop
 from client.target import Target
+from client.terms import Terms
 from peer.limits import DEFAULTS, Limits
 from peer.service import PeerService
 from peer.table import SessionTable
@@ -203,7 +204,9 @@ class ToyClient:
             info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory, allow=allow, deny=deny
         )
         timer = TripTimer(floor, 5.0)
-        self.chain = Chain(self.target, sampling, round_tokens=window + 1, timer=timer, timeout=timeout, rule=rule)
+        self.chain = Chain(
+            self.target, Terms(sampling, rule), round_tokens=window + 1, timer=timer, timeout=timeout
+        )
         self.hops: tuple[Hop, ...] = ()
         """Of the chain, at the last verdict."""
         self._window = window

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 from hivemind.proto import dht_pb2
+from msgspec import structs
 
+from swarm.packing import pack
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
@@ -46,6 +48,7 @@ from swarm.wire import (
 CALLS = ("rpc_ping", "rpc_store", "rpc_find")
 """What nodes of the DHT ask each other."""
 NOBODY = "12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
+_BOMB = pack(bytes(1 << 24), 1)  # a few hundred bytes that say they are many
 _LARGE = 1 << 18  # bytes of what is too long for a session's stream, and is sent whole
 
 
@@ -83,6 +86,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         Open(session, aim.fingerprint, start, end, upstream, downstream, _number(chance), 1, Sampling(0.5)),
         Open(session, aim.fingerprint, 0, aim.span.end, None, Contact(_peer(chance)), 0, 512, Sampling(), 7),
         lawful_open(aim, session),
+        structs.replace(lawful_open(aim, session), wire="int8"),
         round,
         any_hidden(chance, aim, round),
         Relink(session, upstream, downstream, _number(chance), 1),
@@ -116,12 +120,16 @@ def any_round(chance: Random, aim: Aim, session: bytes) -> Round:
 
 
 def any_hidden(chance: Random, aim: Aim, round: Round) -> Hidden:
-    """States for a round: of the right size or not, and not always numbers."""
+    """States for a round: of the right size or not, packed or said to be, and not always numbers."""
     values = np.full((len(round.tokens), aim.hidden_size), chance.uniform(-1, 1), "f4")
     values[-1, 0] = chance.choice([0.0, np.nan, np.inf, 3e38])
-    states = chance.choice([values.tobytes(), values.tobytes(), values.tobytes()[:-1], b"", chance.randbytes(64)])
+    whole = values.tobytes()
+    states = chance.choice(
+        [whole, whole, whole[:-1], pack(whole, 4), pack(whole, 4)[:-1], _BOMB, b"", chance.randbytes(64)]
+    )
     layer = chance.choice([aim.span.start, aim.span.start, _number(chance)])
-    return Hidden(round, layer, chance.choice(["float32", "float32", "bfloat16", "object"]), states, (0.1,))
+    form = chance.choice(["float32", "float32", "bfloat16", "int8", "object"])
+    return Hidden(round, layer, form, states, (0.1,), packed=chance.random() < 0.4)
 
 
 def frame(data: bytes, length: int | None = None) -> bytes:

@@ -19,6 +19,7 @@ from peer import node
 from specswarm import cli
 from swarm import records
 from swarm.model import speed
+from swarm.packing import packed_size, unpack
 from swarm.records import Announcement
 from swarm.tensors import DTYPES, from_bytes, to_bytes
 from swarm.transport import Handler, Network, Stream
@@ -40,7 +41,11 @@ class _Stream:
         self._speaker = speaker
         self._lies = lies
 
-    async def send(self, message: AnyMessage) -> None:
+    async def send(self, *messages: AnyMessage) -> None:
+        for message in messages:
+            await self._send(message)
+
+    async def _send(self, message: AnyMessage) -> None:
         lie = self._lies.get(self._speaker)
         said = lie(message) if lie else message
         if lie is late and isinstance(message, Hidden | Verdict):
@@ -83,10 +88,13 @@ def noise(share: float) -> Lie:
         if not isinstance(message, Hidden):
             return message
         dtype = DTYPES[message.dtype]
-        states = from_bytes(message.states, dtype, (-1,)).float()
+        rows = message.states
+        if message.packed:
+            rows = unpack(rows, packed_size(rows), dtype.itemsize)
+        states = from_bytes(rows, dtype, (-1,)).float()
         size = states.square().mean().sqrt()
         spoiled = states + share * size * torch.randn(states.shape, generator=random)
-        return msgspec.structs.replace(message, states=to_bytes(spoiled.to(dtype)))
+        return msgspec.structs.replace(message, states=to_bytes(spoiled.to(dtype)), packed=False)
 
     return lie
 

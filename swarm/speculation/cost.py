@@ -102,7 +102,7 @@ class Cost:
 
     @property
     def busy(self) -> float:
-        """The share of a trip in which the stages compute, with however few tokens."""
+        """The share of a trip in which some stage computes, with however few tokens."""
         return min(self.start / max(self.trip.seconds(1), 1e-9), 1.0)
 
     def note_tokens(self, tokens: int, seconds: float) -> None:

@@ -8,7 +8,7 @@ from swarm.speculation.cost import Cost
 
 _MOST = 16  # drafts of one round that brings more
 _LEAST = 0.005  # chance of a draft that is sent: others' machines work on it, even where nobody waits for that
-_PRICE = 4.0  # of the chain's time, by the share of it that is in use
+_FULL = 0.25  # share of a trip that stages compute, from which on a round more is in the way of the next tree
 
 
 class Overlap:
@@ -22,7 +22,13 @@ class Overlap:
     @property
     def is_wanted(self) -> bool:
         """Whether there may be any at all."""
-        return self._in_flight > 1
+        return self._in_flight > 1 and self._price < 1
+
+    @property
+    def _price(self) -> float:
+        """Of the chain's time, in what it would cost if all had to wait for it. What is done while nobody computes
+        delays nothing; the more the stages compute, the likelier it is that something waits, and the longer."""
+        return (self._cost.busy / _FULL) ** 2
 
     @property
     def gap(self) -> float:
@@ -50,11 +56,9 @@ class Overlap:
         """How many of these drafts, the likeliest first, are worth a round of their own now; 0: none yet.
 
         A draft that stands saves as long as a token takes at present; it takes the chain's time for one more position,
-        and all of them together the stages' start. The more of a trip the stages compute, the more that time counts:
-        what is done while nobody computes delays nothing.
+        and all of them together the stages' start.
         """
-        cost = self._cost
-        price = _PRICE * cost.busy
+        cost, price = self._cost, self._price
         likely = [chance for chance in chances[:_MOST] if chance >= _LEAST]
         worth = [chance * cost.seconds_per_token - price * cost.trip.per_position for chance in likely]
         wanted = [gain for gain in worth if gain > 0]

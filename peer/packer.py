@@ -1,0 +1,89 @@
+"""Which hidden states are packed on their way out: those whose bytes take longer on the link than packing takes here.
+
+What packing costs and what it brings is measured as it is done; the link's speed is what the peer's owner says. How
+fast a stream is at present cannot be told from here: what is written to it waits in the daemon, and how fast that sends
+depends on what it has sent before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from peer.metrics import SAVED_BYTES
+from swarm.packing import pack
+from swarm.rows import value_bytes
+from swarm.wire import AnyMessage, Hidden
+
+UPLINK_MBIT = 100.0
+"""Of a peer whose owner says nothing else."""
+LEAST = 1 << 14
+"""Bytes of states below which nothing is packed: they are a few packets, whatever is done."""
+_BOTH_ENDS = 1.5  # times what packing takes: unpacking takes half as long
+_WEIGHT = 0.1  # of the newest message in the means
+_TRY_AGAIN = 64  # messages that are sent as they are before one shows whether packing would pay by now
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What packing states of one form has cost and brought lately."""
+
+    ratio: float
+    """Bytes that are left of one."""
+    seconds_per_byte: float
+    """Of what is packed."""
+
+    def after(self, ratio: float, seconds_per_byte: float) -> Experience:
+        """With one more message."""
+        old = 1 - _WEIGHT
+        return Experience(
+            old * self.ratio + _WEIGHT * ratio, old * self.seconds_per_byte + _WEIGHT * seconds_per_byte
+        )
+
+
+def pays(experience: Experience, uplink_mbit: float) -> bool:
+    """Whether a byte less on the link saves more time than it takes to pack and to unpack."""
+    return (1 - experience.ratio) * 8e-6 / uplink_mbit > _BOTH_ENDS * experience.seconds_per_byte
+
+
+class Packer:
+    """Packs what is worth it; owns what it has learnt of that."""
+
+    def __init__(self, uplink_mbit: float = UPLINK_MBIT) -> None:
+        """`uplink_mbit`: 10^6 bits a second that this peer can send."""
+        self._uplink_mbit = uplink_mbit
+        self._learnt: dict[str, Experience] = {}  # by form
+        self._passed_over = 0  # messages since one was tried
+
+    async def pack(self, message: AnyMessage) -> AnyMessage:
+        """The message as it is to be sent. Large states are packed on another thread: the event loop goes on."""
+        if not isinstance(message, Hidden) or len(message.states) < LEAST or not self._is_wanted(message.dtype):
+            return message
+        size = len(message.states)
+        packed, seconds = await asyncio.to_thread(_timed, message)
+        self._note(message.dtype, len(packed) / size, seconds / size)
+        if len(packed) >= size:
+            return message
+        SAVED_BYTES.inc(size - len(packed))
+        return msgspec.structs.replace(message, states=packed, packed=True)
+
+    def _is_wanted(self, form: str) -> bool:
+        learnt = self._learnt.get(form)
+        if learnt is None or pays(learnt, self._uplink_mbit):
+            return True
+        self._passed_over = (self._passed_over + 1) % _TRY_AGAIN
+        return self._passed_over == 0
+
+    def _note(self, form: str, ratio: float, seconds_per_byte: float) -> None:
+        learnt = self._learnt.get(form, Experience(ratio, seconds_per_byte))
+        self._learnt[form] = learnt.after(ratio, seconds_per_byte)
+
+
+def _timed(message: Hidden) -> tuple[bytes, float]:
+    """Its states, packed, and the seconds that took."""
+    started = time.perf_counter()
+    packed = pack(message.states, value_bytes(message.dtype))
+    return packed, time.perf_counter() - started
