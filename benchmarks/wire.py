@@ -39,7 +39,7 @@ FORMS: dict[str, tuple[str, str]] = {
     "int8": ("1e9", "int8"),
 }
 """By name, what peers are told of their uplink, by which they pack or do not, and the client's `wire`."""
-TOKENS = 14
+TOKENS = 10
 PROMPT = list(range(100, 108))
 LONG_PROMPT = [100 + 7 * i % 1900 for i in range(1024)]  # 16 MiB
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 import msgspec
 
@@ -23,25 +26,24 @@ UPLINK_MBIT = 100.0
 LEAST = 1 << 14
 """Bytes of states below which nothing is packed: they are a few packets, whatever is done."""
 _BOTH_ENDS = 1.5  # times what packing takes: unpacking takes half as long
-_WEIGHT = 0.1  # of the newest message in the means
+_FEWEST, _KEPT = 3, 5  # messages that are packed before it is asked whether that pays; of so many the medians count
 _TRY_AGAIN = 64  # messages that are sent as they are before one shows whether packing would pay by now
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """What packing states of one form has cost and brought lately."""
+    """What packing states of one form has cost and brought."""
 
     ratio: float
     """Bytes that are left of one."""
     seconds_per_byte: float
     """Of what is packed."""
 
-    def after(self, ratio: float, seconds_per_byte: float) -> Experience:
-        """With one more message."""
-        old = 1 - _WEIGHT
-        return Experience(
-            old * self.ratio + _WEIGHT * ratio, old * self.seconds_per_byte + _WEIGHT * seconds_per_byte
-        )
+
+def usual(experiences: Iterable[Experience]) -> Experience:
+    """The median of each: the first message takes longer, and so does one while others compute."""
+    ratios, seconds = zip(*((one.ratio, one.seconds_per_byte) for one in experiences), strict=True)
+    return Experience(median(ratios), median(seconds))
 
 
 def pays(experience: Experience, uplink_mbit: float) -> bool:
@@ -55,7 +57,7 @@ class Packer:
     def __init__(self, uplink_mbit: float = UPLINK_MBIT) -> None:
         """`uplink_mbit`: 10^6 bits a second that this peer can send."""
         self._uplink_mbit = uplink_mbit
-        self._learnt: dict[str, Experience] = {}  # by form
+        self._learnt: dict[str, deque[Experience]] = {}  # by form
         self._passed_over = 0  # messages since one was tried
 
     async def pack(self, message: AnyMessage) -> AnyMessage:
@@ -64,22 +66,19 @@ class Packer:
             return message
         size = len(message.states)
         packed, seconds = await asyncio.to_thread(_timed, message)
-        self._note(message.dtype, len(packed) / size, seconds / size)
+        learnt = self._learnt.setdefault(message.dtype, deque(maxlen=_KEPT))
+        learnt.append(Experience(len(packed) / size, seconds / size))
         if len(packed) >= size:
             return message
         SAVED_BYTES.inc(size - len(packed))
         return msgspec.structs.replace(message, states=packed, packed=True)
 
     def _is_wanted(self, form: str) -> bool:
-        learnt = self._learnt.get(form)
-        if learnt is None or pays(learnt, self._uplink_mbit):
+        learnt = self._learnt.get(form, ())
+        if len(learnt) < _FEWEST or pays(usual(learnt), self._uplink_mbit):
             return True
         self._passed_over = (self._passed_over + 1) % _TRY_AGAIN
         return self._passed_over == 0
-
-    def _note(self, form: str, ratio: float, seconds_per_byte: float) -> None:
-        learnt = self._learnt.get(form, Experience(ratio, seconds_per_byte))
-        self._learnt[form] = learnt.after(ratio, seconds_per_byte)
 
 
 def _timed(message: Hidden) -> tuple[bytes, float]:
