@@ -323,9 +323,7 @@ class PeerService:
 
     def _take_views(self, message: Views, replies: Outbox) -> None:
         """What the draft holds of what may follow a round's drafts. Raises Refusal."""
-        session = self._opened_on(replies, message.session)
-        session.check_views(message, self._stage.info)
-        session.told.keep(message)
+        self._table.tell(self._opened_on(replies, message.session), message)
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""

@@ -13,7 +13,7 @@ from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
 from swarm.span import Span
-from swarm.wire import MAX_ROUND_TOKENS, Compute, Open, Round
+from swarm.wire import MAX_ROUND_TOKENS, Compute, Open, Round, Views
 
 
 class SessionTable:
@@ -163,6 +163,15 @@ class SessionTable:
             raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
         if session.in_flight + len(round.tokens) > limits.max_in_flight:
             raise Refusal("unlawful", f"{session.in_flight} tokens of this session have not run yet")
+
+    def tell(self, session: Session, views: Views) -> None:
+        """Take note of what the draft of a session's client holds. Raises Refusal, changing nothing."""
+        session.check_views(views, self._stage.info)
+        if len(views.ids) > self._limits.max_drafts:
+            raise Refusal(
+                "unlawful", f"views of {len(views.ids)} drafts; this peer takes {self._limits.max_drafts}"
+            )
+        session.told.keep(views)
 
     def keep(self, round: Round, states: bytes, compute: Compute) -> None:
         """Take note of the result of an open session's round, for it may have to be passed on again. More of a tree is

@@ -10,7 +10,7 @@ from swarm.speculation.evidence import Evidence
 from swarm.speculation.tree import branching
 from swarm.wire import Round, Views
 
-_MOST = 32  # rounds that are told of ahead; the oldest are forgotten
+_MOST = 16  # rounds that are told of ahead; the oldest are forgotten
 
 
 class Told:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 from client.api import AsyncSwarmModel
+from client.config import ClientConfig, GenerationConfig
+from specswarm import console
 from swarm.errors import UsageError
 from swarm.speculation.semantic import Leniency
-from swarm.speculation.thresholds import LADDER, Trial
+from swarm.speculation.thresholds import LADDER, Trial, boldest
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -51,6 +54,14 @@ def is_right(text: str, answer: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", text) is not None
 
 
+async def calibrate(
+    settings: ClientConfig, wanted: GenerationConfig, examples: Sequence[Example], seed: int
+) -> tuple[Trial, list[Trial]]:
+    """Join the swarm, and try; see `trials`."""
+    async with AsyncSwarmModel.connect_with(settings) as connected:
+        return await trials(connected, examples, wanted.model_dump(exclude_unset=True), seed)
+
+
 async def trials(
     model: AsyncSwarmModel, examples: Sequence[Example], options: dict[str, Any], seed: int
 ) -> tuple[Trial, list[Trial]]:
@@ -69,6 +80,18 @@ def rule(leniency: Leniency | None) -> dict[str, Any]:
     if leniency is None:
         return {"acceptance": "match"}
     return {"acceptance": "semantic", "semantic": msgspec.to_builtins(leniency)}
+
+
+def report(match: Trial, others: Sequence[Trial], loss: float, *, is_json: bool) -> Trial | None:
+    """Print what was found; the boldest setting that loses at most so many points of accuracy, if any does."""
+    chosen = boldest(match, others, loss)
+    if is_json:
+        console.print_json(**msgspec.to_builtins({"match": match, "trials": others, "chosen": chosen}))
+    else:
+        Console().print(table(match, others, chosen))
+    if chosen is None:
+        console.say(f"every setting loses more than {loss:g} points of accuracy: stay with match")
+    return chosen
 
 
 def table(match: Trial, others: Sequence[Trial], chosen: Trial | None = None) -> Table:

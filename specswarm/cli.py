@@ -249,7 +249,7 @@ def generate(
     """Generate text through the swarm, streamed as it comes."""
     from client.api import AsyncSwarmModel
     from client.config import ClientConfig, GenerationConfig
-    from specswarm import calibrate as thresholds
+    from specswarm import calibrate as calibration
     from swarm.config import load
 
     settings = load(
@@ -289,7 +289,7 @@ def generate(
             "tree": tree,
             "in_flight": in_flight,
             "acceptance": acceptance or ("semantic" if semantic else None),
-            "semantic": thresholds.read(semantic) if semantic else None,
+            "semantic": calibration.read(semantic) if semantic else None,
             "evidence_k": evidence_k,
             "resume": resume,
         },
@@ -332,39 +332,22 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Find how lenient the lossy rule `semantic` may be: for a stated loss of accuracy on a validation file."""
-    import msgspec
-    from rich.console import Console
-
-    from client.api import AsyncSwarmModel
     from client.config import ClientConfig, GenerationConfig
-    from specswarm import calibrate as thresholds
+    from specswarm import calibrate as calibration
     from swarm.config import load
-    from swarm.speculation.thresholds import Trial, boldest
 
     options = {"model": model, "initial_peers": initial_peer, "draft": draft, "swarm_key": swarm_key}
     settings = load(ClientConfig, "client", config, options)
     wanted = load(
         GenerationConfig, "generate", config, {"temperature": temperature, "max_new_tokens": max_new_tokens}
     )
-    examples = thresholds.read_examples(file)
-
-    async def program() -> tuple[Trial, list[Trial]]:
-        async with AsyncSwarmModel.connect_with(settings) as connected:
-            return await thresholds.trials(connected, examples, wanted.model_dump(exclude_unset=True), seed)
-
-    match, others = console.run(program())
-    chosen = boldest(match, others, loss)
-    if json:
-        console.print_json(**msgspec.to_builtins({"match": match, "trials": others, "chosen": chosen}))
-    else:
-        Console().print(thresholds.table(match, others, chosen))
+    examples = calibration.read_examples(file)
+    match, others = console.run(calibration.calibrate(settings, wanted, examples, seed))
+    chosen = calibration.report(match, others, loss, is_json=json)
     if chosen is None:
-        console.say(f"every setting loses more than {loss:g} points of accuracy: stay with match")
         sys.exit(1)
-    thresholds.write(out, match, chosen)
-    console.say(
-        f"{out} has the setting that is marked: it is lossy; generate --acceptance semantic --semantic {out}"
-    )
+    calibration.write(out, match, chosen)
+    console.say(f"{out} has the setting that is marked: it is lossy; generate --semantic {out}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 
 from benchmarks.chaos.liar import Lie, silence
 from client.chain import Chain
@@ -28,9 +29,10 @@ from swarm.speculation.semantic import CHOICES, Lenience, Leniency
 from swarm.speculation.thresholds import LADDER, boldest
 from swarm.speculation.tree import ROOT, DraftTree, branching
 from swarm.wire import Contact, Open, Round, Views, decode, encode
-from tests import memory_swarm
+from tests import faulty, memory_swarm
 from tests.models import VOCAB, load_whole
 from tests.test_peer_session import ID, MODEL, new_session
+from tests.toy_chain import LIMITS, open_at, opened, toy_chain
 from training.arithmetic import problems
 
 PROMPT = [5, 17, 3, 9, 200, 41]
@@ -204,6 +206,22 @@ def test_views_that_cannot_be_are_refused() -> None:
             decode(encode(Views(ID, 4, ids, weights)))
 
 
+def test_no_more_is_kept_than_a_round_may_have() -> None:
+    async def run() -> int:
+        swarm = await toy_chain(limits=LIMITS)
+        request = open_at(2)
+        await opened(swarm, "last", structs.replace(request, rule="semantic", leniency=BOLD))
+        table = swarm.tables["last"]
+        session = table.find(request.session)
+        most = LIMITS.max_drafts
+        with pytest.raises(Refusal, match=f"takes {most}"):
+            table.tell(session, Views(session.id, 1, ((1,),) * (most + 1), ((1,),) * (most + 1)))
+        table.tell(session, Views(session.id, 1, ((1,),) * most, ((1,),) * most))
+        return len(session.told)
+
+    assert faulty.run(run()) == 1
+
+
 @pytest.mark.parametrize(("rule", "leniency"), [("match", BOLD), ("semantic", None)])
 def test_a_session_has_thresholds_under_the_rule_semantic_alone(rule: Any, leniency: Leniency | None) -> None:
     message = Open(ID, "f" * 64, 0, 4, None, Contact("next"), 0, 9, Sampling(), None, rule, leniency)
@@ -223,7 +241,7 @@ def test_what_was_told_is_of_the_round_that_it_fits_and_forgotten_with_newer_one
     assert told.of(tree) == {}
     for number in range(100):
         told.keep(Views(ID, number, ((1,),), ((5,),)))
-    assert len(told) < 40
+    assert len(told) == 16
 
 
 def test_calibration_tries_every_setting_and_its_file_is_taken(tmp_path: Path) -> None:
@@ -246,7 +264,8 @@ def test_calibration_tries_every_setting_and_its_file_is_taken(tmp_path: Path) -
             calibrate.write(tmp_path / "semantic.toml", match, chosen)
             table = calibrate.read(tmp_path / "semantic.toml")
             assert model.stream("Q", acceptance="semantic", semantic=table)._terms.leniency == LADDER[-1]
-            assert calibrate.table(match, trials, chosen).row_count == 1 + len(LADDER)
+            assert calibrate.report(match, trials, 100.0, is_json=False) is chosen
+            assert calibrate.report(match, trials[-1:], -1.0, is_json=True) is None
 
     asyncio.run(run())
 
