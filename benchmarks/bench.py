@@ -1,15 +1,18 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
-Peers, a bootstrap node and a client on hosts of their own. Four parts: the embedded pair in every setting over a grid
-of swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); a
-random model that is its own draft, in the setting in which Petals was measured (`petals`); and loopback, for what a hop
-costs beyond its compute. Prints tables and bars, writes JSON and plots. Needs root.
+Peers, a bootstrap node and a client on hosts of their own. The parts: the embedded pair in every setting over a grid of
+swarms, links and temperatures (`grid`); the same pair, traced, for the time in which nobody computes (`idle`); a random
+model that is its own draft, in the setting in which Petals was measured (`petals`); loopback, for what a hop costs
+beyond its compute; how much evidence pays under the rule `rejection`, over which uplinks (`evidence`), and that rule
+beside `match` (`rules`); how often draft and target agree by shared noise alone (`agreement`, without a network).
+Prints tables and bars, writes JSON and plots. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import platform
 import sys
@@ -21,7 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import grid, idle, petals, plots, prompts, report
+from benchmarks import agreement, evidence, grid, idle, petals, plots, prompts, report, rules
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.figures import Trips, trips
@@ -32,6 +35,7 @@ from specswarm.processes import running_swarm
 LAYERS = 8  # of the embedded target
 SPANS = ("0:2", "2:4", "4:6", "6:8")
 SEED = 7
+PARTS = ("grid", "idle", "petals", "loopback", "evidence", "rules", "agreement")
 
 
 def main() -> int:
@@ -62,6 +66,22 @@ def main() -> int:
                 rows = petals.run(options.delays, folder / "petals", console)
                 record["petals"] = [asdict(row) for row in rows]
                 console.print(report.against_petals(rows))
+            if "evidence" in options.parts:
+                measured = _evidence(options, folder / "evidence", console)
+                record["evidence"] = evidence.as_record(measured)
+                console.print(report.evidence_table(measured))
+                plots.draw_evidence(measured, options.out.parent)
+                outcomes += check((evidence.WITHIN,), evidence.figures(measured))
+            if "rules" in options.parts:
+                cells = _rules(options, folder / "rules")
+                record["rules"] = [asdict(one) for one in cells]
+                console.print(*map(report.one_line, cells), sep="\n", highlight=False)
+            if "agreement" in options.parts:
+                kinds = _kinds(options, agreement.PROMPTS)
+                agreed = agreement.run(kinds)
+                record["agreement"] = [asdict(row) for row in agreed]
+                console.print(report.agreement_table(agreed))
+                outcomes += check((agreement.GAP,), agreement.figures(agreed))
             if "loopback" in options.parts:
                 loopback = _loopback(options, folder / "loopback")
                 record["loopback"] = asdict(loopback)
@@ -90,21 +110,62 @@ def _grid(options: argparse.Namespace, folder: Path, console: Console) -> list[C
     return cells
 
 
+def _evidence(options: argparse.Namespace, folder: Path, console: Console) -> list[evidence.Cell]:
+    """The cells asked for, among those of the files that are to be completed."""
+    older = [
+        one for file in options.cells_of for one in evidence.from_record(json.loads(file.read_text())["evidence"])
+    ]
+    sizes = [evidence.FULL if size == "full" else int(size) for size in options.evidence_k]
+
+    def tell(cell: evidence.Cell) -> None:
+        console.print(report.evidence_line(cell), highlight=False)
+
+    texts = prompts.code(evidence.TEXTS * options.num_prompts, options.prompts)
+    return evidence.merged(
+        older, evidence.run(sizes, options.uplinks, texts, options.tokens, options.cell_seconds, folder, tell)
+    )
+
+
+def _rules(options: argparse.Namespace, folder: Path) -> list[Cell]:
+    """Both rules of acceptance at one place."""
+    folder.mkdir()
+    place = rules.PLACE
+    with (
+        Lab(hosts=len(SPANS) + 2, delay_ms=place.delay_ms) as lab,
+        deployed(lab, "embedded", SPANS, folder) as (initial_peers, client),
+    ):
+        client.connect(model="embedded", initial_peers=initial_peers, draft="embedded-draft", threads=1)
+        return _at(place, lab, client, _texts(options), options.tokens, rules.SETTINGS)
+
+
 def _texts(options: argparse.Namespace) -> list[str]:
     """As many prompts of each kind."""
-    return [
-        *prompts.code(options.num_prompts, options.prompts),
-        *prompts.questions(options.num_prompts, options.questions),
-        *prompts.arithmetic(options.num_prompts),
-    ]
+    return [text for texts in _kinds(options, options.num_prompts).values() for text in texts]
 
 
-def _at(place: Place, lab: Lab, client: Client, texts: list[str], tokens: int) -> list[Cell]:
+def _kinds(options: argparse.Namespace, count: int) -> dict[str, list[str]]:
+    """So many prompts of each kind."""
+    kinds = {
+        "code": prompts.code(count, options.prompts),
+        "questions": prompts.questions(count, options.questions),
+        "arithmetic": prompts.arithmetic(count),
+    }
+    return {kind: texts for kind, texts in kinds.items() if texts}
+
+
+def _at(
+    place: Place,
+    lab: Lab,
+    client: Client,
+    texts: list[str],
+    tokens: int,
+    settings: dict[str, dict[str, Any]] = grid.SETTINGS,
+) -> list[Cell]:
     """All settings, in turn for each prompt."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in grid.SETTINGS}
-    carried = dict.fromkeys(grid.SETTINGS, 0)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in settings}
+    carried = dict.fromkeys(settings, 0)
     for text in texts:
-        for name, setting in grid.SETTINGS.items():
+        for name, setting in settings.items():
             lab.reset_traffic()
             results[name].append(
                 client.generate(text, temperature=place.temperature, max_new_tokens=tokens, seed=SEED, **setting)
@@ -139,7 +200,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--num-prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--prompts", type=Path, help="code prompts: JSON lines with `prompt`, such as HumanEval")
     parser.add_argument("--questions", type=Path, help="JSON lines with `question`, such as GSM8K")
-    parser.add_argument("--parts", nargs="+", default=["grid", "idle", "petals", "loopback"], help="which to run")
+    parser.add_argument("--evidence-k", nargs="*", default=["3", "32", "320", "full"], help="of the part evidence")
+    parser.add_argument(
+        "--uplinks", type=float, nargs="*", default=[*evidence.UPLINKS], help="of its client, Mbit/s"
+    )
+    parser.add_argument("--cell-seconds", type=float, default=80.0, help="after which one of its cells ends")
+    parser.add_argument(
+        "--cells-of", type=Path, nargs="*", default=[], help="results of that part, whose other cells are kept"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="which to run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     return parser.parse_args()
 
