@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 
-from benchmarks import windows
+from benchmarks import agreement, evidence, windows
 from benchmarks.figures import Trips
 from benchmarks.grid import SETTINGS, Cell, Place
 from benchmarks.petals import Row
@@ -102,6 +102,72 @@ def against_petals(rows: Sequence[Row]) -> Table:
             f"{row.tokens_per_second / row.one_process:.2f}",
         )
     return table
+
+
+def evidence_line(cell: evidence.Cell) -> str:
+    """Progress, while the next cell runs."""
+    ladder = ", ".join(f"{step.window}: {cell.times(step):.2f}" for step in cell.ladder)
+    return f"K {_size(cell.k)}, {cell.uplink_mbit:g} Mbit/s, times plain by window: {ladder}"
+
+
+def evidence_table(cells: Sequence[evidence.Cell]) -> Table:
+    """A line for each K and uplink."""
+    table = _table(
+        f"rule rejection, chains, {len(evidence.SPANS)} peers, {evidence.DELAY_MS:g} ms, T {evidence.TEMPERATURE:g}",
+        "K",
+        "uplink Mbit/s",
+        "bytes a draft",
+        "acceptance a",
+        "L",
+        "plain, tokens/s",
+        "closed form's window",
+        "x plain",
+        "best window",
+        "x plain",
+        "slower than the best",
+        "error of a time",
+        "best over whole texts",
+    )
+    for cell in cells:
+        error = max(step.error / step.seconds for step in (cell.best, cell.at_predicted))
+        table.add_row(
+            _size(cell.k),
+            f"{cell.uplink_mbit:g}",
+            f"{cell.evidence_bytes:.0f}",
+            f"{cell.acceptance:.3f}",
+            f"{cell.draft_cost:.3f}",
+            f"{cell.ladder[0].speed:.1f}",
+            str(cell.predicted),
+            f"{cell.times(cell.at_predicted):.2f}",
+            str(cell.best.window),
+            f"{cell.times(cell.best):.2f}",
+            f"{100 * cell.lag:.1f} %",
+            f"{100 * error:.1f} %",
+            str(cell.best_raw.window),
+        )
+    return table
+
+
+def agreement_table(rows: Sequence[agreement.Row]) -> Table:
+    """A line for each temperature and kind of prompt."""
+    table = _table(
+        "agreement of draft and target, embedded pair, along the target's own texts",
+        "T",
+        "prompts",
+        "positions",
+        "1 - TV",
+        "shared noise",
+        "as expected of it",
+        "noise of their own",
+    )
+    for row in rows:
+        shares = (row.overlap, row.shared, row.expected, row.apart)
+        table.add_row(f"{row.temperature:g}", row.kind, str(row.positions), *(f"{share:.3f}" for share in shares))
+    return table
+
+
+def _size(k: int) -> str:
+    return "full" if k == evidence.FULL else str(k)
 
 
 def loopback(trips: Trips, hops: int) -> str:
