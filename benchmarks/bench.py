@@ -1,7 +1,7 @@
 """`make bench`: what the swarm does over links of chosen delay, on a wide-area lab of this machine.
 
-Its parts are listed in `benchmarks.parts`, and each runs alone, too. Prints tables and bars, writes JSON and plots. Needs
-root.
+Its parts are listed in `benchmarks.parts`, and each runs alone, too. Prints tables and bars, writes JSON and plots.
+Needs root.
 """
 
 from __future__ import annotations
