@@ -196,7 +196,7 @@ def test_without_audits_nobody_is_asked_to_be_a_witness(target: Path, tmp_path: 
     async def run() -> None:
         async with auditing(target, tmp_path, TWICE, {}, audit=0.0) as model:
             generation = model.stream(PROMPT, max_new_tokens=8)
-            assert generation._witness is None
+            assert generation._terms.witness is None
             async for _ in generation:
                 pass
             assert (generation.result.audits, generation.result.audits_skipped) == (0, 0)

@@ -10,6 +10,7 @@ import pytest
 
 from client.chain import Chain
 from client.patience import TripTimer
+from client.terms import Terms
 from peer.metrics import STALE
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Round
@@ -48,7 +49,7 @@ def test_text_is_that_of_plain_decoding_however_trees_grow(
             expected = [*PROMPT, *plain.token_ids]
             for _ in range(6):
                 timer = TripTimer(1.0, 30.0)
-                chain = Chain(model.target, sampling, round_tokens=9, timer=timer, timeout=60.0)
+                chain = Chain(model.target, Terms(sampling), round_tokens=9, timer=timer, timeout=60.0)
                 text = list(PROMPT)
                 while len(text) < len(PROMPT) + COUNT:
                     on_their_way += chain.judges(text)

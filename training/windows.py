@@ -56,11 +56,11 @@ def sample(num_places: int, seed: int, tokens: int = TOKENS) -> Samples:
     random = Random(seed)  # noqa: S311 - draws places, not secrets
     features, rates = list[tuple[float, ...]](), list[list[float]]()
     for _ in range(num_places):
-        place, cost = Place.draw(random), Cost()
-        window = AwcWindow(cost, _Explorer(random))
+        place, cost, explorer = Place.draw(random), Cost(), _Explorer(random)
+        window = AwcWindow(cost, explorer)
         for round in generate(place, write(place, tokens, random), window, cost, random):
             found = [place.rate(drafts, round.acceptance, round.is_busy) for drafts in STATIC]
-            features.append(window.features.scaled())
+            features.append(explorer.told[-1].scaled())
             rates.append([rate / max(found) for rate in found])
     return Samples(torch.tensor(features), torch.tensor(rates))
 
@@ -71,8 +71,10 @@ class _Explorer:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._drafts = 0.0
+        self.told = list[Features]()
 
     def __call__(self, features: Features) -> float:
+        self.told.append(features)
         if not self._drafts or self._random.random() < 1 / _EXPLORED:
             self._drafts = self._random.uniform(0, MOST)
         return self._drafts
