@@ -25,6 +25,8 @@ from swarm.permits import permits
 from swarm.transport import Network, Stream
 from swarm.wire import DRAFT_PROTOCOL, NO_SESSION, Generate, Generated, Ping, Pong, Refused
 
+_GOODBYE_SECONDS = 10.0  # for the client to close its stream when it has all tokens
+
 
 def drafting(settings: PeerConfig) -> Beside:
     """For a peer with a draft model: what it does beside serving its layers, see `peer.node`."""
@@ -61,15 +63,20 @@ class DraftingService:
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(_answer_pings(stream))
-                try:
-                    with self._place_for(stream.peer_id):
-                        await self._generate(request, stream)
-                except SpecswarmError as error:
-                    why = error.why if isinstance(error, PeerRefused) else "gone"
-                    await stream.send(Refused(NO_SESSION, why, str(error)))
+                await stream.send(await self._ended(request, stream))
+                await asyncio.wait([listening], timeout=_GOODBYE_SECONDS)  # what is closed at once may not arrive
                 listening.cancel()
         except* PeerLost:
             pass  # how a stream ends
+
+    async def _ended(self, request: object, stream: Stream) -> Refused:
+        """Generate; why there is no more to come. Raises PeerLost when the stream ends."""
+        try:
+            with self._place_for(stream.peer_id):
+                await self._generate(request, stream)
+        except SpecswarmError as error:
+            return Refused(NO_SESSION, error.why if isinstance(error, PeerRefused) else "gone", str(error))
+        return Refused(NO_SESSION, "gone", "the text has come to its end")
 
     async def _generate(self, request: object, stream: Stream) -> None:
         """Send the tokens of one verdict after the other. Raises SpecswarmError."""

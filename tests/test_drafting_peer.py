@@ -137,11 +137,11 @@ def test_text_goes_on_here_when_the_peer_dies(
 
 
 def silent(message: AnyMessage) -> AnyMessage | None:
-    return None if isinstance(message, Generated | Pong) else message
+    return None if isinstance(message, Generated | Pong | Refused) else message
 
 
 def idle(message: AnyMessage) -> AnyMessage | None:
-    return None if isinstance(message, Generated) else message
+    return None if isinstance(message, Generated | Refused) else message
 
 
 def senseless(message: AnyMessage) -> AnyMessage | None:
