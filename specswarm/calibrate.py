@@ -67,11 +67,13 @@ async def trials(
 ) -> tuple[Trial, list[Trial]]:
     """Under `match`, and with each setting of the ladder; `options` are those of all generations."""
     found = [Trial(leniency) for leniency in (None, *LADDER)]
+    await model.generate(examples[0].prompt, **options)  # so that nobody is the first to learn what trips cost
     for i, example in enumerate(examples):
-        for j, trial in enumerate(found):
+        for j in range(i, i + len(found)):  # each time another one first
+            trial = found[j % len(found)]
             made = await model.generate(example.prompt, **options | rule(trial.leniency), seed=seed + i)
             right = is_right(made.text, example.answer)
-            found[j] = trial.with_answer(right, len(made.token_ids), made.rounds, made.seconds)
+            found[j % len(found)] = trial.with_answer(right, len(made.token_ids), made.rounds, made.seconds)
     return found[0], found[1:]
 
 
