@@ -5,10 +5,12 @@ so that drafts are dear enough for their number to matter; the client's uplink a
 the closed form knows one number for all drafts: where a third of them is easy arithmetic, the best fixed window is near
 that of the arithmetic. A cell is one K at one uplink:
 
-- a *pilot* of one window, beside plain decoding, gives what the closed form asks for: a, the share of judged drafts
-  that stand, and L = (seconds of a verdict on g drafts - seconds of one on none) / g / seconds of one on none. That is
-  what one more draft takes, to work out, to send with its evidence and to run, as far as it is not hidden, in trips
-  without drafts: so cost(g) = fixed + per_position (g + 1) + draft g is the closed form's 1 + g L.
+- a *pilot* of a short and a long window gives what the closed form asks for: a, the share of judged drafts that stand,
+  and L. The closed form has no term for the trip; but with cost(g) = fixed + per_position (g + 1) + draft g, and L all
+  that one more draft takes (to work out, to send with its evidence, to run, as far as it is not hidden) in units of all
+  that is fixed, it is 1 + g L. Both are of the line through the times of verdicts on 1 and on 8 drafts. It does not
+  begin at plain decoding: to draft at all takes a few per cent of a trip, which count when drafts are weighed
+  against none.
 - a *ladder* of all windows around the one that the closed form makes of these, measured anew, all in turn prompt by
   prompt. Its speed at window g is E(g) / T(g): T the mean time of the verdicts that had g drafts, E = 1 + the shares of
   verdicts, of all windows that reach so far, whose first 1, 2, ... g drafts stood. Speed as it is told by so few tokens
@@ -38,13 +40,13 @@ TEMPERATURE = 1.0
 FULL = MAX_EVIDENCE
 """K for all choices: the embedded pair has 2,048."""
 UPLINKS = (0.5, 5.0, 50.0)
-PILOT = 8
-"""The pilot's window: so long that most verdicts end at a draft that does not stand, not for want of drafts. Then a is
-the share over nearly all positions of the text; a short window judges fewer of the easy ones."""
+SHORT, LONG = 1, 8
+"""The pilot's windows. The long one is so long that most verdicts end at a draft that does not stand, not for want of
+drafts: so a is the share over nearly all positions of the text; a short window judges fewer of the easy ones."""
 TEXTS = 3
 """Code prompts for each of those that other parts have of a kind."""
 _BEYOND = 3  # windows of the ladder past the closed form's
-_PILOT_SHARE = 1 / 3  # of a cell's time
+_PILOT_SHARE = 0.5  # of a cell's time
 _FEW = 3  # texts that a pilot and a ladder have in any case
 _CLIENT = len(SPANS) + 1  # its host
 
@@ -73,6 +75,25 @@ class Step:
         return self.tokens / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What the closed form is told of a cell."""
+
+    acceptance: float
+    """a: of the judged drafts, those that stand."""
+    draft_cost: float
+    """L: what one more draft takes, in units of what is fixed."""
+    fixed: float
+    """That, in trips without drafts."""
+
+    @property
+    def window(self) -> int:
+        """The closed form's; 0 if it is no faster than none."""
+        acceptance, draft_cost = min(max(self.acceptance, 0.01), 0.99), max(self.draft_cost, 1e-3)
+        length = best_length(acceptance, min(draft_cost, 0.99))
+        return length if speedup(acceptance, draft_cost, length) > self.fixed else 0
+
+
 @dataclass(frozen=True)
 class Cell:
     """One K at one uplink."""
@@ -81,16 +102,16 @@ class Cell:
     uplink_mbit: float
     evidence_bytes: float
     """For each drafted token."""
-    acceptance: float
-    """Of the pilot: a."""
-    draft_cost: float
-    """Of the pilot: L."""
-    predicted: int
-    """The closed form's window; 0 where it finds that drafts do not pay."""
+    pilot: Pilot
     ladder: tuple[Step, ...]
     """The first is plain decoding."""
     texts: int
     """Generations of each window."""
+
+    @property
+    def predicted(self) -> int:
+        """The closed form's window."""
+        return self.pilot.window
 
     @property
     def best(self) -> Step:
@@ -169,27 +190,21 @@ def _measure(k: int, uplink: float, client: Client, texts: Sequence[str], tokens
                 break
         return made
 
-    generate(PILOT, 0, texts[0])  # warms the peers up
-    pilot = in_turn((0, PILOT), _PILOT_SHARE * seconds, seeds=1000)
-    windows = ladder(predict(*closed_form_of(pilot)))
-    return cell(k, uplink, pilot, in_turn(windows, (1 - _PILOT_SHARE) * seconds, seeds=2000))
+    generate(LONG, 0, texts[0])  # warms the peers up
+    pilot = pilot_of(in_turn((0, SHORT, LONG), _PILOT_SHARE * seconds, seeds=1000))
+    made = in_turn(ladder(pilot.window), (1 - _PILOT_SHARE) * seconds, seeds=2000)
+    return cell(k, uplink, pilot, made)
 
 
-def closed_form_of(pilot: Mapping[int, Sequence[Generation]]) -> tuple[float, float]:
-    """a and L, from generations by window: plain ones, and those of one other window."""
-    (window,) = pilot.keys() - {0}
-    verdicts = [one for result in pilot[window] for one in result["verdicts"]]
+def pilot_of(made: Mapping[int, Sequence[Generation]]) -> Pilot:
+    """From generations without drafts, and with the short and the long window."""
+    verdicts = [one for result in made[LONG] for one in result["verdicts"]]
     accepted = sum(one["accepted"] for one in verdicts)
     judged = sum(min(one["accepted"] + 1, one["drafted"]) for one in verdicts)
-    plain, drafting = (mean(_seconds(pilot[size], size)) for size in (0, window))
-    return accepted / judged, (drafting - plain) / window / plain
-
-
-def predict(acceptance: float, draft_cost: float) -> int:
-    """The closed form's window; 0 if it is no faster than none."""
-    acceptance, draft_cost = min(max(acceptance, 0.01), 0.99), max(draft_cost, 1e-3)
-    length = best_length(acceptance, min(draft_cost, 0.99))
-    return length if speedup(acceptance, draft_cost, length) > 1 else 0
+    plain, short, long = (mean(_seconds(made[window], window)) for window in (0, SHORT, LONG))
+    per_draft = (long - short) / (LONG - SHORT)
+    fixed = short - SHORT * per_draft
+    return Pilot(accepted / judged, per_draft / fixed, fixed / plain)
 
 
 def ladder(predicted: int) -> tuple[int, ...]:
@@ -200,20 +215,17 @@ def ladder(predicted: int) -> tuple[int, ...]:
 def cell(
     k: int,
     uplink: float,
-    pilot: Mapping[int, Sequence[Generation]],
+    pilot: Pilot,
     made: Mapping[int, Sequence[Generation]],
 ) -> Cell:
-    """Figures of a pilot and a ladder, generations by window."""
-    acceptance, draft_cost = closed_form_of(pilot)
+    """Figures of a ladder, generations by window."""
     drafting = [result for window, results in made.items() if window for result in results]
     verdicts = [(one["drafted"], one["accepted"]) for result in drafting for one in result["verdicts"]]
     return Cell(
         k=k,
         uplink_mbit=uplink,
         evidence_bytes=sum(r["evidence_bytes"] for r in drafting) / sum(r["drafted"] for r in drafting),
-        acceptance=acceptance,
-        draft_cost=draft_cost,
-        predicted=predict(acceptance, draft_cost),
+        pilot=pilot,
         ladder=tuple(_step(window, results, verdicts) for window, results in made.items()),
         texts=len(made[0]),
     )
@@ -252,7 +264,10 @@ def as_record(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 def from_record(record: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """The cells of a result file."""
-    return [Cell(**{**one, "ladder": tuple(Step(**step) for step in one["ladder"])}) for one in record]
+    return [
+        Cell(**{**one, "pilot": Pilot(**one["pilot"]), "ladder": tuple(Step(**step) for step in one["ladder"])})
+        for one in record
+    ]
 
 
 def merged(older: Sequence[Cell], newer: Sequence[Cell]) -> list[Cell]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks import bench, evidence, plots, report
 from benchmarks.bar import check
-from benchmarks.evidence import Cell, Step
+from benchmarks.evidence import Cell, Pilot, Step
 from swarm.speculation.closed_form import expected_tokens
 
 
@@ -32,22 +32,26 @@ def generation(drafted: int, accepted: list[int], seconds: float, first: float =
     }
 
 
-PILOT = {0: [generation(0, [0] * 20, 0.02)], 3: [generation(3, [3, 1, 0, 0, 2, 0], 0.026)] * 2}
+PLAIN = [generation(0, [0] * 20, 0.02)]
+TRIED = {0: PLAIN, 1: [generation(1, [1, 0, 1], 0.024)], 8: [generation(8, [8, 1, 0, 0, 2, 0], 0.038)] * 2}
+PILOT = Pilot(0.5, 0.1, 1.05)
+LONG = Pilot(0.8, 0.13, 1.05)
 
 
 def cell(k: int = 32, uplink: float = 5.0) -> Cell:
     """Of drafts of which the half stand, and cost a tenth of a trip."""
-    made = {0: PILOT[0]}
+    made = {0: PLAIN}
     for window in range(1, 6):
         accepted = [min(count, window) for count in [0] * 8 + [1] * 4 + [2] * 2 + [3, 5]]
         made[window] = [generation(window, accepted, 0.02 * (1 + 0.1 * window))]
     return evidence.cell(k, uplink, PILOT, made)
 
 
-def test_acceptance_is_of_the_drafts_that_were_judged_and_cost_of_one_more_draft() -> None:
-    acceptance, draft_cost = evidence.closed_form_of(PILOT)
-    assert acceptance == pytest.approx(6 / (3 + 2 + 1 + 1 + 3 + 1))
-    assert draft_cost == pytest.approx(0.1)
+def test_a_pilot_tells_acceptance_and_the_line_through_its_two_windows() -> None:
+    pilot = evidence.pilot_of(TRIED)
+    assert pilot.acceptance == pytest.approx(11 / (8 + 2 + 1 + 1 + 3 + 1))
+    assert pilot.fixed == pytest.approx(0.022 / 0.02)
+    assert pilot.draft_cost == pytest.approx(0.002 / 0.022)
 
 
 def test_a_step_expects_what_the_verdicts_of_all_longer_windows_say() -> None:
@@ -68,24 +72,31 @@ def test_verdicts_that_do_not_reach_so_far_say_nothing() -> None:
 
 
 def test_the_closed_form_drafts_nothing_where_drafts_do_not_pay() -> None:
-    assert evidence.predict(0.6, 0.1) == 3
-    assert evidence.predict(0.6, 0.59) == 1
-    assert evidence.predict(0.6, 0.61) == 0
-    assert evidence.predict(0.6, 8.0) == 0
-    assert evidence.predict(1.0, -0.01) > 20
+    assert Pilot(0.6, 0.1, 1.0).window == 3
+    assert Pilot(0.6, 0.1, 1.6).window == 3
+    assert Pilot(0.6, 0.1, 1.7).window == 0
+    assert Pilot(0.6, 0.59, 1.0).window == 1
+    assert Pilot(0.6, 0.61, 1.0).window == 0
+    assert Pilot(0.6, 8.0, 1.0).window == 0
+    assert Pilot(1.0, -0.01, 1.0).window > 20
     assert evidence.ladder(0) == (0, 1, 2, 3)
     assert evidence.ladder(3) == (0, 1, 2, 3, 4, 5, 6)
 
 
 def test_the_best_of_a_ladder_is_the_closed_forms_if_all_is_as_it_says() -> None:
-    for acceptance, draft_cost in ((0.5, 0.1), (0.7, 0.05), (0.6, 0.3), (0.4, 0.7)):
-        predicted = evidence.predict(acceptance, draft_cost)
+    for pilot in (Pilot(0.5, 0.1, 1.1), Pilot(0.7, 0.05, 1.05), Pilot(0.6, 0.3, 1.0), Pilot(0.4, 0.7, 1.0)):
         ladder = tuple(
-            Step(window, expected_tokens(acceptance, window), 1 + draft_cost * window, 0.0, 0.0)
-            for window in evidence.ladder(predicted)
+            Step(
+                window,
+                expected_tokens(pilot.acceptance, window),
+                pilot.fixed * (1 + pilot.draft_cost * window) if window else 1.0,
+                0.0,
+                0.0,
+            )
+            for window in evidence.ladder(pilot.window)
         )
-        one = replace(cell(), predicted=predicted, ladder=ladder)
-        assert one.best.window == predicted
+        one = replace(cell(), pilot=pilot, ladder=ladder)
+        assert one.best.window == pilot.window
         assert one.lag == 0
 
 
@@ -93,7 +104,7 @@ def test_cells_of_other_files_are_kept_and_bars_are_of_all(tmp_path: Path) -> No
     older = [cell(32, 5.0), cell(3, 50.0)]
     read = evidence.from_record(json.loads(json.dumps(evidence.as_record(older))))
     assert read == older
-    far = replace(cell(32, 5.0), predicted=5)
+    far = replace(cell(32, 5.0), pilot=LONG)
     merged = evidence.merged(read, [far, cell(3, 0.5), cell(evidence.FULL, 0.5)])
     assert [(one.k, one.uplink_mbit) for one in merged] == [(3, 0.5), (3, 50.0), (32, 5.0), (evidence.FULL, 0.5)]
     found = evidence.figures(merged)
@@ -108,7 +119,7 @@ def test_cells_of_other_files_are_kept_and_bars_are_of_all(tmp_path: Path) -> No
 
 
 def test_results_of_several_runs_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = {"one": [cell(3, 5.0), cell(3, 50.0)], "other": [replace(cell(3, 50.0), predicted=5), cell(32, 5.0)]}
+    parts = {"one": [cell(3, 5.0), cell(3, 50.0)], "other": [replace(cell(3, 50.0), pilot=LONG), cell(32, 5.0)]}
     for name, cells in parts.items():
         (tmp_path / name).write_text(json.dumps({"evidence": evidence.as_record(cells)}))
     files, out = [str(tmp_path / name) for name in parts], tmp_path / "all.json"
