@@ -41,7 +41,7 @@ class Elsewhere:
         self, request: Generate, context: Context, statistics: Statistics
     ) -> AsyncGenerator[list[int], None]:
         """Yield the committed tokens of verdict after verdict, until the text ends. Raises PeerError."""
-        with closing(await self._transport.open(self._contact, DRAFT_PROTOCOL)) as stream:
+        with closing(await self._open()) as stream:
             await stream.send(request)
             while context.room:
                 started = _now()
@@ -50,6 +50,13 @@ class Elsewhere:
                 self.traffic = (stream.bytes_sent, stream.bytes_received)
                 self._take(news, statistics)
                 yield context.commit(news.tokens)
+
+    async def _open(self) -> Stream:
+        try:
+            async with asyncio.timeout(self._timer.wait()):
+                return await self._transport.open(self._contact, DRAFT_PROTOCOL)
+        except TimeoutError:
+            raise PeerLost(self.peer_id, "it cannot be reached in time") from None
 
     def _take(self, news: Generated, statistics: Statistics) -> None:
         self.reroutes = news.reroutes

@@ -20,7 +20,7 @@ from client.config import ClientConfig
 from client.generation import Generation
 from peer.config import PeerConfig
 from peer.node import Beside
-from swarm.errors import PeerLost, PeerRefused, SpecswarmError, UsageError
+from swarm.errors import BadMessage, PeerLost, PeerRefused, SpecswarmError, UsageError
 from swarm.permits import permits
 from swarm.transport import Network, Stream
 from swarm.wire import DRAFT_PROTOCOL, NO_SESSION, Generate, Generated, Ping, Pong, Refused
@@ -66,8 +66,8 @@ class DraftingService:
                 await stream.send(await self._ended(request, stream))
                 await asyncio.wait([listening], timeout=_GOODBYE_SECONDS)  # what is closed at once may not arrive
                 listening.cancel()
-        except* PeerLost:
-            pass  # how a stream ends
+        except* (PeerLost, BadMessage):
+            pass  # how a stream ends, or is ended
 
     async def _ended(self, request: object, stream: Stream) -> Refused:
         """Generate; why there is no more to come. Raises PeerLost when the stream ends."""

@@ -16,6 +16,7 @@ from client.result import Result
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
+from swarm.model.speed import Speed
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream
 from swarm.wire import (
@@ -98,7 +99,12 @@ def test_a_peer_judges_as_leniently_as_the_client_asks(target: Path, draft: Path
     asyncio.run(run())
 
 
-def test_a_client_without_a_draft_finds_the_peer_by_itself(target: Path, draft: Path, tmp_path: Path) -> None:
+def test_a_client_without_a_draft_finds_the_peer_by_itself(
+    target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarm.model.speed.measure", lambda _: Speed(0.01, 0.001))  # of a stage
+    monkeypatch.setattr("swarm.drafting.model.measure", lambda _: Speed(0.0001, 0.0001))
+
     async def run() -> None:
         async with (
             memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={0: draft}) as network,
@@ -255,6 +261,27 @@ def test_senseless_requests_are_refused_and_hurt_nobody(target: Path, draft: Pat
                 "unlawful",
                 "unlawful",
             ]
+            result = await model.generate(PROMPT, max_new_tokens=8)
+        assert result.drafted_at is not None
+
+    asyncio.run(run())
+
+
+def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_generations=1) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            contact = model.target.seats(tokens=8)[0].contact
+            assert contact is not None
+            for beginning in ([], [request(model, count=1000, window=1)]):
+                stream = await network.join("stranger").open(contact, DRAFT_PROTOCOL)
+                await stream.send(*beginning)
+                stream._outbox.put_nowait(b"\xc1")
+                with pytest.raises(PeerLost):
+                    while True:
+                        await stream.receive()
             result = await model.generate(PROMPT, max_new_tokens=8)
         assert result.drafted_at is not None
 
