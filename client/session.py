@@ -7,10 +7,11 @@ peer when its stream closes. What the peers send is kept as state, one slot for 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
+from client.news import News
+from client.questions import Questions
 from client.rounds import num_provable, prefill_rounds, proofs
 from client.routing import Hop
 from client.streams import HopStreams
@@ -21,18 +22,15 @@ from swarm.speculation.tree import DraftTree
 from swarm.transport import Transport
 from swarm.wire import (
     MAX_AHEAD,
-    MAX_RECALLED,
     MAX_ROUND_TOKENS,
     MAX_TAIL,
     AnyMessage,
-    Ask,
     Broken,
     Contact,
     Copy,
     Leaving,
     Open,
     Progress,
-    Recall,
     Recalled,
     Refused,
     Relink,
@@ -40,8 +38,6 @@ from swarm.wire import (
     Verdict,
     Views,
 )
-
-_PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
 
 
 class ChainSession:
@@ -74,20 +70,14 @@ class ChainSession:
         self._fingerprint = fingerprint
         self._terms = terms
         self._id = secrets.token_bytes(16)
-        self._nonce = 0
-        self._reports: dict[str, Progress] = {}
-        self._recalls = 0
-        self._recalled: dict[str, tuple[int, bytes]] = {}
-        """By peer: the number of its last answer to a Recall, and the answer."""
-        self._prepared: dict[str, int] = {}
-        """By peer that is no hop yet: positions of the text that it holds."""
+        self._news = News()
+        self._questions = Questions(self._id, self._streams, self._news, self.faults)
         self.evidence_bytes = 0
         """That went to last hops as proofs."""
         self.flight: Flight | None = None
         """The drafts on their way; None once anything has gone wrong with them."""
         self._start = 0  # the position of the round that began them
         self._verdicts: dict[int, Verdict] = {}
-        self._news = asyncio.Event()
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -107,7 +97,7 @@ class ChainSession:
     @property
     def silent(self) -> set[str]:
         """The hops that did not answer the last survey, and of which nothing else is known."""
-        return self.peer_ids - self._reports.keys() - self.faults.keys() - self.missing
+        return self.peer_ids - self._questions.reports.keys() - self.faults.keys() - self.missing
 
     @property
     def outside(self) -> set[str]:
@@ -167,21 +157,13 @@ class ChainSession:
             elif hops[i - 1] not in fresh:
                 chunk = min(self._chunk, hop.max_round)
                 await self._send(hops[i - 1], Copy(self._id, hop.contact, 0, end, chunk))
-        for hop in fresh:
-            await self._send(hop, Ask(self._id, _PREPARING, end))
-        names = {hop.contact.peer_id for hop in fresh}
-        await self._until(lambda: names <= self._prepared.keys() or bool(names & self.faults.keys()), seconds)
-        for name in names:
-            if name in self.faults:
-                raise self.faults[name]
-            if self._prepared.get(name, 0) < end:
-                raise PeerLost(name, f"it does not hold the text after {seconds:.0f} s")
+        await self._questions.await_prepared(fresh, end, seconds)
 
     def drop(self, peer_ids: Collection[str]) -> None:
         """End the session at these peers; those that have none are no error."""
         for peer_id in peer_ids:
             self.leaving.discard(peer_id)
-            self._prepared.pop(peer_id, None)
+            self._questions.forget_prepared(peer_id)
             self._streams.drop(peer_id)
 
     async def close(self) -> None:
@@ -267,8 +249,7 @@ class ChainSession:
 
         Raises what was reported of a hop, or how its stream ended.
         """
-
-        await self._until(lambda: number in self._verdicts or not self.is_whole, seconds)
+        await self._news.until(lambda: number in self._verdicts or not self.is_whole, seconds)
         if number in self._verdicts:
             return self._verdicts[number]
         if not self.is_whole:
@@ -276,61 +257,12 @@ class ChainSession:
         return None
 
     async def survey(self, seconds: float, held: int = 0) -> dict[str, Progress]:
-        """How far the session got at each hop that answers within `seconds`; one with a fault is not asked.
-
-        A hop answers when it has run the text up to position `held`.
-        """
-        self._nonce += 1
-        self._reports.clear()
-        asked = [hop for hop in self.hops if hop.contact.peer_id in self._streams.peer_ids - self.faults.keys()]
-
-        def all_answered() -> bool:
-            return all({hop.contact.peer_id} & (self._reports.keys() | self.faults.keys()) for hop in asked)
-
-        async def ask(hop: Hop) -> None:
-            try:
-                await self._send(hop, Ask(self._id, self._nonce, held))
-            except PeerLost as error:
-                self.faults.setdefault(error.peer_id, error)
-
-        questions = [asyncio.create_task(ask(hop)) for hop in asked]
-        try:
-            await self._until(all_answered, seconds)
-        finally:
-            for question in questions:
-                question.cancel()
-            await asyncio.gather(*questions, return_exceptions=True)
-        return dict(self._reports)
+        """How far the session got at each hop: see Questions."""
+        return await self._questions.survey(self.hops, held, seconds)
 
     async def recall(self, start: int, end: int, seconds: float) -> dict[int, bytes]:
-        """By first layer of each hop but the first, the sketches of what it was given at the positions start..end.
-
-        Those that do not answer within `seconds` are left out.
-        """
-        parts = [
-            await self._recall(low, min(low + MAX_RECALLED, end), seconds)
-            for low in range(start, end, MAX_RECALLED)
-        ]
-        return {
-            hop.span.start: b"".join(part[peer] for part in parts)
-            for hop in self.hops[1:]
-            if all((peer := hop.contact.peer_id) in part for part in parts)
-        }
-
-    async def _recall(self, start: int, end: int, seconds: float) -> dict[str, bytes]:
-        """By peer, the answers of all hops but the first."""
-        self._recalls += 1  # apart from the surveys: either may go on beside the other
-        nonce = self._recalls
-        asked = {hop.contact.peer_id for hop in self.hops[1:]}
-        for hop in self.hops[1:]:
-            with contextlib.suppress(PeerLost):
-                await self._send(hop, Recall(self._id, nonce, start, end))
-
-        def answers() -> dict[str, bytes]:
-            return {peer: data for peer, (number, data) in self._recalled.items() if number == nonce}
-
-        await self._until(lambda: asked <= answers().keys() | self.faults.keys() | self.missing, seconds)
-        return answers()
+        """What each hop but the first was given: see Questions."""
+        return await self._questions.recall(self.hops[1:], start, end, seconds)
 
     @property
     def _chunk(self) -> int:
@@ -385,31 +317,17 @@ class ChainSession:
     async def _send(self, hop: Hop, message: AnyMessage) -> None:
         await self._streams.send(hop.contact.peer_id, message)
 
-    async def _until(self, is_so: Callable[[], bool], seconds: float) -> None:
-        """Wait until something is so, or for `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                while not is_so():
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            pass
-
     def _note_end(self, error: PeerLost) -> None:
         self.faults[error.peer_id] = error
-        self._news.set()
+        self._news.come()
 
     def _note(self, peer_id: str, message: AnyMessage) -> None:
-        self._news.set()
+        self._news.come()
         match message:
             case Verdict() if peer_id == self.hops[-1].contact.peer_id:
                 self._note_verdict(message)
-            case Progress(nonce=nonce, held=held) if nonce == _PREPARING:
-                self._prepared[peer_id] = held
-            case Progress(nonce=nonce) if nonce == self._nonce:
-                self._reports[peer_id] = message
-            case Recalled(nonce=nonce, sketches=sketches):
-                self._recalled[peer_id] = (nonce, sketches)
+            case Progress() | Recalled():
+                self._questions.note(peer_id, message)
             case Leaving():
                 self.leaving.add(peer_id)
             case Refused(why=why, reason=reason):
