@@ -23,8 +23,9 @@ from collections.abc import Callable, Collection, Sequence
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from client import metrics
+from client.diagnosis import Astray, Diagnosis
 from client.history import History
-from client.mending import resume_points, stuck_at
+from client.mending import resume_points
 from client.patience import TripTimer
 from client.pending import Pending
 from client.relief import Relief
@@ -35,17 +36,12 @@ from client.terms import Terms
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_TAIL, Progress, Verdict
+from swarm.wire import MAX_TAIL, Verdict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
-_UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
 _EXTRA = 3.0  # times the announced compute that first trips and prefills are given
 
 log = logging.getLogger("specswarm")
-
-
-class _Astray(SwarmUnreachable):
-    """A round is nowhere, and nobody is to blame: a message was lost on a link that broke and is whole again."""
 
 
 class Chain:
@@ -75,6 +71,7 @@ class Chain:
         self._terms = terms
         self._round_tokens = round_tokens
         self._timer = timer
+        self._diagnosis = Diagnosis(target, timer)
         self._timeout = timeout
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended
@@ -206,13 +203,9 @@ class Chain:
             raise
 
     def _blame(self, error: PeerError) -> None:
-        """Have the session mended, or, where the peer is no hop of it, leave the peer alone for now."""
+        """Have the chain mended, if the peer is one of its hops."""
         self._pending.is_disturbed = True
-        session = self._session
-        if session is None or error.peer_id not in session.peer_ids:
-            self._target.note(error)
-        elif error.peer_id not in session.accused:
-            session.faults.setdefault(error.peer_id, error)
+        self._diagnosis.blame(self._session, error)
 
     async def _try(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         pending = self._pending
@@ -234,7 +227,7 @@ class Chain:
             if verdict is not None:
                 self._take(verdict, session)
                 return verdict
-            await self._look_for_the_round(session, len(tokens))
+            await self._diagnosis.look_for_the_round(session, pending, len(tokens))
             wait = min(2 * wait, self._timer.ceiling)
 
     async def _send(self, session: ChainSession, tokens: Sequence[int], tree: DraftTree) -> None:
@@ -291,8 +284,8 @@ class Chain:
         """The session, or another one, with all its hops there. Raises ChainLost or PeerError."""
         started = _now()
         await self._relief.end()
-        reports = await self._survey(session)
-        lost = self._lost(session, reports)
+        reports = await self._diagnosis.survey(session)
+        lost = self._diagnosis.lost(session, reports, self._pending)
         for error in lost.values():
             self._target.note(error)
             if isinstance(error, PeerRefused):
@@ -335,68 +328,11 @@ class Chain:
     def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         return self._target.fill(hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only)
 
-    def _lost(self, session: ChainSession, reports: dict[str, Progress]) -> dict[str, PeerError]:
-        """The hops that must be replaced, and why."""
-        lost: dict[str, PeerError] = {}
-        for peer_id, error in session.faults.items():
-            if isinstance(error, PeerRefused) and error.why == "unlawful":
-                self._pending.unlawful[peer_id] += 1
-                if self._pending.unlawful[peer_id] < _UNLAWFUL:
-                    continue
-            lost[peer_id] = error
-        for peer_id, (accuser, error) in session.accused.items():
-            if {accuser, peer_id} <= reports.keys():
-                self._pending.contradicted[accuser] += 1
-                if self._pending.contradicted[accuser] > 1:
-                    lost[accuser] = PeerLost(
-                        accuser, f"it says again that peer {peer_id} is lost, which answers us"
-                    )
-                    continue
-            lost.setdefault(peer_id, error)
-        return lost
-
-    async def _survey(self, session: ChainSession) -> dict[str, Progress]:
-        """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
-        reports = await session.survey(self._timer.wait())
-        if not reports and session.silent:
-            if not await self._target.is_reachable(apart_from=session.peer_ids):
-                raise SwarmUnreachable("no peer answers: is this machine's network up?")
-            reports = await session.survey(self._timer.wait())  # it may have come back just now
-        for peer_id in session.silent:
-            self._blame(PeerLost(peer_id, "it is silent"))
-        return reports
-
-    async def _look_for_the_round(self, session: ChainSession, end: int) -> None:
-        """Find out why the verdict on a text of `end` tokens is overdue; returns if it is worth waiting on.
-
-        Raises what must be mended.
-        """
-        pending, now = self._pending, _now()
-        reports = await self._survey(session)
-        if not session.is_whole:
-            raise session.trouble
-        if pending.has_moved(reports, end):
-            pending.moved = now
-            return
-        is_busy = any(report.waiting for report in reports.values())
-        if is_busy and now - pending.moved < self._timer.ceiling:
-            return
-        if not is_busy and not pending.was_astray:
-            pending.is_astray = pending.was_astray = True
-            raise _Astray("a round got lost on its way, again and again")
-        ordered = [reports[hop.contact.peer_id] for hop in session.hops]
-        stuck = stuck_at(ordered, pending.number)
-        peer_id = session.hops[stuck].contact.peer_id
-        if stuck and not ordered[stuck].waiting:
-            before = session.hops[stuck - 1].contact.peer_id
-            self._blame(PeerLost(before, f"it says that it has passed a round on, but peer {peer_id} has none"))
-        raise PeerLost(peer_id, "it answers, but does not pass the round on")
-
 
 def _now() -> float:
     """Seconds, by the event loop's clock."""
     return asyncio.get_running_loop().time()
 
 
-_PASSING = (PeerError, SwarmUnreachable, _Astray, ChainLost)
+_PASSING = (PeerError, SwarmUnreachable, Astray, ChainLost)
 """What may be over at the next attempt; that some layers are served by nobody, only once they were."""

@@ -1,0 +1,99 @@
+"""What is wrong with a session: which of its hops must be replaced, and why a verdict is overdue.
+
+The table in `client.chain` says what follows from what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from client.mending import stuck_at
+from client.patience import TripTimer
+from client.pending import Pending
+from client.session import ChainSession
+from client.target import Target
+from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmUnreachable
+from swarm.wire import Progress
+
+_UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
+
+
+class Astray(SwarmUnreachable):
+    """A round is nowhere, and nobody is to blame: a message was lost on a link that broke and is whole again."""
+
+
+class Diagnosis:
+    """Asks the hops, and weighs what they say of themselves and of each other."""
+
+    def __init__(self, target: Target, timer: TripTimer) -> None:
+        self._target = target
+        self._timer = timer
+
+    def blame(self, session: ChainSession | None, error: PeerError) -> None:
+        """Have the session mended, or, where the peer is no hop of it, leave the peer alone for now."""
+        if session is None or error.peer_id not in session.peer_ids:
+            self._target.note(error)
+        elif error.peer_id not in session.accused:
+            session.faults.setdefault(error.peer_id, error)
+
+    async def survey(self, session: ChainSession) -> dict[str, Progress]:
+        """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
+        reports = await session.survey(self._timer.wait())
+        if not reports and session.silent:
+            if not await self._target.is_reachable(apart_from=session.peer_ids):
+                raise SwarmUnreachable("no peer answers: is this machine's network up?")
+            reports = await session.survey(self._timer.wait())  # it may have come back just now
+        for peer_id in session.silent:
+            self.blame(session, PeerLost(peer_id, "it is silent"))
+        return reports
+
+    def lost(
+        self, session: ChainSession, reports: Mapping[str, Progress], pending: Pending
+    ) -> dict[str, PeerError]:
+        """The hops that must be replaced, and why, after this survey."""
+        lost: dict[str, PeerError] = {}
+        for peer_id, error in session.faults.items():
+            if isinstance(error, PeerRefused) and error.why == "unlawful":
+                pending.unlawful[peer_id] += 1
+                if pending.unlawful[peer_id] < _UNLAWFUL:
+                    continue
+            lost[peer_id] = error
+        for peer_id, (accuser, error) in session.accused.items():
+            if {accuser, peer_id} <= reports.keys():
+                pending.contradicted[accuser] += 1
+                if pending.contradicted[accuser] > 1:
+                    lost[accuser] = PeerLost(
+                        accuser, f"it says again that peer {peer_id} is lost, which answers us"
+                    )
+                    continue
+            lost.setdefault(peer_id, error)
+        return lost
+
+    async def look_for_the_round(self, session: ChainSession, pending: Pending, end: int) -> None:
+        """Find out why the verdict on a text of `end` tokens is overdue; returns if it is worth waiting on.
+
+        Raises what must be mended.
+        """
+        now = asyncio.get_running_loop().time()
+        reports = await self.survey(session)
+        if not session.is_whole:
+            raise session.trouble
+        if pending.has_moved(reports, end):
+            pending.moved = now
+            return
+        is_busy = any(report.waiting for report in reports.values())
+        if is_busy and now - pending.moved < self._timer.ceiling:
+            return
+        if not is_busy and not pending.was_astray:
+            pending.is_astray = pending.was_astray = True
+            raise Astray("a round got lost on its way, again and again")
+        ordered = [reports[hop.contact.peer_id] for hop in session.hops]
+        stuck = stuck_at(ordered, pending.number)
+        peer_id = session.hops[stuck].contact.peer_id
+        if stuck and not ordered[stuck].waiting:
+            before = session.hops[stuck - 1].contact.peer_id
+            self.blame(
+                session, PeerLost(before, f"it says that it has passed a round on, but peer {peer_id} has none")
+            )
+        raise PeerLost(peer_id, "it answers, but does not pass the round on")
