@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from weakref import WeakSet
 
+from swarm.codec import decode, encode
 from swarm.errors import PeerLost
 from swarm.membership import PUBLIC
 from swarm.transport import Handler
-from swarm.wire import MAX_SIZES, AnyMessage, Contact, decode, encode
+from swarm.wire import MAX_SIZES, AnyMessage, Contact
 
 _END = b""  # no message encodes to nothing
 

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from contextlib import closing
 
+from swarm.codec import decode, encode
 from swarm.daemon import BROKEN
 from swarm.errors import PeerLost
-from swarm.wire import AnyMessage, decode, encode
+from swarm.wire import AnyMessage
 
 _HEADER = 4  # bytes of a frame's length
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream

@@ -19,9 +19,10 @@ from benchmarks.chaos.runs import Run, figures, stalls
 from benchmarks.chaos.scenarios import SEEDS, Act, Moment, schedule
 from benchmarks.chaos.soak import SPARED, may_die
 from benchmarks.chaos.summary import rows
+from swarm.codec import decode
 from swarm.errors import BadMessage
 from swarm.span import Span
-from swarm.wire import MAX_SIZES, PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden, decode
+from swarm.wire import MAX_SIZES, PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden
 
 AIM = Aim("f" * 64, Span(2, 4), 8, 16, 100, "stranger", [b"v" * 16])
 RUN = Run(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from client.loop import Context
 from client.rounds import prefill_rounds
-from swarm.wire import MAX_ROUND_TOKENS, decode, encode
+from swarm.codec import decode, encode
+from swarm.wire import MAX_ROUND_TOKENS
 
 SESSION = b"s" * 16
 

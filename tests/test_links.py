@@ -6,11 +6,12 @@ import asyncio
 from contextlib import closing
 
 from peer.links import MAX_QUEUED, WRITE_BYTES, Links, Outbox
+from swarm.codec import encode
 from swarm.errors import PeerLost
 from swarm.memory import MemoryNetwork, MemoryTransport
 from swarm.streams import Libp2pStream
 from swarm.transport import Stream
-from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round, encode
+from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
 
 NEXT = Contact("next")
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.codec import decode, encode
 from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.sampling import Sampling
@@ -45,8 +46,6 @@ from swarm.wire import (
     Views,
     Wire,
     beyond,
-    decode,
-    encode,
 )
 
 sessions = st.binary(min_size=16, max_size=16)

@@ -15,6 +15,7 @@ import numpy as np
 from hivemind.proto import dht_pb2
 from msgspec import structs
 
+from swarm.codec import encode
 from swarm.packing import pack
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
@@ -42,7 +43,6 @@ from swarm.wire import (
     Round,
     Verdict,
     Views,
-    encode,
 )
 
 CALLS = ("rpc_ping", "rpc_store", "rpc_find")
