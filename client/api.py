@@ -7,6 +7,8 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +17,12 @@ from client.config import ClientConfig, EvidenceSize, GenerationConfig
 from client.config import Window as WindowOption
 from client.generation import Generation, round_tokens
 from client.journal import Journal
+from client.recorder import Recorder
 from client.result import Result
 from client.routing import trip_seconds
 from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
 from client.target import Target, find_fingerprint
+from client.terms import Terms
 from swarm import config
 from swarm.directory import Directory
 from swarm.drafting.drafter import Drafter, NoDrafter
@@ -204,6 +208,17 @@ class AsyncSwarmModel:
             if wanted[key] != journal.options.get(key):
                 raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
         return config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
+
+    def new_recorder(self, file: Path, terms: Terms) -> Recorder:
+        """What records one generation. Raises UsageError if what the draft thought of its text cannot be told of it."""
+        if self._draft is None:
+            raise UsageError(f"record: draft {self.config.draft} is no model: what it thinks is not worth a record")
+        if terms.rule != "match":
+            raise UsageError(f"record: under {terms.rule} the text depends on the drafts: record under match")
+        rows = partial(self._draft.record, vocab_size=self.target.info.vocab_size, sampling=terms.sampling)
+        temperature = terms.sampling.temperature
+        names = {"target": self.config.model, "draft": self.config.draft}
+        return Recorder(file, self.thread, rows, **names, temperature=temperature)
 
     def new_drafter(self, sampling: Sampling, width: int, leniency: Leniency | None = None) -> Drafter:
         """A drafter for one generation; `width`: most ways in which its text branches after a token; `leniency`: under

@@ -139,3 +139,6 @@ class GenerationConfig(Config):
     raise acceptance by more than their bytes cost."""
     resume: Path | None = None
     """A file that keeps the tokens as they come, and from which an interrupted generation goes on."""
+    record: Path | None = None
+    """A file to which is added, at the end, how the draft would have gone on at each position of the text: a simulator
+    replays it."""

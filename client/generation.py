@@ -62,6 +62,7 @@ class Generation:
         self._terms = terms = _terms(options, model.config)
         if terms.rule != "match" and model.config.audit:
             raise UsageError(f"what others would judge under {terms.rule} is another text: audit under match")
+        self._recorder = model.new_recorder(options.record, terms) if options.record else None
         in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
         overlap = Overlap(self._cost, 1 if terms.rule == "rejection" else in_flight)
         window = new_window(wanted, self._cost, overlap)
@@ -102,6 +103,8 @@ class Generation:
                     yield self._keep(self._text.push(tokens))
             yield self._keep(self._text.flush())
             await self._auditor.finish(self._context.tokens)
+            if self._recorder:
+                await self._recorder.add(self._context.tokens, self._context.prompt_tokens)
         finally:
             await self._auditor.close()
             await self._chain.close()

@@ -43,7 +43,7 @@ class Journal:
     @classmethod
     def begin(cls, path: Path, fingerprint: str, prompt: Sequence[int], options: GenerationConfig) -> Journal:
         """A new file. Raises UsageError if it cannot be written."""
-        head = _Head(_VERSION, fingerprint, list(prompt), options.model_dump(exclude={"resume"}))
+        head = _Head(_VERSION, fingerprint, list(prompt), options.model_dump(exclude={"resume", "record"}))
         try:
             path.write_bytes(msgspec.json.encode(head) + b"\n")
             return cls(path, head, [])

@@ -240,6 +240,9 @@ def generate(
     resume: Annotated[
         Path | None, typer.Option(help="Keep the tokens in this file; if it has some, go on from there.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Add to this file what the draft thought of each token of the text.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option(help="Say afterwards what a trip costs, and what its drafts bring.")
     ] = False,
@@ -293,6 +296,7 @@ def generate(
             "semantic": calibration.read(semantic) if semantic else None,
             "evidence_k": evidence_k,
             "resume": resume,
+            "record": record,
         },
     )
     goes_on = options.resume is not None and options.resume.exists() and prompt is None

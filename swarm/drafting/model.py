@@ -8,7 +8,8 @@ import msgspec
 import torch
 
 from swarm.drafting.growth import Growth, Node
-from swarm.drafting.ngram import Repeats
+from swarm.drafting.ngram import Repeats, hint_among
+from swarm.drafting.recording import record
 from swarm.drafting.sparse import SparseDrafter
 from swarm.drafting.texts import common_prefix
 from swarm.errors import UsageError
@@ -17,10 +18,11 @@ from swarm.model.source import ModelSource
 from swarm.model.speed import measure
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
-from swarm.speculation.calibration import LONGEST, Calibration, Hint
+from swarm.speculation.calibration import LONGEST, Calibration
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling, contest
 from swarm.speculation.semantic import Leniency, views
+from swarm.speculation.trace import Row
 from swarm.speculation.tree import DraftTree
 
 _AT_ONCE = 8  # nodes that are worked out in one forward pass
@@ -156,18 +158,8 @@ class ModelDrafter:
         told = views(logits, contexts, self._sampling) if self._has_views else [None] * len(nodes)
         for node, row, context, view in zip(nodes, logits, contexts, told, strict=True):
             choices, scores = contest(row, context, self._sampling, _FIRST)
-            self._growth.work_out(node, choices, scores, self._hint(context, choices, scores), view)
-
-    def _hint(self, context: Sequence[int], choices: list[int], scores: list[float]) -> Hint | None:
-        """What followed the end of this text before, as one of the choices: it may have to become one."""
-        found = self._repeats.after(context[-LONGEST:])
-        if found is None or found[0] >= self._vocab_size:
-            return None
-        token, length = found
-        if token not in choices:
-            choices.append(token)
-            scores.append(scores[-1])
-        return Hint(choices.index(token), length)
+            hint = hint_among(choices, scores, self._repeats.after(context[-LONGEST:]), self._vocab_size)
+            self._growth.work_out(node, choices, scores, hint, view)
 
 
 class DraftModel:
@@ -200,6 +192,12 @@ class DraftModel:
         kind = (msgspec.structs.replace(sampling, seed=0), leniency)
         calibration = self._calibrations.setdefault(kind, Calibration())
         return ModelDrafter(self._stage, vocab_size, sampling, width, calibration, leniency is not None)
+
+    def record(
+        self, text: Sequence[int], prompt_tokens: int, vocab_size: int, sampling: Sampling
+    ) -> tuple[Row, ...]:
+        """What this model thought at each new token of a finished text; on the torch thread."""
+        return record(self._stage, text, prompt_tokens, vocab_size, sampling)
 
     def sparse_drafter(
         self, vocab_size: int, sampling: Sampling, k: int, least: Callable[[], float]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swarm.speculation.calibration import Hint
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import NOTHING, DraftTree
 
@@ -82,6 +83,19 @@ class Repeats:
             if place is not None:
                 return self._text[place], size
         return None
+
+
+def hint_among(
+    choices: list[int], scores: list[float], found: tuple[int, int] | None, vocab_size: int
+) -> Hint | None:
+    """What `Repeats.after` has found, as one of a draft's choices: it may have to become one."""
+    if found is None or found[0] >= vocab_size:
+        return None
+    token, length = found
+    if token not in choices:
+        choices.append(token)
+        scores.append(scores[-1])
+    return Hint(choices.index(token), length)
 
 
 def continuation(text: Sequence[int], longest: int) -> list[int]:
