@@ -161,7 +161,7 @@ class AsyncSwarmModel:
         if settings.draft_at == "client":
             return None
         obstacle = settings.obstacle_to_a_peer or ("the text is too long" if length > MAX_TEXT else None)
-        seats = [] if obstacle else self.target.seats(tokens=tokens)
+        seats = [] if obstacle else self.target.roster.seats(tokens=tokens)
         if settings.draft_at == "peer":
             if not seats:
                 raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")
@@ -172,14 +172,14 @@ class AsyncSwarmModel:
             hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
             return max(seats, key=lambda seat: seat.rate(window)).contact
-        trip = trip_seconds(hops, self.target.peers, tokens=tokens)
+        trip = trip_seconds(hops, [*self.target.roster.peers.values()], tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
         return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
 
     async def refresh(self) -> int:
         """Look at the swarm again now; how many peers of the target can be reached."""
         await self.target.refresh(silent_too=True)
-        return self.target.num_reachable
+        return len(self.target.roster.round_trips)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """The prompt's token ids. Raises UsageError if it is empty or does not fit the model's context."""

@@ -78,7 +78,7 @@ class Chain:
         self._past_evidence = 0  # and of those sent, as proofs
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
-        self._relief = Relief(self._substitutes, target.note)
+        self._relief = Relief(self._substitutes, target.roster.note)
         self._avoid = avoid
         self._only = kinds
         self._is_stale = False
@@ -287,7 +287,7 @@ class Chain:
         reports = await self._diagnosis.survey(session)
         lost = self._diagnosis.lost(session, reports, self._pending)
         for error in lost.values():
-            self._target.note(error)
+            self._target.roster.note(error)
             if isinstance(error, PeerRefused):
                 metrics.REFUSED.labels(error.why).inc()
                 log.info("refused by %s", error)
@@ -326,7 +326,9 @@ class Chain:
             return self._substitutes(hops, gone)
 
     def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
-        return self._target.fill(hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only)
+        return self._target.roster.fill(
+            hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only
+        )
 
 
 def _now() -> float:

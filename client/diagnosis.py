@@ -33,7 +33,7 @@ class Diagnosis:
     def blame(self, session: ChainSession | None, error: PeerError) -> None:
         """Have the session mended, or, where the peer is no hop of it, leave the peer alone for now."""
         if session is None or error.peer_id not in session.peer_ids:
-            self._target.note(error)
+            self._target.roster.note(error)
         elif error.peer_id not in session.accused:
             session.faults.setdefault(error.peer_id, error)
 

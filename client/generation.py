@@ -80,7 +80,7 @@ class Generation:
         self._model = model
         self._chain = self._new_chain(model.config.timeout)
         audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
-        self._auditor = Auditor(self._chain, audit_chain, model.target.note, len(self._context.tokens))
+        self._auditor = Auditor(self._chain, audit_chain, model.target.roster.note, len(self._context.tokens))
         self._elsewhere: Elsewhere | None = None
         self._hops: list[tuple[str, Span]] = []
         self._drafted_at: str | None = None
@@ -153,7 +153,7 @@ class Generation:
                     yield tokens
             except PeerError as error:
                 log.info("drafting here from now on: %s", error)
-                self._model.target.note_drafting(error)
+                self._model.target.roster.note_drafting(error)
         async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
             self._drafted_at = None
             self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]

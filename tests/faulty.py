@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
+from swarm.codec import decode, encode
 from swarm.errors import PeerLost
 from swarm.transport import Handler
-from swarm.wire import AnyMessage, Contact, decode, encode
+from swarm.wire import AnyMessage, Contact
 
 _END = b""
 T = TypeVar("T")

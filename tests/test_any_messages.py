@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peer.links import Outbox
+from swarm.codec import encode
 from swarm.errors import PeerLost
 from swarm.packing import pack
 from swarm.speculation.sampling import Sampling
@@ -36,7 +37,6 @@ from swarm.wire import (
     Round,
     Verdict,
     Views,
-    encode,
 )
 from tests import faulty
 from tests.faulty import FaultyStream

@@ -169,7 +169,7 @@ def test_an_auditor_that_lies_is_found_out_by_a_third_peer(
             chain = [peer_id for peer_id, _ in (await model.generate(PROMPT, max_new_tokens=8)).chain]
             others = [
                 peer_id
-                for peer_id, peer in model.target._peers.items()
+                for peer_id, peer in model.target.roster.peers.items()
                 if peer.start == 2 * hop and peer_id not in chain
             ]
             lies[others[0]] = lie

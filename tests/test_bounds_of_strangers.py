@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from peer.early import EarlyResults
+from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
     MAX_SESSION_MESSAGE,
@@ -20,7 +21,6 @@ from swarm.wire import (
     Refused,
     Round,
     Verdict,
-    encode,
 )
 from tests import faulty
 from tests.toy_chain import IDS, assert_consistent, hidden, open_at, opened, snapshot, toy_chain

@@ -314,6 +314,6 @@ def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> N
         client = ToyClient(swarm, window=3)
         with pytest.raises(ZeroDivisionError):
             await client.generate(COUNT, lambda done: monkeypatch.setattr(client.chain, "_take", lambda *_: 1 // 0))
-        assert client.target._cooldowns.active == set()
+        assert client.target.roster.cooldowns.active == set()
 
     faulty.run(run())

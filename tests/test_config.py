@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from client.config import ClientConfig, GenerationConfig
 from peer.config import PeerConfig
 from swarm.bootstrap import BootstrapConfig
+from swarm.codec import decode, encode
 from swarm.config import INITIAL_PEERS_VARIABLE, SECTIONS, load
 from swarm.errors import UsageError
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
-from swarm.wire import Open, decode, encode
+from swarm.wire import Open
 
 
 @pytest.fixture(autouse=True)

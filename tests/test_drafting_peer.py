@@ -110,7 +110,7 @@ def test_a_client_without_a_draft_finds_the_peer_by_itself(
             memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={0: draft}) as network,
             memory_swarm.client(network, target, draft="none") as model,
         ):
-            while not all(peer.links for peer in model.target.peers):  # the directory tells no news
+            while not all(peer.links for peer in model.target.roster.peers.values()):  # the directory tells no news
                 await asyncio.sleep(0.05)
                 await model.refresh()
             result = await model.generate(PROMPT, max_new_tokens=24)
@@ -232,7 +232,7 @@ async def answer(stream: Stream, message: AnyMessage) -> AnyMessage:
 
 def test_senseless_requests_are_refused_and_hurt_nobody(target: Path, draft: Path, tmp_path: Path) -> None:
     async def ask(network: MemoryNetwork, model: AsyncSwarmModel, message: AnyMessage) -> AnyMessage:
-        peer_id = model.target.seats(tokens=8)[0].contact
+        peer_id = model.target.roster.seats(tokens=8)[0].contact
         assert peer_id is not None
         stream = await network.join("stranger").open(Contact(peer_id.peer_id), DRAFT_PROTOCOL)
         try:
@@ -273,7 +273,7 @@ def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_
             memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_generations=1) as network,
             memory_swarm.client(network, target, draft_at="peer") as model,
         ):
-            contact = model.target.seats(tokens=8)[0].contact
+            contact = model.target.roster.seats(tokens=8)[0].contact
             assert contact is not None
             for beginning in ([], [request(model, count=1000, window=1)]):
                 stream = await network.join("stranger").open(contact, DRAFT_PROTOCOL)
@@ -298,7 +298,7 @@ def test_a_peer_drafts_only_for_whom_its_owner_allows(target: Path, draft: Path,
             memory_swarm.peers(target, SPANS[1:2], tmp_path, network),
             memory_swarm.client(network, target) as model,
         ):
-            contact = model.target.seats(tokens=8)[0].contact
+            contact = model.target.roster.seats(tokens=8)[0].contact
             assert contact is not None
             stream = await network.join(stranger).open(contact, DRAFT_PROTOCOL)
             answered = await answer(stream, request(model))
@@ -316,7 +316,9 @@ def test_peers_that_do_not_draft_are_not_asked(target: Path, tmp_path: Path) -> 
         ):
             assert (await model.generate(PROMPT, max_new_tokens=4)).drafted_at is None
             with pytest.raises(PeerLost, match="does not serve that"):
-                await network.join("stranger").open(model.target.peers[0].contact, DRAFT_PROTOCOL)
+                await network.join("stranger").open(
+                    next(iter(model.target.roster.peers.values())).contact, DRAFT_PROTOCOL
+                )
         async with memory_swarm.peers(target, SPANS[:2], tmp_path) as network:
             for options in (
                 {},

@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 from client.rounds import num_provable, proofs
 from peer.proofs import Proven
 from peer.session import Refusal, Session
+from swarm.codec import encode
 from swarm.drafting.sparse import SparseDrafter
 from swarm.errors import UsageError
 from swarm.model.loading import load_stage
@@ -23,7 +24,7 @@ from swarm.speculation.evidence import MAX_WEIGHT, Evidence
 from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import Sampling, scores_of
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_CHOICES, MAX_EVIDENCE, MAX_SESSION_MESSAGE, MAX_TAIL, Proofs, Round, encode
+from swarm.wire import MAX_CHOICES, MAX_EVIDENCE, MAX_SESSION_MESSAGE, MAX_TAIL, Proofs, Round
 from tests import memory_swarm
 from tests.models import VOCAB, load_whole
 from tests.test_peer_session import ID, MODEL, new_session, round_at, tree_at

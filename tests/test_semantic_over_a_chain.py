@@ -17,6 +17,7 @@ from client.terms import Terms
 from peer.session import Refusal
 from peer.views import Told
 from specswarm import calibrate
+from swarm.codec import decode, encode
 from swarm.drafting.model import ModelDrafter
 from swarm.errors import BadMessage, UsageError
 from swarm.model.loading import load_stage
@@ -28,7 +29,7 @@ from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import CHOICES, Lenience, Leniency
 from swarm.speculation.thresholds import LADDER, boldest
 from swarm.speculation.tree import ROOT, DraftTree, branching
-from swarm.wire import Contact, Open, Round, Views, decode, encode
+from swarm.wire import Contact, Open, Round, Views
 from tests import faulty, memory_swarm
 from tests.models import VOCAB, load_whole
 from tests.test_peer_session import ID, MODEL, new_session

@@ -1,0 +1,122 @@
+"""Who serves the target, how far away they are, and who is better left alone for now; chains are planned by it.
+
+Nothing here is sent or awaited: a client asks (see `client.target`), a simulator can too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from client.cooldown import Cooldowns
+from client.mending import gaps
+from client.routing import Hop, Kind, plan
+from client.seats import Seat, seats_at
+from swarm.errors import ChainLost, PeerError, PeerLost
+from swarm.records import Announcement
+
+_WARY = 1000.0  # times the rest of its cool-down is what a trip may be longer without a peer
+
+log = logging.getLogger("specswarm")
+
+
+class Roster:
+    """Of one client, for all its generations."""
+
+    def __init__(self, num_layers: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`num_layers` of the target."""
+        self.peers: dict[str, Announcement] = {}
+        """By peer: what it announces."""
+        self.round_trips: dict[str, float] = {}
+        """By peer: seconds to it and back; one that is not in it is out of reach."""
+        self.cooldowns = Cooldowns(clock)
+        self._drafting_cooldowns = Cooldowns(clock)
+        self._num_layers = num_layers
+
+    def update(self, found: Mapping[str, Announcement]) -> None:
+        """These are the peers now; what went wrong with one that has started anew is forgotten."""
+        for peer_id, peer in found.items():
+            before = self.peers.get(peer_id)
+            if before is not None and peer.started > before.started:
+                self.cooldowns.forget(peer_id)
+                self.round_trips.pop(peer_id, None)
+        self.peers = dict(found)
+        self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
+
+    def note(self, error: PeerError) -> None:
+        """Leave a peer alone that failed or refused; a lost one until the way to it was measured again."""
+        self.cooldowns.note(error)
+        if isinstance(error, PeerLost):
+            self.round_trips.pop(error.peer_id, None)
+
+    def note_drafting(self, error: PeerError) -> None:
+        """The same of a peer that was to draft; one that refused may be a hop all the same."""
+        self._drafting_cooldowns.note(error)
+        if isinstance(error, PeerLost):
+            self.note(error)
+
+    def plan(self, *, excluded: Collection[str] = (), **options: Any) -> list[Hop]:
+        """The best chain or part of one by what is known now; `options` are those of `routing.plan`.
+
+        It has as few as it takes of the peers that are better left alone for now, and of those, such as will be welcome
+        again soon. Those that do not serve this client are no help even then. Raises ChainLost.
+        """
+        barring = self.cooldowns.barring
+        options |= {
+            "excluded": barring.keys() | excluded,
+            "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
+        }
+        try:
+            return plan(self._num_layers, list(self.peers.values()), self.round_trips, **options)
+        except ChainLost as lost:
+            refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
+            raise ChainLost(f"{lost}{refusals}") from None
+
+    def fill(
+        self,
+        hops: Sequence[Hop],
+        lost: Collection[str],
+        *,
+        tokens: int,
+        excluded: Collection[str] = (),
+        kinds: Collection[Kind] | None = None,
+    ) -> list[Hop]:
+        """The chain `hops` with other peers in place of the lost ones; the others stay. Raises ChainLost.
+
+        Peers that compute like those they replace come first: others may give another text. With `kinds`, none but
+        those are taken.
+        """
+        kept = {hop.contact.peer_id for hop in hops} - set(lost)
+        filled: list[Hop] = []
+        done = 0
+        for gap in gaps(hops, lost):
+            filled += hops[done : gap.start]
+            done = gap.end
+            before = hops[gap.start - 1].contact.peer_id if gap.start else None
+            after = hops[gap.end].contact.peer_id if gap.end < len(hops) else None
+            alike = kinds or {hop.kind for hop in hops[gap.start : gap.end]}
+            bounds: dict[str, Any] = {
+                "span": gap.span,
+                "before": before,
+                "after": after,
+                "tokens": tokens,
+                "excluded": kept.union(excluded),
+            }
+            try:
+                new = self.plan(**bounds, kinds=alike)
+            except ChainLost:
+                if kinds is not None:
+                    raise
+                new = self.plan(**bounds)
+                log.warning("layers %s go on in another precision: the text may differ from here on", gap.span)
+            filled += new
+            kept |= {hop.contact.peer_id for hop in new}
+        return [*filled, *hops[done:]]
+
+    def seats(self, *, tokens: int) -> list[Seat]:
+        """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""
+        unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
+        reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
+        return seats_at(list(self.peers.values()), reachable, tokens=tokens)
