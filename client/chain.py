@@ -89,10 +89,14 @@ class Chain:
         return self._session.hops if self._session else ()
 
     @property
+    def was_late(self) -> bool:
+        """Whether the last verdict took longer than such a one does: it brought the prompt, or something went wrong."""
+        return self._pending.is_disturbed or self._pending.is_first
+
+    @property
     def was_disturbed(self) -> bool:
-        """Whether the last verdict took other than a trip: it brought the prompt, was on its way, or something went
-        wrong."""
-        return self._pending.is_disturbed or self._pending.is_first or self._pending.was_on_its_way
+        """Whether the last verdict took other than a trip: it was late, or on its way already."""
+        return self.was_late or self._pending.was_on_its_way
 
     @property
     def settled(self) -> int:
@@ -142,7 +146,7 @@ class Chain:
     async def send_more(self, more: DraftTree) -> None:
         """Have more drafts judged of the tree on its way: see Flight. Whatever goes wrong, `verify` will mend."""
         session = self._session
-        if self.flight is None or session is None or session.leaving:
+        if self.flight is None or session is None or self._relief.is_ready:
             return
         self._last_number += 1
         try:
@@ -214,7 +218,9 @@ class Chain:
         elif pending.is_astray or not self._session.is_whole:
             pending.is_disturbed = True
             self._session = await self._mended(self._session, tokens)
-        elif await self._relief.step(self._session, pending.number, tokens, self._timer.ceiling):
+        elif await self._relief.step(
+            self._session, pending.number, tokens, self._timer.ceiling, may_move=not pending.is_sent
+        ):
             self._count_reroute()
         pending.is_astray = False
         session = self._session

@@ -20,9 +20,9 @@ from swarm.speculation.windows import Window
 
 T = TypeVar("T")
 
-_LEAST_AHEAD = 0.01
+LEAST_AHEAD = 0.01
 """Chance of a draft that is still worked out while a round is in flight."""
-_MAX_FLIGHT = 256
+MAX_FLIGHT = 256
 """Drafts of a tree on its way, above which it gets no more."""
 
 
@@ -68,7 +68,7 @@ class Draft:
         if not self._window.limit:
             return
         while True:
-            is_growing = self._drafter.promise > _LEAST_AHEAD and await self._on_thread(self._grow) > 0
+            is_growing = self._drafter.promise > LEAST_AHEAD and await self._on_thread(self._grow) > 0
             pause = self._next_round - time.perf_counter()
             if pause <= 0 and await self._send_more(chain):
                 continue
@@ -80,7 +80,7 @@ class Draft:
     async def _send_more(self, chain: Chain) -> bool:
         """Let the tree on its way have more drafts; whether any were worth it."""
         flight = chain.flight
-        if not self._overlap.is_wanted or flight is None or not 0 < len(flight) <= _MAX_FLIGHT:
+        if not self._overlap.is_wanted or flight is None or not 0 < len(flight) <= MAX_FLIGHT:
             return False
         more = await self._on_thread(self._drafter.more, flight, self._overlap.limit)
         more = more.cut(self._overlap.size(more.chances))
@@ -172,7 +172,8 @@ async def generate(
             trip_seconds=seconds,
             compute_seconds=sum(verdict.compute),
         )
-        cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
+        if not chain.was_late:
+            cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
             cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
             cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))

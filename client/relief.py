@@ -40,19 +40,28 @@ class Relief:
         self._note = note
         self._preparing: _Preparing | None = None
 
-    async def step(self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float) -> bool:
+    @property
+    def is_ready(self) -> bool:
+        """Whether others could take over, or cannot be got ready."""
+        return self._preparing is not None and self._preparing.task.done()
+
+    async def step(
+        self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float, *, may_move: bool
+    ) -> bool:
         """Before verdict `number` on the text `tokens`, do what is to be done; whether others took over.
 
-        They have `seconds` to get ready. Raises PeerLost.
+        They have `seconds` to get ready, and take over only where that is in the way of nothing: `may_move`. Raises
+        PeerLost.
         """
         leaving = session.leaving & session.peer_ids
-        if self._preparing is None:
+        ready = self._preparing
+        if ready is None:
             if leaving:
                 self._prepare(session, leaving, number, tokens, seconds)
             return False
-        if not self._preparing.task.done():
+        if not ready.task.done() or not may_move:
             return False
-        ready, self._preparing = self._preparing, None
+        self._preparing = None
         error = ready.task.exception()
         if error is None:
             kept, limit = session.peer_ids, session.limit(len(tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -129,6 +130,34 @@ def test_a_hop_that_leaves_is_replaced_between_rounds_and_free_to_go(hop: int) -
     assert gone
     assert gone[0] not in {hop.contact.peer_id for hop in client.hops}
     assert (client.chain.reroutes, client.chain.stall_seconds) == (1, 0.0)
+
+
+def test_a_hop_that_leaves_is_replaced_only_where_no_verdict_is_on_its_way() -> None:
+    """What is on its way would be lost, and the text would wait for a whole trip more."""
+    found: list[tuple[int, bool]] = []
+
+    async def run(seed: int) -> None:
+        swarm = await swarm_of(pairs())
+        swarm.network.random.seed(seed)
+        client = ToyClient(swarm, window=3, growths=(0, 2, 4, 8))
+        expected = reference(PROMPT, 200, LAYERS)
+
+        def act(done: int) -> None:
+            if 10 <= done < 20:
+                name = name_of(client, 1)
+                swarm.network.nodes[name].start(swarm.services[name].drain(30.0))
+            found.append((client.chain.reroutes, client.chain.judges([*PROMPT, *expected[:done]])))
+
+        assert await client.generate(60, act) == expected[:60]
+        assert client.chain.reroutes
+
+    for seed in range(10):
+        found.append((0, False))
+        faulty.run(run(seed))
+    assert sum(is_on_its_way for _, is_on_its_way in found) > 30
+    moves = [before for before, now in pairwise(found) if now[0] > before[0]]
+    assert len(moves) >= 10
+    assert not any(was_on_its_way for _, was_on_its_way in moves)
 
 
 def test_two_hops_may_leave_at_once() -> None:

@@ -15,7 +15,7 @@ from benchmarks.chaos import bars, runs
 from benchmarks.chaos.agenda import Agenda
 from benchmarks.chaos.fleet import Node
 from benchmarks.chaos.hostile_messages import CALLS, Aim, any_frame, any_payload, any_request, lawful_open
-from benchmarks.chaos.runs import Run, figures, stalls
+from benchmarks.chaos.runs import Run, figures, stalls, trip_of
 from benchmarks.chaos.scenarios import SEEDS, Act, Moment, schedule
 from benchmarks.chaos.soak import SPARED, may_die
 from benchmarks.chaos.summary import rows
@@ -35,6 +35,8 @@ RUN = Run(
     is_disturbed=True,
     reroutes=1,
     trip_seconds=0.2,
+    gap_seconds=0.1,
+    more_drafts=3,
     stall_seconds=0.5,
     client_stall_seconds=0.5,
     seconds=10.0,
@@ -73,6 +75,11 @@ def test_an_outcome_says_what_was_measured_and_what_was_asked() -> None:
     assert str(outcome) == f"met    {bars.KILL_WORST.name}: 0.77 s (at most 3 s)"
     assert outcome.as_dict()["measured"] == 0.77
     assert "not measured" in str(check((bars.KILL_WORST,), {})[0])
+
+
+def test_a_trip_is_what_a_round_takes_with_as_many_drafts_as_usual() -> None:
+    result = {"cost": {"trip_fixed": 0.15, "trip_per_position": 0.002}, "drafted": 90, "rounds": 10}
+    assert trip_of(result) == pytest.approx(0.15 + 10 * 0.002)
 
 
 def test_the_summary_has_a_line_for_every_bar() -> None:

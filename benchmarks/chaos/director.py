@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.chaos.agenda import Agenda
 from benchmarks.chaos.fleet import Fleet, Node
-from benchmarks.chaos.runs import Run, stalls
+from benchmarks.chaos.runs import Run, stalls, trip_of
 from benchmarks.chaos.scenarios import TOKENS, Act, Deed, Scenario
 from benchmarks.deployment import Client
 
@@ -82,7 +82,7 @@ class Director:
         watcher.join(10)
         self._put_right(watched)
         result = watched.result
-        trip, stall = stalls(watched.times, usual["first_token_seconds"], watched.before or 0)
+        gap, stall = stalls(watched.times, usual["first_token_seconds"], watched.before or 0)
         num_bytes = result.get("bytes_sent", 0) + result.get("bytes_received", 0)
         return Run(
             scenario.name,
@@ -93,13 +93,15 @@ class Director:
             error=result.get("error", ""),
             is_disturbed=watched.before is not None,
             reroutes=result.get("reroutes", 0),
-            trip_seconds=trip,
+            trip_seconds=trip_of(usual),
+            gap_seconds=gap,
             stall_seconds=stall,
             client_stall_seconds=result.get("stall_seconds", 0.0),
             seconds=time.monotonic() - started,
             tokens_per_second=result.get("tokens_per_second", 0.0),
             bytes_client=num_bytes,
             more_bytes_client=num_bytes - usual["bytes_sent"] - usual["bytes_received"],
+            more_drafts=result.get("drafted", 0) - usual["drafted"],
             mend_bytes_client=watched.mend_bytes[0] if watched.mend_bytes else None,
             mend_bytes_peers=watched.mend_bytes[1] if watched.mend_bytes else None,
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from benchmarks.bar import Bar
 from benchmarks.chaos import bars
@@ -29,7 +30,9 @@ class Run:
     """Whether the scenario's first act came before the text's end."""
     reroutes: int
     trip_seconds: float
-    """An ordinary time from one verdict to the next."""
+    """What a round takes in the undisturbed generation; ..."""
+    gap_seconds: float
+    """... and an ordinary time from one verdict to the next in this one: less, where rounds follow each other."""
     stall_seconds: float
     """By how much the longest such time from the first act on was longer, as seen from outside."""
     client_stall_seconds: float
@@ -41,6 +44,8 @@ class Run:
     """Sent and received on the client's streams, ..."""
     more_bytes_client: int
     """... and how many more that are than for the undisturbed generation."""
+    more_drafts: int
+    """How many more drafts were sent than in that."""
     mend_bytes_client: int | None
     """Packets on the client's links from the first act until the text went on again, ..."""
     mend_bytes_peers: int | None
@@ -59,6 +64,12 @@ def stalls(times: Sequence[float], usual_first: float, before: int) -> tuple[flo
     if before == 0 and times:
         late.append(times[0] - usual_first)
     return ordinary, max([0.0, *late])
+
+
+def trip_of(result: Mapping[str, Any]) -> float:
+    """What a round with as many drafts as it usually had has taken in a generation, by its own model of cost."""
+    cost, drafts = result["cost"], result["drafted"] / result["rounds"]
+    return float(cost["trip_fixed"] + cost["trip_per_position"] * (1 + drafts))
 
 
 def figures(runs: Sequence[Run]) -> dict[Bar, float]:
