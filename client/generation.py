@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("specswarm")
 
-_USUAL_IN_FLIGHT = 16
+USUAL_IN_FLIGHT = 16
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
 """Most ways in which drafts branch after a token."""
@@ -63,7 +63,7 @@ class Generation:
         if terms.rule != "match" and model.config.audit:
             raise UsageError(f"what others would judge under {terms.rule} is another text: audit under match")
         self._recorder = model.new_recorder(options.record, terms) if options.record else None
-        in_flight = _USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
+        in_flight = USUAL_IN_FLIGHT if wanted_in_flight == "auto" else wanted_in_flight
         overlap = Overlap(self._cost, 1 if terms.rule == "rejection" else in_flight)
         window = new_window(wanted, self._cost, overlap)
         self._wanted, self._wanted_in_flight = wanted, wanted_in_flight

@@ -14,6 +14,10 @@ from swarm.speculation.evidence import Evidence
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import NOTHING, ROOT, DraftTree, branching
 
+AT_ONCE = 8
+"""Nodes of a tree that a model works out in one forward pass."""
+MAX_NODES = 256
+"""That are worked out and kept."""
 _LEAST = 0.004  # chance of a node that is kept
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import torch
 
-from swarm.drafting.growth import Growth, Node
+from swarm.drafting.growth import AT_ONCE, MAX_NODES, Growth, Node
 from swarm.drafting.ngram import Repeats, hint_among
 from swarm.drafting.recording import record
 from swarm.drafting.sparse import SparseDrafter
@@ -25,9 +25,7 @@ from swarm.speculation.semantic import Leniency, views
 from swarm.speculation.trace import Row
 from swarm.speculation.tree import DraftTree
 
-_AT_ONCE = 8  # nodes that are worked out in one forward pass
 _FIRST = 16  # choices whose scores are kept
-_MAX_NODES = 256  # that are worked out and kept
 
 
 class ModelDrafter:
@@ -52,7 +50,7 @@ class ModelDrafter:
         self._vocab_size = vocab_size
         self._sampling = sampling
         self._has_views = has_views
-        self._at_once = _AT_ONCE if width > 1 else 1
+        self._at_once = AT_ONCE if width > 1 else 1
         self._growth = Growth(width, calibration or Calibration())
         self._repeats = Repeats(LONGEST)
         self._cache = stage.new_cache()
@@ -79,7 +77,7 @@ class ModelDrafter:
 
     def grow(self) -> int:
         """Run the likeliest open nodes; before them, the text that the cache lacks."""
-        if self._is_lost or len(self._slots) >= _MAX_NODES:
+        if self._is_lost or len(self._slots) >= MAX_NODES:
             return 0
         nodes = self._growth.pick(self._at_once)
         if nodes:
@@ -89,7 +87,7 @@ class ModelDrafter:
     @property
     def promise(self) -> float:
         """The chance of the likeliest open node."""
-        return 0.0 if self._is_lost or len(self._slots) >= _MAX_NODES else self._growth.promise
+        return 0.0 if self._is_lost or len(self._slots) >= MAX_NODES else self._growth.promise
 
     def chances(self, size: int) -> list[float]:
         """Of the best nodes."""

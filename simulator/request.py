@@ -1,0 +1,172 @@
+"""One simulated request: the loop of a generation, as `client.loop` has it, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import simpy
+
+from client.loop import LEAST_AHEAD, MAX_FLIGHT
+from simulator.chain import Chain
+from simulator.hosts import Host
+from swarm.drafting.drafter import Drafter
+from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
+from swarm.speculation.tree import NOTHING, DraftTree
+from swarm.speculation.windows import Window
+
+Steps = Generator[simpy.Event, Any, None]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSpeed:
+    """What drafting takes, in seconds."""
+
+    start: float = 0.0
+    """For a forward pass, ..."""
+    per_node: float = 0.0
+    """... and for each guess that it works out."""
+
+    def seconds(self, nodes: int) -> float:
+        """Of one pass."""
+        return self.start + self.per_node * nodes
+
+
+@dataclass(slots=True)
+class Record:
+    """What became of a request; seconds."""
+
+    arrived: float
+    first_token: float | None = None
+    finished: float | None = None
+    tokens: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    draft_seconds: float = 0.0
+    trip_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    stall_seconds: float = 0.0
+    reroutes: int = 0
+    windows: list[int] = field(default_factory=list)
+    """Drafts of each round that began a tree."""
+
+
+class Loop:
+    """Drafts, has them verified, and drafts again, at one host."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        host: Host,
+        chain: Chain,
+        drafter: Drafter,
+        window: Window,
+        overlap: Overlap,
+        cost: Cost,
+        speed: DraftSpeed,
+    ) -> None:
+        self._env = env
+        self._thread = host.thread
+        self._chain = chain
+        self._drafter = drafter
+        self._window = window
+        self._overlap = overlap
+        self._cost = cost
+        self._speed = speed
+        self._next_round = 0.0
+        self._sent_more = 0
+
+    def run(self, length: int, end: int, record: Record) -> Steps:
+        """Bring a text of `length` tokens to `end`; what is committed goes into the record. Raises Failed."""
+        env, chain = self._env, self._chain
+        while length < end:
+            started, before = env.now, self._sent_more
+            is_on_its_way, room = chain.judges(length), end - length - 1
+            if is_on_its_way:
+                tree = NOTHING
+                yield self._thread.job(0.0)  # behind what it works on
+                self._drafter.follow(range(length), room)
+            else:
+                prefill = env.process(chain.prefill(length)) if chain.lacks(length) else None
+                tree = yield from self._propose(length, room)
+                if prefill is not None:
+                    yield prefill
+                record.windows.append(len(tree))
+            drafted = env.now
+            self._next_round = max(self._next_round, drafted + self._overlap.gap)
+            ahead = env.process(self._work_ahead()) if self._window.limit else None
+            verdict = yield from chain.verify(length, tree)
+            if ahead is not None and ahead.is_alive:
+                ahead.interrupt()
+            seconds, tokens = env.now - drafted, verdict.tokens[: end - length]
+            accepted = len(verdict.tokens) - (not is_on_its_way)
+            self._cost.note_tokens(len(verdict.tokens), env.now - started)
+            if not chain.is_disturbed:
+                self._cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
+                self._cost.note_trip(1 + len(tree), seconds, sum(verdict.compute))
+            if not is_on_its_way:
+                self._window.judged(accepted)
+            length += len(tokens)
+            record.first_token = record.first_token if record.rounds else env.now
+            record.rounds += 1
+            record.tokens += len(tokens)
+            record.drafted += len(tree) + self._sent_more - before
+            record.accepted += accepted
+            record.draft_seconds += drafted - started
+            record.trip_seconds += seconds
+            record.compute_seconds += sum(verdict.compute)
+
+    def _propose(self, length: int, room: int) -> Generator[simpy.Event, Any, DraftTree]:
+        """Drafts that may follow, at most `room` tokens far."""
+        drafter, window = self._drafter, self._window
+        if room <= 0 or not window.limit:
+            return NOTHING
+        yield self._thread.job(0.0)  # behind what it works on
+        drafter.follow(range(length), room)
+        while not window.is_enough(drafter.chances(window.limit), drafter.promise):
+            if not (yield from self._grow()):
+                break
+        tree = drafter.tree(window.size(drafter.chances(window.limit)))
+        window.sent(len(tree))
+        return tree
+
+    def _grow(self) -> Generator[simpy.Event, Any, int]:
+        drafts = self._drafter.grow()
+        if drafts:
+            started = self._env.now
+            yield self._thread.job(self._speed.seconds(drafts))
+            self._cost.note_drafting(drafts, self._env.now - started)
+        return drafts
+
+    def _work_ahead(self) -> Steps:
+        """Go on drafting while a round is on its way, and send what is worth it."""
+        env, overlap = self._env, self._overlap
+        try:
+            while True:
+                is_growing = self._drafter.promise > LEAST_AHEAD and (yield from self._grow()) > 0
+                pause = self._next_round - env.now
+                if pause <= 0 and self._send_more():
+                    continue
+                if not is_growing and (pause <= 0 or not overlap.is_wanted):
+                    return
+                if not is_growing:
+                    yield env.timeout(pause)
+        except simpy.Interrupt:
+            pass
+
+    def _send_more(self) -> bool:
+        """Let the tree on its way have more drafts; whether any were worth it."""
+        overlap, flight = self._overlap, self._chain.flight
+        if not overlap.is_wanted or flight is None or not 0 < len(flight) <= MAX_FLIGHT:
+            return False
+        more = self._drafter.more(flight, overlap.limit)
+        more = more.cut(overlap.size(more.chances))
+        if not len(more):
+            return False
+        self._next_round = self._env.now + overlap.gap
+        self._sent_more += len(more)
+        self._chain.send_more(more)
+        return True

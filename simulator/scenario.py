@@ -1,0 +1,212 @@
+"""What a simulated swarm is like: tables of a TOML file, each with its keys, their units and their limits."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from client.config import InFlight, Window
+from swarm.errors import UsageError
+
+Milliseconds = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Table(BaseModel):
+    """A table of the file: no other keys, nothing changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(Table):
+    """What a peer's compute takes, for each of its layers."""
+
+    start_ms: Milliseconds = 0.5
+    """For a batch, ..."""
+    token_ms: Milliseconds = 0.1
+    """... for each of its tokens, ..."""
+    round_ms: Milliseconds = 0.0
+    """... for each of its rounds after the first, ..."""
+    context_us: Milliseconds = 0.0
+    """... and for each token, for each position before it."""
+
+
+class Draft(Table):
+    """What drafting takes."""
+
+    start_ms: Milliseconds = 1.0
+    """For a forward pass, ..."""
+    node_ms: Milliseconds = 0.2
+    """... and for each guess that it works out."""
+
+
+class Model(Table):
+    """The target."""
+
+    layers: Positive = 8
+    row_bytes: Positive = 1024
+    """Of one token's hidden state."""
+
+
+class Peers(Table):
+    """Peers of one kind."""
+
+    count: Positive = 1
+    layers: Positive | Annotated[list[Count], Field(min_length=2, max_length=2)]
+    """How many, and the swarm decides which; or which: [first, one past the last]."""
+    place: Name = "everywhere"
+    machine: Name | None = None
+    """One of [machines], which they share; without it each has a machine of its own, with two cores."""
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    """Times as fast as [stage]."""
+    uplink_mbit: Annotated[float, Field(gt=0)] | None = None
+    max_batch_tokens: Positive = 2048
+
+
+class Arrivals(Table):
+    """When a client asks."""
+
+    kind: Literal["closed", "poisson"] = "closed"
+    """One request after the other, or by chance."""
+    think_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Of `closed`: between two."""
+    per_hour: Annotated[float, Field(gt=0)] = 2.0
+    """Of `poisson`."""
+    requests: Positive | None = None
+    """Of each client, at most."""
+
+
+class Clients(Table):
+    """Clients of one kind."""
+
+    count: Positive = 1
+    place: Name = "everywhere"
+    machine: Name | None = None
+    uplink_mbit: Annotated[float, Field(gt=0)] | None = None
+    arrivals: Arrivals = Arrivals()
+    prompt_tokens: Positive = 64
+    new_tokens: Positive = 64
+    text: Annotated[str, Field(min_length=1, max_length=4096)] | Share = "code-T0"
+    """A file of recorded texts, shipped or one's own; or a constant acceptance."""
+    draft: Literal["model", "none"] = "model"
+    draft_speed: Annotated[float, Field(gt=0)] = 1.0
+    """Times as fast as [draft]."""
+    window: Window = "auto"
+    tree: bool = True
+    in_flight: InFlight = "auto"
+
+
+class Link(Table):
+    """Between two places, one way."""
+
+    delay_ms: Milliseconds = 10.0
+    jitter_ms: Milliseconds = 0.0
+    """The mean of what comes on top by chance."""
+    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the packets."""
+
+
+class Transport(Table):
+    """What the transport makes of links."""
+
+    message_us: Milliseconds = 0.0
+    """That each end computes for a message."""
+    window_bytes: Annotated[float, Field(gt=0)] = float("inf")
+    """Sent before an answer must be back; what is longer takes a share of a round trip more."""
+
+
+class Churn(Table):
+    """Peers that come and go."""
+
+    crash_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of a peer: how often it dies, its streams with it, ..."""
+    hang_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """... or falls silent."""
+    return_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """After which another one takes its place, on the average."""
+
+
+class Scenario(Table):
+    """A whole file."""
+
+    seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Of virtual time, at most."""
+    model: Model = Model()
+    stage: Stage = Stage()
+    draft: Draft = Draft()
+    peers: Annotated[list[Peers], Field(min_length=1)]
+    clients: Annotated[list[Clients], Field(min_length=1)]
+    machines: dict[Name, Positive] = {}
+    """Cores of each."""
+    link: Link = Link()
+    """Between any two places of which [links] says nothing, and within one."""
+    links: dict[str, Link] = {}
+    """By "place place"."""
+    transport: Transport = Transport()
+    churn: Churn = Churn()
+    announce_seconds: Annotated[float, Field(gt=0, le=20)] = 20.0
+    """Between two announcements of a peer."""
+
+
+def load(path: Path, changes: dict[str, Any] | None = None) -> Scenario:
+    """The scenario in a file, with some keys changed, each given by its path: `clients.0.window`. Raises UsageError."""
+    try:
+        text = path.read_text()
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from None
+    for key, value in (changes or {}).items():
+        try:
+            _change(tables, key.split("."), value)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise UsageError(f"{path}: there is no place for {key}") from None
+    try:
+        return Scenario.model_validate(tables)
+    except ValidationError as error:
+        raise UsageError(f"{path}{_where(text, tables, error)}") from None
+
+
+def _change(here: Any, keys: list[str], value: Any) -> None:
+    """Set one key; of a list of tables in all of them, unless one is named by its number."""
+    key, *rest = keys
+    if isinstance(here, list) and not key.isdecimal():
+        for table in here:
+            _change(table, keys, value)
+    elif isinstance(here, list):
+        _change(here[int(key)], rest, value)
+    elif rest:
+        _change(here.setdefault(key, {}), rest, value)
+    else:
+        here[key] = value
+
+
+def _where(text: str, tables: Any, error: ValidationError) -> str:
+    """Line, key and what is allowed there, of the first thing that is wrong."""
+    first, keys, here = error.errors()[0], list[str](), tables
+    for part in first["loc"]:  # beyond the keys of the file, it says which of several types did not fit
+        try:
+            here = here[part]
+        except (IndexError, KeyError, TypeError):
+            if first["type"] == "missing":
+                keys.append(str(part))
+            break
+        keys.append(str(part))
+    line = _line_of(text, keys)
+    return f"{f', line {line}' if line else ''}: {'.'.join(keys)}: {first['msg']}"
+
+
+def _line_of(text: str, keys: list[str]) -> int | None:
+    """The line on which a key stands, as far as that can be told."""
+    names = [key for key in keys if not key.isdecimal()]
+    for number, line in enumerate(text.splitlines(), start=1):
+        if names and line.split("=")[0].strip() == names[-1]:
+            return number
+    return None

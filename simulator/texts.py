@@ -1,0 +1,61 @@
+"""The texts of simulated requests: recorded ones, replayed, or such as a constant acceptance would make. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from swarm.speculation import trace
+from swarm.speculation.trace import Row, Trace
+
+SHIPPED = Path(__file__).parent / "traces"
+
+_RIGHT, _WRONG = Row(0, -1, 0, (0.0,)), Row(-1, -1, 0, (0.0,))
+
+
+def replayed(traces: Sequence[Trace], length: int, random: Random) -> tuple[Row, ...]:
+    """So many new tokens of recorded texts: of one of them from its beginning, and of others where it ends."""
+    rows = list[Row]()
+    while len(rows) < length:
+        rows += random.choice(traces).rows
+    return tuple(rows[:length])
+
+
+def constant(acceptance: float, length: int, random: Random) -> tuple[Row, ...]:
+    """So many new tokens, each of which the draft's only choice is with the chance `acceptance`."""
+    return tuple(_RIGHT if random.random() < acceptance else _WRONG for _ in range(length))
+
+
+def following(tokens: Sequence[int], parents: Sequence[int], first: int, here: int, end: int) -> Iterator[int]:
+    """The drafts that stand, one behind the other: those nodes, numbered from `first` on, that go on from the node
+    `here` with the text's own tokens from position `end` on.
+
+    The token at a position of a simulated text is the position itself; what a draft takes for it otherwise is negative.
+    """
+    for i, (token, parent) in enumerate(zip(tokens, parents, strict=True), start=first):
+        if parent == here and token == end:
+            here, end = i, end + 1
+            yield i
+
+
+class Texts:
+    """Where the texts of a client come from."""
+
+    def __init__(self, source: str | float) -> None:
+        """The name of a shipped file, the path of another one, or a constant acceptance. Raises UsageError."""
+        self._acceptance = source if isinstance(source, float | int) else None
+        self._traces = _shipped(source) if isinstance(source, str) else ()
+
+    def new(self, length: int, random: Random) -> tuple[Row, ...]:
+        """One of so many new tokens."""
+        if self._acceptance is not None:
+            return constant(self._acceptance, length, random)
+        return replayed(self._traces, length, random)
+
+
+@cache
+def _shipped(name: str) -> tuple[Trace, ...]:
+    file = SHIPPED / f"{name}.jsonl.gz"
+    return tuple(trace.read(file if file.exists() else Path(name)))
