@@ -107,6 +107,12 @@ class Chain:
             self._lost.add(peer_id)
             self._wake()
 
+    @property
+    def links(self) -> float:
+        """Seconds of a trip over all links, without chance."""
+        hosts = [self.host, *(self._open_at[hop.contact.peer_id].host for hop in self.hops), self.host]
+        return sum(self._network.delay(one, other) for one, other in itertools.pairwise(hosts))
+
     def judges(self, length: int) -> bool:
         """Whether a verdict on what follows a text of so many tokens is on its way."""
         flight = self.flight if not self._lost else None

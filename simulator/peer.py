@@ -97,8 +97,7 @@ class Peer:
         self.span = span
         self.speed = speed
         self.contact = Contact(host.name)
-        self.tokens = 0
-        """That the stage has run."""
+        self.joined = network.env.now
         self._network = network
         self._num_layers = num_layers
         self._row_bytes = row_bytes
@@ -210,7 +209,6 @@ class Peer:
     def _deliver(self, job: Job, seconds: float) -> None:
         session, round = job.session, job.round
         session.ran(round)
-        self.tokens += len(round.tokens)
         seat = self._seats.get(session.id)
         if seat is None or seat.session is not session or session.is_given_up(round):
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
@@ -42,16 +42,23 @@ class Record:
     first_token: float | None = None
     finished: float | None = None
     tokens: int = 0
+    first_tokens: int = 0
+    """Of the first verdict."""
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
     draft_seconds: float = 0.0
-    trip_seconds: float = 0.0
+    """That nothing hides."""
     compute_seconds: float = 0.0
+    """Of the stages, and ..."""
+    link_seconds: float = 0.0
+    """... over the links, for rounds that begin a tree."""
     stall_seconds: float = 0.0
     reroutes: int = 0
-    windows: list[int] = field(default_factory=list)
-    """Drafts of each round that began a tree."""
+    begun: int = 0
+    """Rounds that began a tree, ..."""
+    begun_drafts: int = 0
+    """... and their drafts."""
 
 
 class Loop:
@@ -94,7 +101,8 @@ class Loop:
                 tree = yield from self._propose(length, room)
                 if prefill is not None:
                     yield prefill
-                record.windows.append(len(tree))
+                record.begun += 1
+                record.begun_drafts += len(tree)
             drafted = env.now
             self._next_round = max(self._next_round, drafted + self._overlap.gap)
             ahead = env.process(self._work_ahead()) if self._window.limit else None
@@ -110,14 +118,16 @@ class Loop:
             if not is_on_its_way:
                 self._window.judged(accepted)
             length += len(tokens)
-            record.first_token = record.first_token if record.rounds else env.now
+            if not record.rounds:
+                record.first_token, record.first_tokens = env.now, len(tokens)
             record.rounds += 1
             record.tokens += len(tokens)
             record.drafted += len(tree) + self._sent_more - before
             record.accepted += accepted
             record.draft_seconds += drafted - started
-            record.trip_seconds += seconds
-            record.compute_seconds += sum(verdict.compute)
+            if not is_on_its_way:
+                record.compute_seconds += sum(verdict.compute)
+                record.link_seconds += chain.links
 
     def _propose(self, length: int, room: int) -> Generator[simpy.Event, Any, DraftTree]:
         """Drafts that may follow, at most `room` tokens far."""

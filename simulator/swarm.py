@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 import simpy
@@ -15,6 +15,7 @@ from peer.placement import place
 from simulator.chain import Chain, Failed
 from simulator.directory import Directory
 from simulator.drafter import ReplayDrafter
+from simulator.figures import Figures, Tally
 from simulator.hosts import Host, Link, Machine, Network, Protocol
 from simulator.peer import Peer, StageSpeed
 from simulator.request import DraftSpeed, Loop, Record, Steps
@@ -37,9 +38,12 @@ _PORT = 1e12  # bytes a second, of an uplink without a limit
 class Swarm:
     """Runs one scenario once."""
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
+    def __init__(self, scenario: Scenario, seed: int, told: Callable[[Record], None] = lambda _: None) -> None:
+        """`told` is given each request when it ends, or is cut off by the end of the run."""
         self.env = simpy.Environment()
-        self.records: list[Record] = []
+        self._tally = Tally()
+        self._told = told
+        self._running: list[Record] = []
         self.peers: dict[str, Peer] = {}
         self._scenario = scenario
         self._seed = seed
@@ -64,6 +68,21 @@ class Swarm:
                 self._open += 1
                 self.env.process(self._client(kind, f"client-{number}-{i}"))
         self.env.run(until=self.env.any_of([self._is_over, self.env.timeout(self._scenario.seconds)]))
+        for record in self._running:
+            self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        self._tally.add(record)
+        self._told(record)
+
+    def figures(self) -> Figures:
+        """What it came to."""
+        now = self.env.now
+        used = {
+            peer_id: peer.host.thread.busy_seconds / max(now - peer.joined, 1e-9)
+            for peer_id, peer in self.peers.items()
+        }
+        return self._tally.figures(now, used, next(self.env._eid))
 
     def _random(self, name: str) -> Random:
         """Chance of its own for each thing: one more client changes nothing for the others."""
@@ -150,7 +169,7 @@ class Swarm:
         for pause in _pauses(kind, random):
             yield env.timeout(pause)
             record = Record(env.now)
-            self.records.append(record)
+            self._running.append(record)
             self._open += 1
             request = env.process(self._request(kind, host, texts, cost, calibration, random, record))
             if kind.arrivals.kind == "closed":
@@ -202,11 +221,12 @@ class Swarm:
             yield from loop.run(kind.prompt_tokens, kind.prompt_tokens + kind.new_tokens, record)
             record.finished = self.env.now
         except Failed:
-            pass
-        finally:
-            record.stall_seconds, record.reroutes = chain.stall_seconds, chain.reroutes
-            chain.close()
-            self._end()
+            pass  # nobody could go on with it
+        record.stall_seconds, record.reroutes = chain.stall_seconds, chain.reroutes
+        chain.close()
+        self._running.remove(record)
+        self._tell(record)
+        self._end()
 
     def _plan(self, roster: Roster, tokens: int) -> list[Hop]:
         return roster.plan(tokens=tokens)

@@ -376,6 +376,21 @@ def status(
 
 
 @app.command()
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="TOML file: what the swarm is like; see configs/scenarios.")],
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="KEY=A,B,C: with each of these values; several make all combinations.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each, by chance of their own.")] = 3,
+    json: Json = False,
+) -> None:
+    """Predict what a swarm would do, in virtual time, with the policies of the real one."""
+    from specswarm.simulate import simulate as run
+
+    run(scenario, sweep or [], seeds, is_json=json)
+
+
+@app.command()
 def key(file: Annotated[Path, typer.Argument(help="Where to put it.")]) -> None:
     """Make the key of a private swarm, to be handed to its members."""
     from swarm.membership import make_key
