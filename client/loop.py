@@ -88,6 +88,7 @@ class Draft:
             return False
         self._next_round = time.perf_counter() + self._overlap.gap
         self.sent_more += len(more)
+        self._cost.note_sent(len(more))
         await chain.send_more(more)
         return True
 
@@ -159,6 +160,7 @@ async def generate(
             await draft.follow(context.tokens, context.room - 1)
         else:
             drafts = await _draft(context, draft, chain)
+            cost.note_sent(1 + len(drafts))
         drafted = time.perf_counter()
         async with draft.working_ahead(chain):
             verdict = await chain.verify(context.tokens, drafts)
@@ -175,7 +177,7 @@ async def generate(
         if not chain.was_late:
             cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
-            cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
+            cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops))
             cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
         if not is_on_its_way:
             draft.judged(accepted)

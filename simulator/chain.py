@@ -62,8 +62,8 @@ class Chain:
         self.flight: Flight | None = None
         self.reroutes = 0
         self.stall_seconds = 0.0
-        self.is_disturbed = True
-        """Whether the last verdict took other than a trip."""
+        self.was_late = self.was_disturbed = True
+        """Whether the last verdict took longer than such a one does, and whether it took other than a trip."""
         self._network = network
         self._env = network.env
         self._roster = roster
@@ -143,10 +143,8 @@ class Chain:
         """The verdict on the drafts of `tree` after a text of so many tokens, or on those on their way. Raises
         Failed."""
         started, is_sent = self._env.now, self.judges(length)
-        is_first, was_on_its_way = self._number == 0, is_sent
+        is_first, was_on_its_way, has_gone_wrong = self._number == 0, is_sent, False
         number = self.flight.number if is_sent and self.flight is not None else None
-        self.is_disturbed = is_first or was_on_its_way
-        has_gone_wrong = False
         while True:
             if self._lost:
                 has_gone_wrong = True
@@ -163,11 +161,12 @@ class Chain:
                 break
             if not self._lost:  # overdue
                 yield from self._look()
-        self.is_disturbed = self.is_disturbed or has_gone_wrong
+        self.was_late = is_first or has_gone_wrong
+        self.was_disturbed = self.was_late or was_on_its_way
         seconds = self._env.now - started
         if has_gone_wrong:
             self.stall_seconds += max(seconds - self._timer.mean, 0.0)
-        elif not self.is_disturbed:
+        elif not self.was_disturbed:
             self._timer.note(seconds)
         return verdict
 

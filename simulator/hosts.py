@@ -12,6 +12,8 @@ import simpy
 
 Act = Callable[..., None]
 
+_TINY = 1e-6  # bytes that are none
+
 
 def after(env: simpy.Environment, seconds: float, act: Act, *arguments: Any) -> None:
     """Have something done so much later."""
@@ -86,22 +88,67 @@ class Thread:
         self._next()
 
 
+class Uplink:
+    """So many bytes a second, which the connections that have something to send share evenly."""
+
+    def __init__(self, env: simpy.Environment, rate: float) -> None:
+        self._env = env
+        self._rate = rate
+        self._flows: dict[str, deque[list[Any]]] = {}  # by receiver: [bytes left, what to do when none are]
+        self._since = 0.0
+        self._alarm = 0  # the newest one; older ones are void
+
+    def send(self, receiver: str, size: int, act: Act, *arguments: Any) -> None:
+        """Do something when so many bytes have left, behind what goes to the same receiver."""
+        self._go_on()
+        self._flows.setdefault(receiver, deque()).append([float(size), act, arguments])
+        self._set_alarm()
+
+    def _go_on(self) -> None:
+        """Count what has left since the last time."""
+        now = self._env.now
+        share = (now - self._since) * self._rate / max(len(self._flows), 1)
+        for waiting in self._flows.values():
+            waiting[0][0] -= share
+        self._since = now
+
+    def _set_alarm(self) -> None:
+        """For when the first of the messages will have left."""
+        self._alarm += 1
+        least = min(waiting[0][0] for waiting in self._flows.values())
+        after(self._env, max(least, 0.0) * len(self._flows) / self._rate, self._leave, self._alarm)
+
+    def _leave(self, alarm: int) -> None:
+        if alarm != self._alarm:
+            return
+        self._go_on()
+        least = min(waiting[0][0] for waiting in self._flows.values())
+        acts = []
+        for receiver, waiting in list(self._flows.items()):
+            if waiting[0][0] <= least + _TINY:
+                acts.append(waiting.popleft())
+                if not waiting:
+                    del self._flows[receiver]
+        if self._flows:
+            self._set_alarm()
+        for _, act, arguments in acts:
+            act(*arguments)
+
+
 class Host:
     """A node of the network."""
 
-    __slots__ = ("arrived", "bytes_sent", "free_at", "is_up", "machine", "name", "place", "thread", "uplink")
+    __slots__ = ("arrived", "bytes_sent", "is_up", "machine", "name", "place", "thread", "uplink")
 
-    def __init__(self, name: str, machine: Machine, place: str, uplink: float) -> None:
-        """`place`: between which links are told; `uplink`: bytes a second that it can send."""
+    def __init__(self, name: str, machine: Machine, place: str, uplink: float | None) -> None:
+        """`place`: between which links are told; `uplink`: bytes a second that it can send, if there is a limit."""
         self.name = name
         self.machine = machine
         self.thread = Thread(machine)
         self.place = place
-        self.uplink = uplink
+        self.uplink = Uplink(machine.env, uplink) if uplink else None
         self.is_up = True
         self.bytes_sent = 0
-        self.free_at = 0.0
-        """When all that it has sent so far has left it."""
         self.arrived: dict[str, float] = {}
         """By receiver, when the last message arrives there: those on one stream never pass each other."""
 
@@ -156,15 +203,21 @@ class Network:
         if sender is receiver:
             after(self.env, 0.0, act, *arguments)
         elif self._protocol.message_seconds:
-            sender.machine.run(self._protocol.message_seconds, self._leave, sender, receiver, size, act, arguments)
+            work = self._protocol.message_seconds
+            sender.machine.run(work, self._upload, sender, receiver, size, act, arguments)
         else:
+            self._upload(sender, receiver, size, act, arguments)
+
+    def _upload(self, sender: Host, receiver: Host, size: int, act: Act, arguments: tuple[Any, ...]) -> None:
+        sender.bytes_sent += size
+        if sender.uplink is None:
             self._leave(sender, receiver, size, act, arguments)
+        else:
+            sender.uplink.send(receiver.name, size, self._leave, sender, receiver, size, act, arguments)
 
     def _leave(self, sender: Host, receiver: Host, size: int, act: Act, arguments: tuple[Any, ...]) -> None:
         now, link = self.env.now, self._links(sender.place, receiver.place)
-        sender.bytes_sent += size
-        sender.free_at = max(sender.free_at, now) + size / sender.uplink
-        arrival = sender.free_at + link.delay + 2 * link.delay * size / self._protocol.window
+        arrival = now + link.delay + 2 * link.delay * size / self._protocol.window
         if link.jitter:
             arrival += self._random.expovariate(1 / link.jitter)
         if link.loss:

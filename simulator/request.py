@@ -101,6 +101,7 @@ class Loop:
                 tree = yield from self._propose(length, room)
                 if prefill is not None:
                     yield prefill
+                self._cost.note_sent(1 + len(tree))
                 record.begun += 1
                 record.begun_drafts += len(tree)
             drafted = env.now
@@ -111,9 +112,10 @@ class Loop:
                 ahead.interrupt()
             seconds, tokens = env.now - drafted, verdict.tokens[: end - length]
             accepted = len(verdict.tokens) - (not is_on_its_way)
-            self._cost.note_tokens(len(verdict.tokens), env.now - started)
-            if not chain.is_disturbed:
-                self._cost.trip.announce(sum(hop.token_seconds for hop in chain.hops))
+            if not chain.was_late:
+                self._cost.note_tokens(len(verdict.tokens), env.now - started)
+            if not chain.was_disturbed:
+                self._cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops))
                 self._cost.note_trip(1 + len(tree), seconds, sum(verdict.compute))
             if not is_on_its_way:
                 self._window.judged(accepted)
@@ -178,5 +180,6 @@ class Loop:
             return False
         self._next_round = self._env.now + overlap.gap
         self._sent_more += len(more)
+        self._cost.note_sent(len(more))
         self._chain.send_more(more)
         return True

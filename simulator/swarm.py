@@ -32,7 +32,6 @@ _FLOOR, _CEILING, _TIMEOUT = 1.0, 30.0, 60.0  # seconds, of ClientConfig
 _MAX_ROUND = 2048
 _CORES = 2  # of a machine that nobody shares
 _FRESH = 5.0  # seconds for which a client's view counts as fresh
-_PORT = 1e12  # bytes a second, of an uplink without a limit
 
 
 class Swarm:
@@ -90,7 +89,7 @@ class Swarm:
 
     def _host(self, name: str, machine: str | None, place: str, uplink_mbit: float | None) -> Host:
         shared = self._machines[machine] if machine else Machine(self.env, _CORES)
-        return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else _PORT)
+        return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
 
     def _join(self, kind: Peers) -> None:
         """One more peer."""

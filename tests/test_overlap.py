@@ -60,3 +60,18 @@ def test_more_than_the_chain_takes_in_a_gap_is_not_sent_at_once() -> None:
     assert Overlap(cost, 8).num_at_once([0.99] * 64) == int(gap / 0.002)
     assert Overlap(cost, 1).num_at_once([0.99] * 64) == 64
     assert Overlap(cost, 8).num_at_once([0.9, 0.5, 0.01]) == 2
+
+
+def test_nothing_follows_where_what_was_sent_takes_the_links_up() -> None:
+    """Rows of a large model over thin uplinks: the stages have next to nothing to do."""
+    sizes = []
+    for positions in (10, 200, 2000):
+        cost = cost_of(0.3, 0.008, start=0.005, seconds_per_token=0.06)
+        cost.announce(0.008, 4)
+        for _ in range(100):
+            cost.note_sent(positions)
+            cost.note_tokens(100, 6.0)
+        assert cost.load == pytest.approx(positions * 0.008 / 4 / 6.0, rel=0.05)
+        sizes.append(Overlap(cost, 8).size([0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.006]))
+    assert sizes[0] == 7
+    assert sizes[0] > sizes[1] > sizes[2] == 0

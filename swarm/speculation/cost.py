@@ -91,7 +91,14 @@ class Cost:
         self.start = 0.0
         """Seconds that the stages take for a round of however few tokens."""
         self._compute = TripCost()
-        self._drafts = self._draft_seconds = self._tokens = self._token_seconds = 0.0
+        self._hops = 1
+        self._drafts = self._draft_seconds = self._tokens = self._token_seconds = self._sent = 0.0
+        self._sent_since = 0  # positions, since the last tokens
+
+    def announce(self, per_position: float, hops: int) -> None:
+        """The chain has so many hops, which announce that they take so long for one more token, together."""
+        self.trip.announce(per_position)
+        self._hops = hops
 
     def note_trip(self, positions: int, seconds: float, compute: float) -> None:
         """The trip of a round with so many tokens took that long, its stages together `compute` seconds of it."""
@@ -105,8 +112,21 @@ class Cost:
         """The share of a trip in which some stage computes, with however few tokens."""
         return min(self.start / max(self.trip.seconds(1), 1e-9), 1.0)
 
+    @property
+    def load(self) -> float:
+        """The share of the time that one hop, its stage or its link, is taken up by what this generation sends: all its
+        positions, as if what one more of them takes were the same at every hop."""
+        if not self._token_seconds:
+            return 0.0
+        return self.trip.per_position / self._hops * self._sent / self._token_seconds
+
+    def note_sent(self, positions: int) -> None:
+        """A round with so many tokens has been sent."""
+        self._sent_since += positions
+
     def note_tokens(self, tokens: int, seconds: float) -> None:
         """So many tokens were committed that long after the ones before."""
+        self._sent, self._sent_since = _MEMORY * self._sent + self._sent_since, 0
         self._tokens = _MEMORY * self._tokens + tokens
         self._token_seconds = _MEMORY * self._token_seconds + seconds
 
