@@ -145,3 +145,26 @@ def test_what_may_as_well_follow_is_not_sent_at_once() -> None:
     sizes = [sizes_of(best_window(cost_of(0.15, 0.001), in_flight), drafts, 1)[0] for in_flight in (1, 2, 8)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1] > 3
+
+
+def test_waiting_is_what_trips_take_beyond_the_fastest_of_late() -> None:
+    quiet, busy = Cost(), Cost()
+    for i in range(200):
+        positions = 1 + i % 9
+        quiet.note_trip(positions, 0.1 + 0.002 * positions, 0.01)
+        busy.note_trip(positions, 0.1 + 0.002 * positions + (0.1 if i % 2 else 0.0), 0.01)
+    assert quiet.waiting == pytest.approx(0.0, abs=0.05)
+    assert busy.waiting == pytest.approx(0.05 / 0.16, abs=0.05)
+
+
+def test_a_busy_chain_is_sent_no_more_at_a_time_than_an_idle_one() -> None:
+    """Who waits long for each verdict would gain by larger rounds, and so make all others wait longer."""
+    sizes = []
+    for delayed in (0.0, 1.0):
+        cost = Cost()
+        for i in range(200):
+            positions = 1 + i % 9
+            cost.note_trip(positions, 0.05 + 0.004 * positions + (delayed if i % 3 else 0.0), 0.01)
+        sizes.append(cost.best_size([0.8**i for i in range(1, 40)]))
+    assert 2 < sizes[0] < 20
+    assert sizes[1] <= sizes[0] + 2

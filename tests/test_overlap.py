@@ -19,7 +19,7 @@ def cost_of(fixed: float, per_position: float, start: float, seconds_per_token: 
 
 def test_as_many_follow_as_are_worth_their_positions() -> None:
     overlap = Overlap(cost_of(0.2, 0.002, start=0.05, seconds_per_token=0.04), 4)
-    assert overlap.size([0.9, 0.5, 0.1, 0.04, 0.01]) == 3  # a position takes 2 ms, at the price of 0.99
+    assert overlap.size([0.9, 0.5, 0.1, 0.04, 0.01]) == 4  # a position takes 2 ms, at the price of 0.5
 
 
 def test_none_follow_that_are_not_worth_a_round() -> None:

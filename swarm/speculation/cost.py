@@ -64,6 +64,11 @@ class TripCost:
             return _FIRST_TRIP
         return max((self._y - self.per_position * self._x) / self._weight, 0.0)
 
+    @property
+    def mean(self) -> float:
+        """Seconds of a trip, of late."""
+        return self._y / self._weight if self.is_known else _FIRST_TRIP
+
     def seconds(self, positions: int) -> float:
         """What a round of so many tokens takes."""
         return self.fixed + self.per_position * positions
@@ -86,6 +91,7 @@ class Cost:
     def __init__(self) -> None:
         self.trip = TripCost()
         self.queueing = Queueing()
+        self._congestion = Queueing()
         self.per_draft = 0.0
         """Seconds to work out one draft, on the average."""
         self.start = 0.0
@@ -105,6 +111,7 @@ class Cost:
         self.trip.note(positions, seconds)
         self._compute.note(positions, compute)
         self.queueing.note(seconds, compute)
+        self._congestion.note(seconds, self.trip.per_position * positions)
         self.start = self._compute.fixed
 
     @property
@@ -119,6 +126,12 @@ class Cost:
         if not self._token_seconds:
             return 0.0
         return self.trip.per_position / self._hops * self._sent / self._token_seconds
+
+    @property
+    def waiting(self) -> float:
+        """The share of a trip by which it takes longer than it would if nothing else were on its way: than the fastest
+        of late, but for its tokens. Whoever else sends has a part in it."""
+        return self._congestion.share
 
     def note_sent(self, positions: int) -> None:
         """A round with so many tokens has been sent."""
@@ -149,17 +162,22 @@ class Cost:
 
     def rate(self, chances: Sequence[float]) -> float:
         """Tokens per second with these drafts, one trip after the other."""
-        return (1 + sum(chances)) / self.trip.seconds(1 + len(chances))
+        return (1 + sum(chances)) / self._alone(1 + len(chances))
 
     def best_size(self, chances: Sequence[float]) -> int:
         """How many of these drafts, the likeliest first, bring most tokens per second."""
         expected, best, size = 1.0, 0.0, 0
         for count in range(len(chances) + 1):
             expected += chances[count - 1] if count else 0.0
-            rate = expected / self.trip.seconds(1 + count)
+            rate = expected / self._alone(1 + count)
             if rate > best:
                 best, size = rate, count
         return size
+
+    def _alone(self, positions: int) -> float:
+        """What a round of so many tokens would take if nothing else were on its way. Sending more at a time saves no
+        waiting: whoever did so because the chain is busy would make it busier still."""
+        return max(self.trip.seconds(positions) - self.waiting * self.trip.mean, 1e-6)
 
     def is_worth_drafting(self, chances: Sequence[float], promise: float) -> bool:
         """Whether one more draft, of at most the chance `promise`, would bring more than working it out and sending it

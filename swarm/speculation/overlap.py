@@ -8,7 +8,7 @@ from swarm.speculation.cost import Cost
 
 _MOST = 16  # drafts of one round that brings more
 _LEAST = 0.005  # chance of a draft that is sent: others' machines work on it, even where nobody waits for that
-_FULL = 0.25  # share of the time that stages and links are taken up, from which on a round more is in the way
+_FULL = 0.35  # share of the time that stages and links are taken up, from which on a round more is in the way
 
 
 class Overlap:
@@ -28,7 +28,7 @@ class Overlap:
     def _price(self) -> float:
         """Of the chain's time, in what it would cost if all had to wait for it. What is done while nobody works delays
         nothing; the more stages and links have to do, the likelier it is that something waits, and the longer."""
-        return ((self._cost.busy + self._cost.load) / _FULL) ** 2
+        return ((self._cost.busy + self._cost.load + self._cost.waiting) / _FULL) ** 2
 
     @property
     def gap(self) -> float:

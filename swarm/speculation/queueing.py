@@ -17,18 +17,24 @@ class Queueing:
 
     def __init__(self) -> None:
         self._beyond = deque[float](maxlen=_REMEMBERED)
-        self._waiting = self._compute = 0.0
+        self._waiting = self._compute = self._seconds = 0.0
 
     def note(self, seconds: float, compute: float) -> None:
         """A trip has taken that long, its stages together `compute` seconds of it."""
         self._beyond.append(max(seconds - compute, 0.0))
         self._waiting = _MEMORY * self._waiting + self._beyond[-1] - self.links
         self._compute = _MEMORY * self._compute + compute
+        self._seconds = _MEMORY * self._seconds + seconds
 
     @property
     def links(self) -> float:
         """Seconds of a trip over all links; 0 before the first one."""
         return min(self._beyond, default=0.0)
+
+    @property
+    def share(self) -> float:
+        """Of the time of trips: waiting, 0..1."""
+        return self._waiting / self._seconds if self._seconds else 0.0
 
     @property
     def utilisation(self) -> float:
