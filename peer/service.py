@@ -290,7 +290,7 @@ class PeerService:
             self._replies[session.id].post(Broken(session.id, sender, str(error)))
             return
         self._submit(session, round, message.layer, sender, states, message.compute)
-        if session.witness is not None:
+        if session.witness is not None and not round.grown:
             inputs = from_rows(states.data, states.form, hidden_size)
             session.witness.note(round.position, inputs[: round.num_kept])
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from client.audit import Seeds
 from client.chain import Chain
 from client.patience import TripTimer
 from client.terms import Terms
 from peer.metrics import STALE
+from swarm.sketch import ROW_BYTES, distances
 from swarm.speculation.sampling import Sampling
+from swarm.speculation.tree import NOTHING
 from swarm.wire import Round
 from tests import faulty, memory_swarm
 from tests.toy_chain import IDS, assert_consistent, open_at, opened, toy_chain
@@ -23,20 +26,22 @@ COUNT = 40
 SPANS = ["0:1", "1:3", "3:4"]
 
 
+async def grow(chain: Chain, expected: list[int], chance: random.Random) -> None:
+    """Let the tree on its way grow, now and then."""
+    for _ in range(chance.randrange(4)):
+        await asyncio.sleep(chance.choice([0, 0, 0.002]))
+        flight = chain.flight
+        if flight is None or not 0 < len(flight) < 40:
+            return
+        await chain.send_more(some_more(chance, flight, expected[flight.length :]))
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, top_k=20, seed=3)], ids=["greedy", "sampled"])
 def test_text_is_that_of_plain_decoding_however_trees_grow(
     sampling: Sampling, target: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(5)
     on_their_way = 0
-
-    async def grow(chain: Chain, expected: list[int]) -> None:
-        for _ in range(chance.randrange(4)):
-            await asyncio.sleep(chance.choice([0, 0, 0.002]))
-            flight = chain.flight
-            if flight is None or not 0 < len(flight) < 40:
-                return
-            await chain.send_more(some_more(chance, flight, expected[flight.length :]))
 
     async def run() -> None:
         nonlocal on_their_way
@@ -54,7 +59,7 @@ def test_text_is_that_of_plain_decoding_however_trees_grow(
                 while len(text) < len(PROMPT) + COUNT:
                     on_their_way += chain.judges(text)
                     tree = some_tree(chance, expected[len(text) :], chance.randrange(8))
-                    growing = asyncio.create_task(grow(chain, expected))
+                    growing = asyncio.create_task(grow(chain, expected, chance))
                     text += (await chain.verify(text, tree)).tokens
                     growing.cancel()
                     await asyncio.wait([growing])
@@ -63,6 +68,42 @@ def test_text_is_that_of_plain_decoding_however_trees_grow(
 
     asyncio.run(run())
     assert on_their_way > 20
+
+
+def test_hops_are_witnesses_of_the_text_alone_however_trees_grow(target: Path, tmp_path: Path) -> None:
+    """An audit compares what they were given with what others are given who get the text as it stands."""
+    chance, terms = random.Random(6), Terms(witness=Seeds().of)
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS, tmp_path) as network,
+            memory_swarm.client(network, target, draft="none") as model,
+        ):
+            plain = await model.generate(PROMPT, max_new_tokens=COUNT + 60)
+            expected = [*PROMPT, *plain.token_ids]
+            grown = Chain(model.target, terms, round_tokens=9, timer=TripTimer(1.0, 30.0), timeout=60.0)
+            text, on_their_way = list(PROMPT), 0
+            while len(text) < len(PROMPT) + COUNT:
+                on_their_way += grown.judges(text)
+                tree = some_tree(chance, expected[len(text) :], chance.randrange(8))
+                growing = asyncio.create_task(grow(grown, expected, chance))
+                text += (await grown.verify(text, tree)).tokens
+                growing.cancel()
+                await asyncio.wait([growing])
+            straight = Chain(model.target, terms, round_tokens=9, timer=TripTimer(1.0, 30.0), timeout=60.0)
+            await straight.verify(text, NOTHING)
+            end = min(grown.settled, straight.settled)
+            ours, theirs = await grown.recall(0, end), await straight.recall(0, end)
+            assert ours.keys() == theirs.keys() == {1, 3}
+            for layer, sketches in ours.items():
+                assert len(sketches) == len(theirs[layer]) == end * ROW_BYTES
+                assert max(distances(sketches, theirs[layer])) < 1e-3
+            assert on_their_way > 5
+            assert end > len(PROMPT) + COUNT / 2
+            await grown.close()
+            await straight.close()
+
+    asyncio.run(run())
 
 
 def test_what_waits_of_a_tree_that_was_given_up_is_not_run() -> None:
