@@ -12,7 +12,7 @@ from typing import Any
 
 from client.cooldown import Cooldowns
 from client.mending import gaps
-from client.routing import Hop, Kind, plan
+from client.routing import Atlas, Hop, Kind, plan
 from client.seats import Seat, seats_at
 from swarm.errors import ChainLost, PeerError, PeerLost
 from swarm.records import Announcement
@@ -34,6 +34,7 @@ class Roster:
         self.cooldowns = Cooldowns(clock)
         self._drafting_cooldowns = Cooldowns(clock)
         self._num_layers = num_layers
+        self._atlas: Atlas | None = None
 
     def update(self, found: Mapping[str, Announcement]) -> None:
         """These are the peers now; what went wrong with one that has started anew is forgotten."""
@@ -42,7 +43,8 @@ class Roster:
             if before is not None and peer.started > before.started:
                 self.cooldowns.forget(peer_id)
                 self.round_trips.pop(peer_id, None)
-        self.peers = dict(found)
+        if self.peers != found:
+            self.peers, self._atlas = dict(found), None
         self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
 
     def note(self, error: PeerError) -> None:
@@ -68,8 +70,10 @@ class Roster:
             "excluded": barring.keys() | excluded,
             "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
         }
+        if self._atlas is None:
+            self._atlas = Atlas(self.peers.values())
         try:
-            return plan(self._num_layers, list(self.peers.values()), self.round_trips, **options)
+            return plan(self._num_layers, self._atlas, self.round_trips, **options)
         except ChainLost as lost:
             refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
             raise ChainLost(f"{lost}{refusals}") from None

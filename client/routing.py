@@ -10,9 +10,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -21,7 +24,9 @@ from swarm.wire import Contact
 
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
 MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: announcements may be made to mislead
-BEFORE, AFTER = -1, -2  # the two ends of what is planned, beside the peers by index
+BEFORE = -1  # where what is planned begins, beside the peers by their places
+
+Floats = NDArray[np.float64]
 
 _NONE: Mapping[str, float] = MappingProxyType({})
 
@@ -49,9 +54,39 @@ class Hop:
         return self.step_seconds + self.token_seconds * (tokens - 1)
 
 
+class Atlas:
+    """What peers announce of themselves and of the links between them, as arrays: made once, for many plans."""
+
+    def __init__(self, peers: Iterable[Announcement]) -> None:
+        self.peers = tuple(peers)
+        self.places = {peer.peer_id: i for i, peer in enumerate(self.peers)}
+        self.starts, self.ends = _column(self.peers, "start"), _column(self.peers, "end")
+        self.step_seconds, self.token_seconds = (
+            _column(self.peers, "step_seconds"),
+            _column(self.peers, "token_seconds"),
+        )
+        self.links = np.full((len(self.peers), len(self.peers)), math.inf)
+        """One-way seconds, [from, to], as either of the two has measured them."""
+        for i, peer in enumerate(self.peers):
+            others = [
+                (self.places[other], seconds) for other, seconds in peer.links.items() if other in self.places
+            ]
+            for j, seconds in others:
+                self.links[i, j] = self.links[j, i] = min(self.links[i, j], seconds / 2)
+        self.links[self.links == math.inf] = UNKNOWN_LINK
+
+    def links_of(self, peer_id: str) -> Floats:
+        """One-way seconds between each peer and this one, which need not be among them."""
+        if peer_id in self.places:
+            row: Floats = self.links[self.places[peer_id]]
+            return row
+        measured = [peer.links.get(peer_id) for peer in self.peers]
+        return np.array([UNKNOWN_LINK if seconds is None else seconds / 2 for seconds in measured])
+
+
 def plan(
     num_layers: int,
-    peers: Sequence[Announcement],
+    peers: Atlas | Sequence[Announcement],
     round_trips: Mapping[str, float],
     *,
     tokens: int,
@@ -71,18 +106,24 @@ def plan(
     cover them all.
     """
     span = span or Span(0, num_layers)
+    atlas = peers if isinstance(peers, Atlas) else Atlas(peers)
     usable = [
-        peer
-        for peer in peers
-        if peer.num_layers == num_layers and peer.peer_id in round_trips and peer.peer_id not in excluded
-        if kinds is None or (peer.dtype, peer.quantize) in kinds
+        peer.num_layers == num_layers
+        and peer.peer_id in round_trips
+        and peer.peer_id not in excluded
+        and (kinds is None or (peer.dtype, peer.quantize) in kinds)
+        for peer in atlas.peers
     ]
-    known = {peer.peer_id: peer.links for peer in peers}
-    chain = _shortest(_Map(span, usable, round_trips, known, penalties, tokens, before, after))
+    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, tokens, before, after)
+    chain = map_.shortest_walk()
+    if chain is not None and len({i for i, _ in chain}) < len(chain):
+        chain = _shortest(map_)
     if chain is None:
-        raise ChainLost(_missing(span, num_layers, usable))
+        raise ChainLost(_missing(span, num_layers, list(itertools.compress(atlas.peers, usable))))
     starts = [span.start, *(end for _, end in chain)]
-    return [_hop(usable[i], Span(start, end), round_trips) for (i, end), start in zip(chain, starts, strict=False)]
+    return [
+        _hop(atlas.peers[i], Span(start, end), round_trips) for (i, end), start in zip(chain, starts, strict=False)
+    ]
 
 
 def trip_seconds(hops: Sequence[Hop], peers: Sequence[Announcement], *, tokens: int) -> float:
@@ -113,76 +154,97 @@ def stage_seconds(peer: Announcement, layers: int, tokens: int) -> float:
 
 
 class _Map:
-    """What every step costs, and at least how much is still to come. Peers by index, beside BEFORE and AFTER."""
+    """What every step costs, and how much is still to come. Peers by their places in the atlas, beside BEFORE."""
 
     def __init__(
         self,
         span: Span,
-        peers: Sequence[Announcement],
+        atlas: Atlas,
+        usable: NDArray[np.bool_],
         round_trips: Mapping[str, float],
-        links: Mapping[str, Mapping[str, float]],
         penalties: Mapping[str, float],
         tokens: int,
         before: str | None,
         after: str | None,
     ) -> None:
-        """`links`: round trips that peers, those of the ends included, have measured to others."""
+        """`usable`: which peers of the atlas."""
         self.span = span
-        self._peers = peers
-        self._round_trips = round_trips
-        self._links = links
-        self._penalties = [penalties.get(peer.peer_id, 0.0) for peer in peers]
-        self._tokens = tokens
-        self._ids: list[str | None] = [*(peer.peer_id for peer in peers), after, before]  # BEFORE is -1, AFTER -2
-        ends = {end for peer in peers for end in (peer.start, peer.end) if span.start < end < span.end}
-        self._boundaries = sorted({span.start, span.end} | ends)
-        self._to_go = self._least_to_go()
+        self._usable = usable
+        self._starts, self._ends, self._links = atlas.starts, atlas.ends, atlas.links
+        self._layer_seconds = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) / (
+            atlas.ends - atlas.starts
+        )
+        self._penalties = np.zeros(len(usable))
+        for peer_id in penalties.keys() & atlas.places.keys():
+            self._penalties[atlas.places[peer_id]] = penalties[peer_id]
+        to_client = np.array([round_trips.get(peer.peer_id, math.inf) / 2 for peer in atlas.peers])
+        self._from_before = to_client if before is None else atlas.links_of(before)
+        self._to_after = to_client if after is None else atlas.links_of(after)
+        ends = np.unique(np.concatenate([atlas.starts[usable], atlas.ends[usable], [span.start, span.end]]))
+        self._boundaries = [int(end) for end in ends if span.start <= end <= span.end]
+        self._to_go, self._entering = self._least_to_go()
 
     def steps(self, done: int, last: int) -> Iterator[tuple[float, int, int]]:
         """(seconds, peer, layers done then) of every way on from `last`, which has done the layers up to `done`."""
-        for i in self._serving(done):
+        links = self._from_before if last == BEFORE else self._links[last]
+        for i in map(int, np.flatnonzero(self._serving(done))):
             if i != last:
-                link = self._link(last, i)
-                yield from ((link + seconds, i, end) for seconds, end in self._stages(i, done))
+                for end in self._boundaries:
+                    if done < end <= self._ends[i]:
+                        yield links[i] + self._stage(i, done, end), i, end
 
     def to_go(self, done: int, last: int) -> float:
         """At least the seconds from there back to the client; exactly those, if no peer has to be visited twice."""
-        return self._to_go.get((done, last), math.inf)
+        return float(self._to_go[done][last])
 
-    def _least_to_go(self) -> dict[tuple[int, int], float]:
-        """By (layers done, peer that did the last of them), from the end backwards; peers may be visited twice."""
-        whole = self.span.end
-        ends = [i for i, peer in enumerate(self._peers) if peer.start < whole <= peer.end]
-        to_go = {(whole, i): self._link(i, AFTER) for i in ends}
+    def shortest_walk(self) -> tuple[tuple[int, int], ...] | None:
+        """The shortest chain as (peer, end of its layers) of each hop, if no matter how often a peer is visited; None
+        if there is none."""
+        done, walk = self.span.start, list[tuple[int, int]]()
+        ways = self._from_before + self._entering[done]
+        while done < self.span.end:
+            i = int(ways.argmin()) if len(ways) else 0
+            if not len(ways) or ways[i] == math.inf:
+                return None
+            ends = [end for end in self._boundaries if done < end <= self._ends[i]]
+            done = min((self._stage(i, done, end) + self._to_go[end][i], end) for end in ends)[1]
+            walk.append((i, done))
+            if done < self.span.end:
+                ways = self._links[i] + self._entering[done]
+                ways[i] = math.inf
+        return tuple(walk)
+
+    def _serving(self, layer: int) -> NDArray[np.bool_]:
+        """Who can do this layer."""
+        return self._usable & (self._starts <= layer) & (layer < self._ends)
+
+    def _ending(self, layer: int) -> NDArray[np.bool_]:
+        """Who can have done the layers before this one."""
+        return self._usable & (self._starts < layer) & (layer <= self._ends)
+
+    def _stage(self, i: int, start: int, end: int) -> float:
+        return float(self._penalties[i] + self._layer_seconds[i] * (end - start))
+
+    def _least_to_go(self) -> tuple[dict[int, Floats], dict[int, Floats]]:
+        """By layers done, seconds to go for each peer that did the last of them; and for each that does the next. From
+        the end backwards; peers may be visited twice."""
+        whole, size = self.span.end, len(self._starts)
+        to_go = {whole: np.where(self._ending(whole), self._to_after, math.inf)}
+        entering = dict[int, Floats]()
         for done in reversed(self._boundaries[:-1]):
-            entering = {
-                i: min(seconds + to_go.get((end, i), math.inf) for seconds, end in self._stages(i, done))
-                for i in self._serving(done)
-            }
-            before = [i for i, peer in enumerate(self._peers) if peer.start < done <= peer.end]
-            if done == self.span.start:
-                before = [BEFORE]
-            for last in before:
-                ways = (self._link(last, i) + seconds for i, seconds in entering.items() if i != last)
-                to_go[done, last] = min(ways, default=math.inf)
-        return to_go
-
-    def _serving(self, layer: int) -> list[int]:
-        return [i for i, peer in enumerate(self._peers) if peer.start <= layer < peer.end]
-
-    def _stages(self, i: int, start: int) -> list[tuple[float, int]]:
-        """(seconds, end) of every stretch of a peer's layers that begins at `start`."""
-        peer = self._peers[i]
-        ends = [end for end in self._boundaries if start < end <= peer.end]
-        return [(self._penalties[i] + stage_seconds(peer, end - start, self._tokens), end) for end in ends]
-
-    def _link(self, one: int, other: int) -> float:
-        """One-way seconds from one to the other."""
-        before, after = self._ids[one], self._ids[other]
-        if before is None or after is None:
-            peer_id = before or after
-            return self._round_trips[peer_id] / 2 if peer_id else 0.0
-        return _between(before, after, self._links)
+            best, serving = np.full(size, math.inf), self._serving(done)
+            for end in self._boundaries:
+                if end > done:
+                    seconds = self._penalties + self._layer_seconds * (end - done) + to_go[end]
+                    np.minimum(best, seconds, out=best, where=serving & (end <= self._ends))
+            entering[done] = best
+            before, after = np.flatnonzero(self._ending(done)), np.flatnonzero(serving)
+            to_go[done] = np.full(size, math.inf)
+            if len(before) and len(after):
+                ways = self._links[np.ix_(before, after)] + best[after]
+                ways[before[:, None] == after] = math.inf
+                to_go[done][before] = ways.min(axis=1)
+        return to_go, entering
 
 
 def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
@@ -190,9 +252,7 @@ def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
 
     A* over chains: the map's least time to go never says too much, so the first whole chain taken is the shortest.
     """
-    frontier: list[tuple[float, int, float, tuple[tuple[int, int], ...]]] = [
-        (map_.to_go(map_.span.start, BEFORE), -map_.span.start, 0.0, ())
-    ]
+    frontier: list[tuple[float, int, float, tuple[tuple[int, int], ...]]] = [(0.0, -map_.span.start, 0.0, ())]
     for _ in range(MAX_CHAINS):
         if not frontier:
             return None
@@ -212,6 +272,10 @@ def _between(one: str, other: str, links: Mapping[str, Mapping[str, float]]) -> 
     """One-way seconds between two peers, as either has measured them."""
     measured = (links.get(one, _NONE).get(other), links.get(other, _NONE).get(one))
     return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
+
+
+def _column(peers: Sequence[Announcement], name: str) -> Floats:
+    return np.array([getattr(peer, name) for peer in peers], dtype=float)
 
 
 def _missing(span: Span, num_layers: int, usable: Sequence[Announcement]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from client.routing import UNKNOWN_LINK, plan, trip_seconds
+from client.routing import UNKNOWN_LINK, Atlas, plan, trip_seconds
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.speculation.closed_form import best_length, expected_tokens
@@ -55,13 +55,13 @@ def seats_at(peers: Sequence[Announcement], reachable: Mapping[str, float], *, t
 
     `reachable`: round trips from this client, by peer; `tokens` of a usual round.
     """
-    found: list[Seat] = []
+    found, atlas = list[Seat](), Atlas(peers)
     for peer in peers:
         if peer.draft_seconds is None or peer.peer_id not in reachable:
             continue
         links = _links_of(peer, peers)
         try:
-            hops = plan(peer.num_layers, peers, links, tokens=tokens)
+            hops = plan(peer.num_layers, atlas, links, tokens=tokens)
         except ChainLost:
             continue
         trip = trip_seconds(hops, peers, tokens=tokens)
