@@ -172,7 +172,7 @@ class AsyncSwarmModel:
             hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
             return max(seats, key=lambda seat: seat.rate(window)).contact
-        trip = trip_seconds(hops, [*self.target.roster.peers.values()], tokens=tokens)
+        trip = trip_seconds(hops, self.target.roster.peers, tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
         return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
 

@@ -29,7 +29,7 @@ from client.mending import resume_points
 from client.patience import TripTimer
 from client.pending import Pending
 from client.relief import Relief
-from client.routing import Hop, Kind
+from client.routing import Hop, Kind, trip_seconds
 from client.session import ChainSession
 from client.target import Target
 from client.terms import Terms
@@ -87,6 +87,11 @@ class Chain:
     def hops(self) -> tuple[Hop, ...]:
         """The present chain; empty before the first round."""
         return self._session.hops if self._session else ()
+
+    @property
+    def seconds_alone(self) -> float:
+        """What a round of one token takes if nothing else is on its way, by what links and stages are announced as."""
+        return trip_seconds(self.hops, self._target.roster.peers, tokens=1)
 
     @property
     def was_late(self) -> bool:

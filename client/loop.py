@@ -177,7 +177,7 @@ async def generate(
         if not chain.was_late:
             cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
-            cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops))
+            cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops), chain.seconds_alone)
             cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
         if not is_on_its_way:
             draft.judged(accepted)

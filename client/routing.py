@@ -126,10 +126,13 @@ def plan(
     ]
 
 
-def trip_seconds(hops: Sequence[Hop], peers: Sequence[Announcement], *, tokens: int) -> float:
-    """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it."""
-    links = {peer.peer_id: peer.links for peer in peers}
+def trip_seconds(hops: Sequence[Hop], peers: Mapping[str, Announcement], *, tokens: int) -> float:
+    """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it.
+
+    `peers` by their ids.
+    """
     ids = [hop.contact.peer_id for hop in hops]
+    links = {peer_id: peers[peer_id].links for peer_id in ids if peer_id in peers}
     between = sum(_between(one, other, links) for one, other in itertools.pairwise(ids))
     return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum(hop.seconds(tokens) for hop in hops)
 

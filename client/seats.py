@@ -55,7 +55,7 @@ def seats_at(peers: Sequence[Announcement], reachable: Mapping[str, float], *, t
 
     `reachable`: round trips from this client, by peer; `tokens` of a usual round.
     """
-    found, atlas = list[Seat](), Atlas(peers)
+    found, atlas, known = list[Seat](), Atlas(peers), {peer.peer_id: peer for peer in peers}
     for peer in peers:
         if peer.draft_seconds is None or peer.peer_id not in reachable:
             continue
@@ -64,7 +64,7 @@ def seats_at(peers: Sequence[Announcement], reachable: Mapping[str, float], *, t
             hops = plan(peer.num_layers, atlas, links, tokens=tokens)
         except ChainLost:
             continue
-        trip = trip_seconds(hops, peers, tokens=tokens)
+        trip = trip_seconds(hops, known, tokens=tokens)
         found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL))
     return found
 

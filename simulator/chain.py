@@ -16,7 +16,7 @@ from client.mending import resume_points
 from client.patience import TripTimer
 from client.roster import Roster
 from client.rounds import prefill_rounds
-from client.routing import Hop
+from client.routing import Hop, trip_seconds
 from simulator.hosts import Host, Network, after
 from simulator.peer import HEADER, TOKEN, Peer
 from swarm.errors import ChainLost, PeerLost
@@ -117,6 +117,11 @@ class Chain:
         """Whether a verdict on what follows a text of so many tokens is on its way."""
         flight = self.flight if not self._lost else None
         return flight is not None and flight.judges(range(length))
+
+    @property
+    def seconds_alone(self) -> float:
+        """What a round of one token takes if nothing else is on its way, by what is announced."""
+        return trip_seconds(self.hops, self._roster.peers, tokens=1)
 
     def lacks(self, length: int) -> bool:
         """Whether there is something to be prefilled of a text of so many tokens."""

@@ -115,7 +115,9 @@ class Loop:
             if not chain.was_late:
                 self._cost.note_tokens(len(verdict.tokens), env.now - started)
             if not chain.was_disturbed:
-                self._cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops))
+                self._cost.announce(
+                    sum(hop.token_seconds for hop in chain.hops), len(chain.hops), chain.seconds_alone
+                )
                 self._cost.note_trip(1 + len(tree), seconds, sum(verdict.compute))
             if not is_on_its_way:
                 self._window.judged(accepted)

@@ -147,14 +147,28 @@ def test_what_may_as_well_follow_is_not_sent_at_once() -> None:
     assert sizes[0] > sizes[-1] > 3
 
 
-def test_waiting_is_what_trips_take_beyond_the_fastest_of_late() -> None:
-    quiet, busy = Cost(), Cost()
-    for i in range(200):
+def test_waiting_is_what_trips_take_beyond_the_fastest_of_late_and_what_is_announced() -> None:
+    """Trips of 100 ms and 2 for each token over links and stages of which 90 are announced; half of them wait as long."""
+    quiet, busy, unknown = Cost(), Cost(), Cost()
+    quiet.announce(0.002, 4, 0.09)
+    busy.announce(0.002, 4, 0.09)
+    for i in range(300):
         positions = 1 + i % 9
-        quiet.note_trip(positions, 0.1 + 0.002 * positions, 0.01)
-        busy.note_trip(positions, 0.1 + 0.002 * positions + (0.1 if i % 2 else 0.0), 0.01)
-    assert quiet.waiting == pytest.approx(0.0, abs=0.05)
+        seconds = 0.1 + 0.002 * positions
+        quiet.note_trip(positions, seconds, 0.01)
+        for cost in (busy, unknown):
+            cost.note_trip(positions, seconds + (0.1 if i % 2 else 0.0), 0.01)
+    assert quiet.waiting == pytest.approx(0.0, abs=0.02)
     assert busy.waiting == pytest.approx(0.05 / 0.16, abs=0.05)
+    assert unknown.waiting == 0.0
+
+
+def test_where_it_is_always_crowded_not_all_of_it_passes_for_the_chain() -> None:
+    cost = Cost()
+    cost.announce(0.002, 4, 0.09)
+    for i in range(300):
+        cost.note_trip(1 + i % 9, 0.5 + 0.002 * (i % 9), 0.01)
+    assert cost.waiting > 0.7
 
 
 def test_a_busy_chain_is_sent_no_more_at_a_time_than_an_idle_one() -> None:
@@ -162,6 +176,7 @@ def test_a_busy_chain_is_sent_no_more_at_a_time_than_an_idle_one() -> None:
     sizes = []
     for delayed in (0.0, 1.0):
         cost = Cost()
+        cost.announce(0.004, 4, 0.05)
         for i in range(200):
             positions = 1 + i % 9
             cost.note_trip(positions, 0.05 + 0.004 * positions + (delayed if i % 3 else 0.0), 0.01)

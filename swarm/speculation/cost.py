@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swarm.speculation.queueing import Queueing
+from swarm.speculation.queueing import Congestion, Queueing
 
 _MEMORY = 0.95  # weight of what was known before, against one more trip
 _FIRST_TRIP = 0.1  # seconds that a trip takes, until one was made
@@ -91,27 +91,32 @@ class Cost:
     def __init__(self) -> None:
         self.trip = TripCost()
         self.queueing = Queueing()
-        self._congestion = Queueing()
+        self._congestion = Congestion()
         self.per_draft = 0.0
         """Seconds to work out one draft, on the average."""
         self.start = 0.0
         """Seconds that the stages take for a round of however few tokens."""
         self._compute = TripCost()
-        self._hops = 1
+        self._hops, self._alone_announced = 1, 0.0
         self._drafts = self._draft_seconds = self._tokens = self._token_seconds = self._sent = 0.0
         self._sent_since = 0  # positions, since the last tokens
 
-    def announce(self, per_position: float, hops: int) -> None:
-        """The chain has so many hops, which announce that they take so long for one more token, together."""
+    def announce(self, per_position: float, hops: int, alone: float = 0.0) -> None:
+        """The chain has so many hops, which announce that they take so long for one more token, together.
+
+        A round of one token would be back after `alone`, if nothing else were on its way; 0: that is not known.
+        """
         self.trip.announce(per_position)
-        self._hops = hops
+        self._hops, self._alone_announced = hops, alone
 
     def note_trip(self, positions: int, seconds: float, compute: float) -> None:
         """The trip of a round with so many tokens took that long, its stages together `compute` seconds of it."""
         self.trip.note(positions, seconds)
         self._compute.note(positions, compute)
         self.queueing.note(seconds, compute)
-        self._congestion.note(seconds, self.trip.per_position * positions)
+        if self._alone_announced:
+            alone = self._alone_announced + self.trip.per_position * (positions - 1)
+            self._congestion.note(seconds, alone, self._hops)
         self.start = self._compute.fixed
 
     @property
@@ -129,8 +134,8 @@ class Cost:
 
     @property
     def waiting(self) -> float:
-        """The share of a trip by which it takes longer than it would if nothing else were on its way: than the fastest
-        of late, but for its tokens. Whoever else sends has a part in it."""
+        """The share of a trip by which it takes longer than it would if nothing else were on its way; whoever else sends
+        has a part in it."""
         return self._congestion.share
 
     def note_sent(self, positions: int) -> None:
