@@ -134,8 +134,7 @@ class Cost:
 
     @property
     def waiting(self) -> float:
-        """The share of a trip by which it takes longer than it would if nothing else were on its way; whoever else sends
-        has a part in it."""
+        """The share of a trip by which it takes longer than it would if nothing else were on its way."""
         return self._congestion.share
 
     def note_sent(self, positions: int) -> None:
