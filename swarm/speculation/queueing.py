@@ -45,9 +45,9 @@ _PER_HOP, _SHARE = 3e-3, 0.2  # seconds, and part of what is announced, by which
 class Congestion:
     """How much longer trips take than the chain would need if nothing else were on its way.
 
-    Links and stages are announced as they are without load; what else a trip takes, whoever is or is not there (threads,
-    encryption, a machine that others use), is the least of what trips of late took beyond that. But where it is always
-    crowded, the least is waiting, too: it is believed up to a bound.
+    Links and stages are announced as they are without load; what else a trip takes in any case (threads, encryption)
+    is the least of what trips of late took beyond that. But where it is always crowded, the least is waiting, too: it
+    is believed up to a bound.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Congestion:
     def note(self, seconds: float, alone: float, hops: int) -> None:
         """A trip over so many hops has taken that long, and would take `alone` by what is announced."""
         self._beyond.append(max(seconds - alone, 0.0))
-        usual = min(min(self._beyond), _PER_HOP * hops + _SHARE * alone)
+        usual = min(*self._beyond, _PER_HOP * hops + _SHARE * alone)
         self._waiting = _MEMORY * self._waiting + self._beyond[-1] - usual
         self._seconds = _MEMORY * self._seconds + seconds
 
