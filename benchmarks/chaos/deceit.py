@@ -53,7 +53,7 @@ class Trial:
     """Whether the liar was in the chain at first."""
     is_reported: bool
     is_left_out: bool
-    """At the end."""
+    """Of the chain for the next text."""
     accused: int
     """Honest peers that were left out."""
     audits: int
@@ -125,25 +125,31 @@ def _deceived(fleet: Fleet, liar: Node, expected: dict[float, list[int]], runs: 
                 started = time.monotonic()
                 lines = list(client.watch(prompts.long_code(), **_generation(temperature)))
                 seconds = time.monotonic() - started
-            trials.append(_trial(liar, temperature, lines, expected[temperature], seconds))
+                after = list(client.watch(prompts.long_code(), max_new_tokens=1))
+            trials.append(_trial(liar, temperature, lines, after, expected[temperature], seconds))
     finally:
         fleet.end(liar)
     return trials
 
 
 def _trial(
-    liar: Node, temperature: float, lines: Sequence[dict[str, Any]], expected: list[int], seconds: float
+    liar: Node,
+    temperature: float,
+    lines: Sequence[dict[str, Any]],
+    after: Sequence[dict[str, Any]],
+    expected: list[int],
+    seconds: float,
 ) -> Trial:
-    planned, result = next(line["peers"] for line in lines if line.get("event") == "chain"), lines[-1]
+    result = lines[-1]
     suspects = {suspect["peer_id"] for suspect in result.get("suspects", [])}
     return Trial(
         deceit=liar.deceit,
         temperature=temperature,
         exact=result.get("token_ids") == expected,
         error=result.get("error", ""),
-        was_used=liar.peer_id in planned,
+        was_used=liar.peer_id in _planned(lines),
         is_reported=liar.peer_id in suspects,
-        is_left_out=liar.peer_id not in result.get("peers", []),
+        is_left_out=liar.peer_id not in _planned(after),
         accused=len(suspects - {liar.peer_id}),
         audits=result.get("audits", 0),
         audits_skipped=result.get("audits_skipped", 0),
@@ -151,6 +157,11 @@ def _trial(
         seconds=seconds,
         tokens_per_second=result.get("tokens_per_second", 0.0),
     )
+
+
+def _planned(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """The peers that a generation meant to use."""
+    return next(line["peers"] for line in lines if line.get("event") == "chain")
 
 
 def _client(fleet: Fleet, liars: int) -> Client:
