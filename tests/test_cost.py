@@ -148,7 +148,7 @@ def test_what_may_as_well_follow_is_not_sent_at_once() -> None:
 
 
 def test_waiting_is_what_trips_take_beyond_the_fastest_of_late_and_what_is_announced() -> None:
-    """Trips of 100 ms and 2 for each token over links and stages of which 90 are announced; half of them wait as long."""
+    """Trips of 100 ms and 2 for each token, where 90 are announced; half of them wait as long again."""
     quiet, busy, unknown = Cost(), Cost(), Cost()
     quiet.announce(0.002, 4, 0.09)
     busy.announce(0.002, 4, 0.09)

@@ -125,9 +125,10 @@ def test_strict_thresholds_give_the_text_of_match_and_bold_ones_another(
             memory_swarm.client(network, target, draft=str(draft)) as model,
         ):
             sampling = {"temperature": temperature, "seed": 5, "max_new_tokens": 60}
+            drafts = {"window": 6, "in_flight": 1}
             exact = await model.generate(PROMPT, window=0, **sampling)
-            strict = await model.generate(PROMPT, **options(STRICT), **sampling)
-            bold = await model.generate(PROMPT, **options(BOLD), **sampling)
+            strict = await model.generate(PROMPT, **drafts, **options(STRICT), **sampling)
+            bold = await model.generate(PROMPT, **drafts, **options(BOLD), **sampling)
         assert strict.token_ids == exact.token_ids
         assert bold.token_ids != exact.token_ids
         assert bold.rounds < strict.rounds
