@@ -124,15 +124,18 @@ def test_strict_thresholds_give_the_text_of_match_and_bold_ones_another(
             memory_swarm.peers(target, SPANS, tmp_path) as network,
             memory_swarm.client(network, target, draft=str(draft)) as model,
         ):
-            sampling = {"temperature": temperature, "seed": 5, "max_new_tokens": 60}
-            drafts = {"window": 6, "in_flight": 1}
-            exact = await model.generate(PROMPT, window=0, **sampling)
-            strict = await model.generate(PROMPT, **drafts, **options(STRICT), **sampling)
-            bold = await model.generate(PROMPT, **drafts, **options(BOLD), **sampling)
-        assert strict.token_ids == exact.token_ids
-        assert bold.token_ids != exact.token_ids
-        assert bold.rounds < strict.rounds
-        assert len(bold.token_ids) == 60
+            drafts, rounds = {"window": 6, "in_flight": 1}, {"strict": 0, "bold": 0}
+            for seed in range(8):  # bold texts are others, and may be harder for the draft
+                sampling = {"temperature": temperature, "seed": seed, "max_new_tokens": 60}
+                exact = await model.generate(PROMPT, window=0, **sampling)
+                strict = await model.generate(PROMPT, **drafts, **options(STRICT), **sampling)
+                bold = await model.generate(PROMPT, **drafts, **options(BOLD), **sampling)
+                assert strict.token_ids == exact.token_ids
+                assert bold.token_ids != exact.token_ids
+                assert len(bold.token_ids) == 60
+                rounds["strict"] += strict.rounds
+                rounds["bold"] += bold.rounds
+        assert rounds["bold"] < rounds["strict"]
 
     asyncio.run(run())
 
