@@ -5,13 +5,12 @@ so that drafts are dear enough for their number to matter; the client's uplink a
 the closed form knows one number for all drafts: where a third of them is easy arithmetic, the best fixed window is near
 that of the arithmetic. A cell is one K at one uplink:
 
-- a *pilot* of a short and a long window gives what the closed form asks for, a and L. It knows one a for all drafts,
-  but drafts behind others that stood stand more often: a is that with which its E[tokens] is, at the long window,
-  what verdicts brought there (the share of judged drafts that stand makes the windows too short). The closed form has
-  no term for the trip; but with cost(g) = fixed + per_position (g + 1) + draft g, and L all that one more draft takes
-  (to work out, to send with its evidence, to run, as far as it is not hidden) in units of all that is fixed, it is 1
-  + g L. Both are of the line through the times of verdicts on 1 and on 8 drafts. It does not begin at plain decoding:
-  to draft at all takes a few per cent of a trip, which count when drafts are weighed against none.
+- a *pilot* of a short and a long window gives what the closed form asks for: a, the share of judged drafts that stand,
+  and L. The closed form has no term for the trip; but with cost(g) = fixed + per_position (g + 1) + draft g, and L all
+  that one more draft takes (to work out, to send with its evidence, to run, as far as it is not hidden) in units of all
+  that is fixed, it is 1 + g L. Both are of the line through the times of verdicts on 1 and on 8 drafts. It does not
+  begin at plain decoding: to draft at all takes a few per cent of a trip, which count when drafts are weighed
+  against none.
 - a *ladder* of all windows around the one that the closed form makes of these, measured anew, all in turn prompt by
   prompt. Its speed at window g is E(g) / T(g): T the mean time of the verdicts that had g drafts, E = 1 + the shares of
   verdicts, of all windows that reach so far, whose first 1, 2, ... g drafts stood. Speed as it is told by so few tokens
@@ -32,7 +31,7 @@ from typing import Any
 from benchmarks.bar import Bar
 from benchmarks.deployment import Client, deployed
 from benchmarks.lab import Lab
-from swarm.speculation.closed_form import acceptance_of, best_length, speedup
+from swarm.speculation.closed_form import best_length, speedup
 from swarm.wire import MAX_EVIDENCE
 
 SPANS = ("0:4", "4:8")
@@ -43,7 +42,7 @@ FULL = MAX_EVIDENCE
 UPLINKS = (0.5, 5.0, 50.0)
 SHORT, LONG = 1, 8
 """The pilot's windows. The long one is so long that most verdicts end at a draft that does not stand, not for want of
-drafts."""
+drafts: so a is the share over nearly all positions of the text; a short window judges fewer of the easy ones."""
 TEXTS = 3
 """Code prompts for each of those that other parts have of a kind."""
 _BEYOND = 3  # windows of the ladder past the closed form's
@@ -81,7 +80,7 @@ class Pilot:
     """What the closed form is told of a cell."""
 
     acceptance: float
-    """a."""
+    """a: of the judged drafts, those that stand."""
     draft_cost: float
     """L: what one more draft takes, in units of what is fixed."""
     fixed: float
@@ -199,13 +198,13 @@ def _measure(k: int, uplink: float, client: Client, texts: Sequence[str], tokens
 
 def pilot_of(made: Mapping[int, Sequence[Generation]]) -> Pilot:
     """From generations without drafts, and with the short and the long window."""
-    tokens = 1 + mean(
-        one["accepted"] for result in made[LONG] for one in result["verdicts"] if one["drafted"] == LONG
-    )
+    verdicts = [one for result in made[LONG] for one in result["verdicts"]]
+    accepted = sum(one["accepted"] for one in verdicts)
+    judged = sum(min(one["accepted"] + 1, one["drafted"]) for one in verdicts)
     plain, short, long = (mean(_seconds(made[window], window)) for window in (0, SHORT, LONG))
     per_draft = (long - short) / (LONG - SHORT)
     fixed = short - SHORT * per_draft
-    return Pilot(acceptance_of(tokens, LONG), per_draft / fixed, fixed / plain)
+    return Pilot(accepted / judged, per_draft / fixed, fixed / plain)
 
 
 def ladder(predicted: int) -> tuple[int, ...]:

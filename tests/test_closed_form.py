@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.speculation.closed_form import acceptance_of, best_length, expected_tokens, speedup
+from swarm.speculation.closed_form import best_length, expected_tokens, speedup
 
 TABLE = {
     0.4: {0.01: 4, 0.1: 2, 0.2: 1, 0.4: 1, 0.6: 1},
@@ -34,9 +34,3 @@ def test_no_other_length_is_better(acceptance: float, cost: float) -> None:
 def test_expected_tokens_are_a_geometric_series(acceptance: float) -> None:
     for drafts in range(10):
         assert expected_tokens(acceptance, drafts) == pytest.approx(sum(acceptance**i for i in range(drafts + 1)))
-
-
-@pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.8, 0.999, 1.0])
-def test_acceptance_is_told_from_the_tokens_that_it_brings(acceptance: float) -> None:
-    for drafts in (1, 2, 8, 20):
-        assert acceptance_of(expected_tokens(acceptance, drafts), drafts) == pytest.approx(acceptance, abs=1e-6)

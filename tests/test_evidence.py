@@ -49,7 +49,7 @@ def cell(k: int = 32, uplink: float = 5.0) -> Cell:
 
 def test_a_pilot_tells_acceptance_and_the_line_through_its_two_windows() -> None:
     pilot = evidence.pilot_of(TRIED)
-    assert expected_tokens(pilot.acceptance, 8) == pytest.approx(1 + 11 / 6)
+    assert pilot.acceptance == pytest.approx(11 / (8 + 2 + 1 + 1 + 3 + 1))
     assert pilot.fixed == pytest.approx(0.022 / 0.02)
     assert pilot.draft_cost == pytest.approx(0.002 / 0.022)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
 from scipy.special import lambertw
 
 
@@ -22,14 +21,6 @@ def expected_tokens(acceptance: float, drafts: int) -> float:
     if acceptance == 1.0:
         return drafts + 1.0
     return (1 - acceptance ** (drafts + 1)) / (1 - acceptance)
-
-
-def acceptance_of(tokens: float, drafts: int) -> float:
-    """The acceptance with which so many drafts bring so many tokens: `expected_tokens` the other way round.
-
-    For 1 <= tokens <= drafts + 1, and at least one draft.
-    """
-    return float(brentq(lambda acceptance: expected_tokens(acceptance, drafts) - tokens, 0.0, 1.0))
 
 
 def speedup(acceptance: float, draft_cost: float, drafts: int) -> float:
