@@ -51,12 +51,13 @@ class Chain:
         refresh: Callable[[], None],
         timer: TripTimer,
         *,
-        plan: Callable[[Roster, int], list[Hop]],
         round_tokens: int,
         timeout: float,
     ) -> None:
-        """`peers`: by id, those that live; `refresh` has the roster know them; `plan` makes a whole chain for rounds of
-        so many tokens; `timeout`: seconds without a chain after which it is given up."""
+        """`peers`: by id, those that live; `refresh` has the roster know them.
+
+        `round_tokens`: of a usual round; `timeout`: seconds without a chain after which it is given up.
+        """
         self.host = host
         self.hops: list[Hop] = []
         self.flight: Flight | None = None
@@ -70,7 +71,6 @@ class Chain:
         self._peers = peers
         self._refresh = refresh
         self._timer = timer
-        self._plan = plan
         self._round_tokens = round_tokens
         self._timeout = timeout
         self._id = b""
@@ -165,7 +165,7 @@ class Chain:
             if verdict is not None and self._take(verdict):
                 break
             if not self._lost:  # overdue
-                yield from self._look()
+                yield from self._survey()
         self.was_late = is_first or has_gone_wrong
         self.was_disturbed = self.was_late or was_on_its_way
         seconds = self._env.now - started
@@ -222,7 +222,7 @@ class Chain:
         while True:
             self._refresh()
             try:
-                hops = self._plan(self._roster, self._round_tokens)
+                hops = self._roster.plan(tokens=self._round_tokens)
             except ChainLost as error:
                 if self._env.now - started > self._timeout:
                     raise Failed(str(error)) from None
@@ -312,10 +312,6 @@ class Chain:
             self._network.send(self.host, peer.host, HEADER, peer.ask, Ask(self._id, self._asked, 0))
         yield from self._until(lambda: self._reports.keys() | self._lost >= asked, self._timer.wait())
         self._lost |= asked - self._reports.keys()
-
-    def _look(self) -> Steps:
-        """A verdict is overdue: wait on, if all hops answer."""
-        yield from self._survey()
 
     def _extra(self, length: int) -> float:
         """Seconds to give on top of a usual trip for a first one, with the prompt."""

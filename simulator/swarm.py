@@ -10,7 +10,6 @@ import simpy
 from client.generation import TREE_WIDTH, USUAL_IN_FLIGHT, new_window, round_tokens
 from client.patience import TripTimer
 from client.roster import Roster
-from client.routing import Hop
 from peer.placement import place
 from simulator.chain import Chain, Failed
 from simulator.directory import Directory
@@ -211,7 +210,6 @@ class Swarm:
             self._alive,
             lambda: self._refresh(roster, host),
             TripTimer(_FLOOR, _CEILING),
-            plan=self._plan,
             round_tokens=tokens,
             timeout=_TIMEOUT,
         )
@@ -226,9 +224,6 @@ class Swarm:
         self._running.remove(record)
         self._tell(record)
         self._end()
-
-    def _plan(self, roster: Roster, tokens: int) -> list[Hop]:
-        return roster.plan(tokens=tokens)
 
     def _alive(self, peer_id: str) -> Peer | None:
         peer = self.peers.get(peer_id)
