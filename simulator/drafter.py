@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from swarm.drafting.growth import AT_ONCE, MAX_NODES, Growth, Node
 from swarm.speculation.calibration import Calibration
 from swarm.speculation.flight import Flight
-from swarm.speculation.trace import Row
+from swarm.speculation.trace import CHOICES, Row
 from swarm.speculation.tree import DraftTree
 
 _STRIDE, _SHIFT = 31, 7  # lead from one row of the text to another one
+_OTHERS = tuple(range(-1, -CHOICES - 2, -1))  # what a draft may take for a token
 
 
 class ReplayDrafter:
@@ -56,7 +57,7 @@ class ReplayDrafter:
 
     def chances(self, size: int) -> list[float]:
         """Of the best nodes."""
-        return [node.chance for node in self._growth.best(size)]
+        return self._growth.chances(size)
 
     def tree(self, size: int) -> DraftTree:
         """The best nodes."""
@@ -74,7 +75,7 @@ class ReplayDrafter:
             before = node.parent.slot if node.parent else 0
             node.slot = (_STRIDE * before - node.token * _SHIFT) % len(self._rows)
         row = self._rows[node.slot]
-        choices = [-1 - i for i in range(len(row.scores))]
+        choices = [*_OTHERS[: len(row.scores)]]
         if is_text and row.taken >= 0:
             choices[row.taken] = node.token + 1
         self._growth.work_out(node, choices, row.scores, row.known_hint)

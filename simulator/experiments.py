@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ def combinations(sweeps: Sequence[str]) -> list[dict[str, Any]]:
 def run(scenario: Scenario, seed: int) -> Figures:
     """One run."""
     swarm = Swarm(scenario, seed)
+    gc.collect()
+    gc.freeze()  # what is there by now stays, and need not be looked at again and again
     swarm.run()
     return swarm.figures()
 

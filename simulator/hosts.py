@@ -20,8 +20,19 @@ def after(env: simpy.Environment, seconds: float, act: Act, *arguments: Any) -> 
     env.timeout(seconds).callbacks.append(lambda _: act(*arguments))
 
 
-def _succeed(event: simpy.Event) -> None:
-    event.succeed()
+class Job(simpy.Event):
+    """Work for a machine; the event happens when it is done."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, env: simpy.Environment, seconds: float) -> None:
+        super().__init__(env)
+        self.seconds = seconds
+
+    def start(self) -> None:
+        """A core has begun with it."""
+        self._ok, self._value = True, None
+        self.env.schedule(self, delay=self.seconds)
 
 
 class Machine:
@@ -29,30 +40,29 @@ class Machine:
 
     def __init__(self, env: simpy.Environment, cores: int) -> None:
         self.env = env
-        self.busy_seconds = 0.0
-        """Of all cores together."""
-        self.cores = cores
         self._free = cores
-        self._waiting = deque[tuple[float, Act, tuple[Any, ...]]]()
+        self._waiting = deque[Job]()
 
     def run(self, seconds: float, done: Act, *arguments: Any) -> None:
         """Compute for so long, then call `done`."""
+        job = Job(self.env, seconds)
+        self.take(job)
+        job.callbacks.append(lambda _: done(*arguments))
+
+    def take(self, job: Job) -> None:
+        """Do it as soon as a core is free."""
+        job.callbacks.append(self._finish)
         if self._free:
             self._free -= 1
-            self._start(seconds, done, arguments)
+            job.start()
         else:
-            self._waiting.append((seconds, done, arguments))
+            self._waiting.append(job)
 
-    def _start(self, seconds: float, done: Act, arguments: tuple[Any, ...]) -> None:
-        self.busy_seconds += seconds
-        after(self.env, seconds, self._finish, done, arguments)
-
-    def _finish(self, done: Act, arguments: tuple[Any, ...]) -> None:
+    def _finish(self, _: simpy.Event) -> None:
         if self._waiting:
-            self._start(*self._waiting.popleft())
+            self._waiting.popleft().start()
         else:
             self._free += 1
-        done(*arguments)
 
 
 class Thread:
@@ -61,31 +71,32 @@ class Thread:
     def __init__(self, machine: Machine) -> None:
         self.busy_seconds = 0.0
         self._machine = machine
-        self._waiting = deque[tuple[float, Act, tuple[Any, ...]]]()
+        self._waiting = deque[Job]()
         self._is_busy = False
+
+    def job(self, seconds: float) -> Job:
+        """Compute for so long, behind what waits."""
+        job = Job(self._machine.env, seconds)
+        if self._is_busy:
+            self._waiting.append(job)
+        else:
+            self._start(job)
+        job.callbacks.append(self._finish)
+        return job
 
     def run(self, seconds: float, done: Act, *arguments: Any) -> None:
-        """Compute for so long, then call `done`."""
-        self._waiting.append((seconds, done, arguments))
-        self._next()
+        """The same; then call `done`."""
+        self.job(seconds).callbacks.append(lambda _: done(*arguments))
 
-    def job(self, seconds: float) -> simpy.Event:
-        """The same, as an event of a process."""
-        event = self._machine.env.event()
-        self.run(seconds, _succeed, event)
-        return event
+    def _start(self, job: Job) -> None:
+        self._is_busy = True
+        self.busy_seconds += job.seconds
+        self._machine.take(job)
 
-    def _next(self) -> None:
-        if self._waiting and not self._is_busy:
-            self._is_busy = True
-            seconds, done, arguments = self._waiting.popleft()
-            self.busy_seconds += seconds
-            self._machine.run(seconds, self._finish, done, arguments)
-
-    def _finish(self, done: Act, arguments: tuple[Any, ...]) -> None:
+    def _finish(self, _: simpy.Event) -> None:
         self._is_busy = False
-        done(*arguments)
-        self._next()
+        if self._waiting:
+            self._start(self._waiting.popleft())
 
 
 class Uplink:

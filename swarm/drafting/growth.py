@@ -7,6 +7,7 @@ it outlives the round: the part of the tree behind the tokens that were committe
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 
 from swarm.speculation.calibration import Calibration, Hint
@@ -56,6 +57,10 @@ class Node:
         return [*self.parent.path(), self.token] if self.parent else []
 
 
+_Ranked = tuple[float, int, Node]
+"""A node behind its chance, negative: the likeliest first, and of equals the one that was made first."""
+
+
 class Growth:
     """The tree behind one text."""
 
@@ -69,8 +74,9 @@ class Growth:
     def plant(self, token: int) -> None:
         """Begin anew with nothing but a root."""
         self.root = Node(token, None, 1.0)
-        self._frontier: list[tuple[float, int, Node]] = []  # open nodes, the likeliest first
-        self._pushed = 0
+        self._frontier: list[_Ranked] = []  # a heap of the open nodes
+        self._ranked: list[_Ranked] = []  # all nodes below the root, in order
+        self._made = 0
         self._push(self.root)
 
     def limit(self, room: int) -> None:
@@ -98,7 +104,7 @@ class Growth:
         node.choices, node.scores, node.hint, node.view = choices, scores, hint, view
         self._branch(node)
         for child in node.children:
-            self._push(child)
+            insort(self._ranked, self._push(child))
 
     def advance(self, tokens: Sequence[int]) -> list[Node]:
         """The text goes on by `tokens`: learn from it, and take root at the last of them.
@@ -130,7 +136,11 @@ class Growth:
 
     def best(self, size: int) -> list[Node]:
         """The `size` likeliest nodes below the root, the likeliest first; each with its parents."""
-        return heapq.nlargest(size, self.nodes(), key=lambda node: node.chance)
+        return [node for _, _, node in self._ranked[:size]]
+
+    def chances(self, size: int) -> list[float]:
+        """Those of the `size` likeliest nodes."""
+        return [-key for key, _, _ in self._ranked[:size]]
 
     def tree(self, size: int) -> DraftTree:
         """The `size` likeliest nodes, each branch behind those that are likelier."""
@@ -166,33 +176,46 @@ class Growth:
         numbers |= {node: len(flight) + i for i, node in enumerate(found)}
         return _drafts(found, numbers)
 
-    def _push(self, node: Node) -> None:
-        self._pushed += 1
-        heapq.heappush(self._frontier, (-node.chance, self._pushed, node))
+    def _push(self, node: Node) -> _Ranked:
+        """Put an open node on the frontier."""
+        ranked = self._rank(node)
+        heapq.heappush(self._frontier, ranked)
+        return ranked
+
+    def _rank(self, node: Node) -> _Ranked:
+        self._made += 1
+        return -node.chance, self._made, node
 
     def _value_anew(self) -> None:
         """All chances from the root on, by what is known now."""
-        self._frontier.clear()
         self.root.chance, self.root.depth = 1.0, 0
+        self._frontier.clear()
+        self._ranked.clear()
         waiting = [self.root]
         while waiting:
             node = waiting.pop()
-            if node.is_open:
-                self._push(node)
-            else:
+            if not node.is_open:
                 self._branch(node)
                 waiting += node.children
+            ranked = self._push(node) if node.is_open else self._rank(node)
+            if node is not self.root:
+                self._ranked.append(ranked)
+        self._ranked.sort()
 
     def _branch(self, node: Node) -> None:
         """Value the children of a node that is worked out; those likely enough are there afterwards."""
         shares = self._calibration.chances(node.scores, node.hint)
         ranked = sorted(zip(shares, node.choices, strict=True), reverse=True)
-        before = {child.token: child for child in node.children}
-        for share, token in ranked if before else ranked[: self._width]:
+        has_room, before = node.depth < self._room, {child.token: child for child in node.children}
+        if not before:
+            likely = [(token, share * node.chance) for share, token in ranked[: self._width]] if has_room else []
+            node.children = [Node(token, node, chance) for token, chance in likely if chance >= _LEAST]
+            return
+        for share, token in ranked:
             chance = share * node.chance
             if (child := before.get(token)) is not None:
                 child.chance, child.depth = chance, node.depth + 1
-            elif chance >= _LEAST and node.depth < self._room and len(node.children) < self._width:
+            elif chance >= _LEAST and has_room and len(node.children) < self._width:
                 node.children.append(Node(token, node, chance))
         node.children.sort(key=lambda child: child.chance, reverse=True)
 

@@ -91,7 +91,7 @@ class ModelDrafter:
 
     def chances(self, size: int) -> list[float]:
         """Of the best nodes."""
-        return [node.chance for node in self._growth.best(size)]
+        return self._growth.chances(size)
 
     def tree(self, size: int) -> DraftTree:
         """The best nodes."""

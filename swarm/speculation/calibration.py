@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _USUAL = 0.7
@@ -23,6 +24,8 @@ _SURE = 0.98  # the greatest weight
 _PACE = 0.04  # by how much of what one more token says a weight changes
 _WORST = -5.0  # log-likelihood of a token that no scale explains
 _MEMORY = 0.98  # weight of what was known before, against one more token
+_KEPT = 1 << 14  # results: a tree is valued anew after each verdict, and a simulator replays the same texts
+_LEAST = 1e-300
 _MISSES = 0.03  # share of tokens that are none of the first choices, until it is known
 
 
@@ -50,11 +53,9 @@ class Calibration:
 
     def chances(self, scores: Sequence[float], hint: Hint | None = None) -> list[float]:
         """For each of the choices; together less than 1. `scores`: one for each choice, in any order."""
-        best = max(scores)
-        weights = [math.exp((score - best) / self.scale) for score in scores]
         trust = self._trusted[hint.length - 1] if hint else 0.0
-        share = (1 - self._misses) * (1 - trust) / sum(weights)
-        chances = [weight * share for weight in weights]
+        known = (1 - self._misses) * (1 - trust)
+        chances = [known * share for share in _shares(tuple(scores), self.scale)]
         if hint:
             chances[hint.choice] += (1 - self._misses) * trust
         return chances
@@ -66,11 +67,10 @@ class Calibration:
             self._learn_trust(scores, taken, hint)
         if taken is None:
             return
-        best = max(scores)
-        for i, scale in enumerate(SCALES):
-            whole = math.log(sum(math.exp((score - best) / scale) for score in scores))
-            likelihood = (scores[taken] - best) / scale - whole
-            self._fit[i] = _MEMORY * self._fit[i] + max(likelihood, _WORST)
+        self._fit = [
+            _MEMORY * fit + likelihood
+            for fit, likelihood in zip(self._fit, _likelihoods(tuple(scores), taken), strict=True)
+        ]
         self.scale = SCALES[max(range(len(SCALES)), key=self._fit.__getitem__)]
 
     def _learn_trust(self, scores: Sequence[float], taken: int | None, hint: Hint) -> None:
@@ -81,3 +81,18 @@ class Calibration:
             by_scores = self.chances(scores)[hint.choice] * (1 - trust)
             explained = trust / (trust + by_scores)
         self._trusted[hint.length - 1] = min(trust + _PACE * (explained - trust), _SURE)
+
+
+@lru_cache(_KEPT)
+def _shares(scores: tuple[float, ...], scale: float) -> tuple[float, ...]:
+    """softmax(scores / scale)."""
+    best = max(scores)
+    weights = [math.exp((score - best) / scale) for score in scores]
+    whole = sum(weights)
+    return tuple(weight / whole for weight in weights)
+
+
+@lru_cache(_KEPT)
+def _likelihoods(scores: tuple[float, ...], taken: int) -> tuple[float, ...]:
+    """The logarithm of the share of one of the choices, under each of the scales."""
+    return tuple(max(math.log(max(_shares(scores, scale)[taken], _LEAST)), _WORST) for scale in SCALES)

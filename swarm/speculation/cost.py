@@ -25,7 +25,10 @@ class TripCost:
 
     def __init__(self, per_position: float = 0.0, trust: float = 100.0) -> None:
         """`per_position`: seconds that are announced; `trust`: its weight, in squared positions off the mean."""
-        self._announced = per_position
+        self._announced = self.per_position = per_position
+        """Of `per_position`: seconds for one more token, by least squares, drawn to what is announced."""
+        self.fixed = _FIRST_TRIP
+        """Seconds of a round without any tokens."""
         self._trust = trust
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
@@ -37,6 +40,7 @@ class TripCost:
     def announce(self, per_position: float) -> None:
         """The chain is another one."""
         self._announced = per_position
+        self._fit()
 
     def note(self, positions: int, seconds: float) -> None:
         """A trip of a round with so many tokens has taken that long."""
@@ -47,22 +51,7 @@ class TripCost:
         self._y = _MEMORY * self._y + seconds
         self._xx = _MEMORY * self._xx + positions**2
         self._xy = _MEMORY * self._xy + positions * seconds
-
-    @property
-    def per_position(self) -> float:
-        """Seconds for one more token: least squares, drawn to what is announced."""
-        if not self.is_known:
-            return self._announced
-        spread = self._xx - self._x**2 / self._weight
-        together = self._xy - self._x * self._y / self._weight
-        return max((together + self._trust * self._announced) / (max(spread, 0.0) + self._trust), 0.0)
-
-    @property
-    def fixed(self) -> float:
-        """Seconds of a round without any tokens."""
-        if not self.is_known:
-            return _FIRST_TRIP
-        return max((self._y - self.per_position * self._x) / self._weight, 0.0)
+        self._fit()
 
     @property
     def mean(self) -> float:
@@ -72,6 +61,16 @@ class TripCost:
     def seconds(self, positions: int) -> float:
         """What a round of so many tokens takes."""
         return self.fixed + self.per_position * positions
+
+    def _fit(self) -> None:
+        """Draw the line anew."""
+        if not self.is_known:
+            self.per_position = self._announced
+            return
+        spread = max(self._xx - self._x**2 / self._weight, 0.0)
+        together = self._xy - self._x * self._y / self._weight
+        self.per_position = max((together + self._trust * self._announced) / (spread + self._trust), 0.0)
+        self.fixed = max((self._y - self.per_position * self._x) / self._weight, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +168,13 @@ class Cost:
         return (1 + sum(chances)) / self._alone(1 + len(chances))
 
     def best_size(self, chances: Sequence[float]) -> int:
-        """How many of these drafts, the likeliest first, bring most tokens per second."""
-        expected, best, size = 1.0, 0.0, 0
-        for count in range(len(chances) + 1):
-            expected += chances[count - 1] if count else 0.0
-            rate = expected / self._alone(1 + count)
-            if rate > best:
-                best, size = rate, count
+        """How many of these drafts, the likeliest first, bring most tokens per second: as long as one more brings more
+        for its time than those before it for theirs."""
+        expected, seconds, one_more, size = 1.0, self._alone(1), self.trip.per_position, 0
+        while size < len(chances) and chances[size] * seconds > expected * one_more:
+            expected += chances[size]
+            seconds += one_more
+            size += 1
         return size
 
     def _alone(self, positions: int) -> float:
