@@ -165,13 +165,13 @@ class AsyncSwarmModel:
         if settings.draft_at == "peer":
             if not seats:
                 raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")
-            return max(seats, key=lambda seat: seat.rate(window)).contact
+            return best(None, seats, window).contact
         if not seats:
             return None
         try:
             hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
-            return max(seats, key=lambda seat: seat.rate(window)).contact
+            return best(None, seats, window).contact
         trip = trip_seconds(hops, self.target.roster.peers, tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
         return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact

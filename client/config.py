@@ -19,7 +19,7 @@ MAX_WINDOW = 64
 """Drafts of a round: peers take so many, unless they are told otherwise."""
 
 
-def _number_or(words: tuple[str, ...], low: int, high: int) -> BeforeValidator:
+def number_or(words: tuple[str, ...], low: int, high: int) -> BeforeValidator:
     """One of the words or a number within these limits. Raises ValueError."""
 
     def read(value: object) -> object:
@@ -40,9 +40,9 @@ def _leniency(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
-Window = Annotated[Literal["auto", "awc"] | int, _number_or(("auto", "awc"), 0, MAX_WINDOW)]
-EvidenceSize = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, MAX_EVIDENCE)]
-InFlight = Annotated[Literal["auto"] | int, _number_or(("auto",), 1, 16)]
+Window = Annotated[Literal["auto", "awc"] | int, number_or(("auto", "awc"), 0, MAX_WINDOW)]
+EvidenceSize = Annotated[Literal["auto"] | int, number_or(("auto",), 1, MAX_EVIDENCE)]
+InFlight = Annotated[Literal["auto"] | int, number_or(("auto",), 1, 16)]
 Lenient = Annotated[InstanceOf[Leniency], BeforeValidator(_leniency), PlainSerializer(msgspec.to_builtins)]
 
 

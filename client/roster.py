@@ -27,7 +27,7 @@ class Roster:
 
     def __init__(self, num_layers: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`num_layers` of the target."""
-        self.peers: dict[str, Announcement] = {}
+        self.peers: Mapping[str, Announcement] = {}
         """By peer: what it announces."""
         self.round_trips: dict[str, float] = {}
         """By peer: seconds to it and back; one that is not in it is out of reach."""
@@ -36,15 +36,18 @@ class Roster:
         self._num_layers = num_layers
         self._atlas: Atlas | None = None
 
-    def update(self, found: Mapping[str, Announcement]) -> None:
-        """These are the peers now; what went wrong with one that has started anew is forgotten."""
+    def update(self, found: Mapping[str, Announcement], atlas: Atlas | None = None) -> None:
+        """These are the peers now; what went wrong with one that has started anew is forgotten.
+
+        `atlas`: theirs, if somebody has it already.
+        """
         for peer_id, peer in found.items():
             before = self.peers.get(peer_id)
             if before is not None and peer.started > before.started:
                 self.cooldowns.forget(peer_id)
                 self.round_trips.pop(peer_id, None)
         if self.peers != found:
-            self.peers, self._atlas = dict(found), None
+            self.peers, self._atlas = found, atlas
         self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
 
     def note(self, error: PeerError) -> None:
@@ -70,10 +73,8 @@ class Roster:
             "excluded": barring.keys() | excluded,
             "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
         }
-        if self._atlas is None:
-            self._atlas = Atlas(self.peers.values())
         try:
-            return plan(self._num_layers, self._atlas, self.round_trips, **options)
+            return plan(self._num_layers, self._known_atlas(), self.round_trips, **options)
         except ChainLost as lost:
             refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
             raise ChainLost(f"{lost}{refusals}") from None
@@ -123,4 +124,9 @@ class Roster:
         """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""
         unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
-        return seats_at(list(self.peers.values()), reachable, tokens=tokens)
+        return seats_at(self._known_atlas(), reachable, tokens=tokens)
+
+    def _known_atlas(self) -> Atlas:
+        if self._atlas is None:
+            self._atlas = Atlas(self.peers.values())
+        return self._atlas

@@ -44,18 +44,21 @@ class Seat:
         return expected_tokens(self.acceptance, drafts) / (self.trip_seconds + drafts * self.draft_seconds)
 
 
-def best(here: Seat, others: Sequence[Seat], window: int | None) -> Seat:
-    """The fastest; here, unless another one is so by more than a little."""
-    fastest = max(others, key=lambda seat: seat.rate(window), default=here)
+def best(here: Seat | None, others: Sequence[Seat], window: int | None) -> Seat:
+    """The fastest of at least one; here, unless another one is so by more than a little. None: not here."""
+    if here is None or not others:
+        return here or max(others, key=lambda seat: seat.rate(window))
+    fastest = best(None, others, window)
     return fastest if fastest.rate(window) > _WORTH * here.rate(window) else here
 
 
-def seats_at(peers: Sequence[Announcement], reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
-    """Those of `peers` that draft and are `reachable`, as far as their own links to others make up a chain.
+def seats_at(atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
+    """Those peers that draft and are `reachable`, as far as their own links to others make up a chain.
 
     `reachable`: round trips from this client, by peer; `tokens` of a usual round.
     """
-    found, atlas, known = list[Seat](), Atlas(peers), {peer.peer_id: peer for peer in peers}
+    found, peers = list[Seat](), atlas.peers
+    known = {peer.peer_id: peer for peer in peers}
     for peer in peers:
         if peer.draft_seconds is None or peer.peer_id not in reachable:
             continue

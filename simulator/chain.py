@@ -7,7 +7,7 @@ What is a decision is the client's own code: the route (`client.roster`), from w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any
 
 import simpy
@@ -17,15 +17,14 @@ from client.patience import TripTimer
 from client.roster import Roster
 from client.rounds import prefill_rounds
 from client.routing import Hop, trip_seconds
-from simulator.hosts import Host, Network, after
+from simulator.hosts import Host, Network, Steps, after
 from simulator.peer import HEADER, TOKEN, Peer
-from swarm.errors import ChainLost, PeerLost
+from simulator.policies import Choice, chosen
+from swarm.errors import ChainLost, PeerLost, PeerRefused
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
 from swarm.wire import MAX_ROUND_TOKENS, MAX_TAIL, Ask, Message, Open, Progress, Relink, Round, Verdict
-
-Steps = Generator[simpy.Event, Any, None]
 
 _FINGERPRINT = "0" * 64
 _GREEDY = Sampling()
@@ -50,13 +49,15 @@ class Chain:
         peers: Callable[[str], Peer | None],
         refresh: Callable[[], None],
         timer: TripTimer,
+        choose: Choice | None,
         *,
         round_tokens: int,
         timeout: float,
     ) -> None:
         """`peers`: by id, those that live; `refresh` has the roster know them.
 
-        `round_tokens`: of a usual round; `timeout`: seconds without a chain after which it is given up.
+        `choose`: who takes part, if that is not for the roster to say; `round_tokens`: of a usual round; `timeout`:
+        seconds without a chain after which it is given up.
         """
         self.host = host
         self.hops: list[Hop] = []
@@ -71,6 +72,7 @@ class Chain:
         self._peers = peers
         self._refresh = refresh
         self._timer = timer
+        self._choose = choose
         self._round_tokens = round_tokens
         self._timeout = timeout
         self._id = b""
@@ -82,6 +84,7 @@ class Chain:
         self._judged = 0
         self._verdicts: dict[int, Verdict] = {}
         self._lost: set[str] = set()
+        self._leaving: set[str] = set()
         self._reports: dict[str, Progress] = {}
         self._asked = 0
         self._news: simpy.Event | None = None
@@ -107,6 +110,10 @@ class Chain:
             self._lost.add(peer_id)
             self._wake()
 
+    def take_leaving(self, peer_id: str) -> None:
+        """A hop is about to leave."""
+        self._leaving.add(peer_id)
+
     @property
     def links(self) -> float:
         """Seconds of a trip over all links, without chance."""
@@ -117,6 +124,12 @@ class Chain:
         """Whether a verdict on what follows a text of so many tokens is on its way."""
         flight = self.flight if not self._lost else None
         return flight is not None and flight.judges(range(length))
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether there is a tree on its way that may have more drafts; not while hops are about to leave: others take
+        over where no verdict is on its way."""
+        return self.flight is not None and not self._lost and not self._leaving
 
     @property
     def seconds_alone(self) -> float:
@@ -135,8 +148,8 @@ class Chain:
             self._prefill(self._number + 1, length)
 
     def send_more(self, more: DraftTree) -> None:
-        """Have more drafts judged of the tree on its way."""
-        if self.flight is None or self._lost:
+        """Have more drafts judged of the tree on its way, which may grow."""
+        if self.flight is None:
             return
         self._number += 1
         grown, more = len(self.flight), more.cut(self._chunk)
@@ -151,8 +164,8 @@ class Chain:
         is_first, was_on_its_way, has_gone_wrong = self._number == 0, is_sent, False
         number = self.flight.number if is_sent and self.flight is not None else None
         while True:
-            if self._lost:
-                has_gone_wrong = True
+            if self._lost or (self._leaving and not is_sent):
+                has_gone_wrong = has_gone_wrong or bool(self._lost)
                 yield from self._mend(length)
                 is_sent = False
             if not is_sent:
@@ -177,9 +190,7 @@ class Chain:
 
     def close(self) -> None:
         """End the session at all hops."""
-        for peer in self._open_at.values():
-            self._network.send(self.host, peer.host, HEADER, peer.close, self._id)
-        self._open_at.clear()
+        self._drop([*self._open_at])
         self.hops = []
 
     @property
@@ -222,7 +233,7 @@ class Chain:
         while True:
             self._refresh()
             try:
-                hops = self._roster.plan(tokens=self._round_tokens)
+                hops = self._plan()
             except ChainLost as error:
                 if self._env.now - started > self._timeout:
                     raise Failed(str(error)) from None
@@ -231,11 +242,21 @@ class Chain:
             yield from self._reach(hops)
             if not self._lost:
                 break
-            self._leave_lost()
+            self._drop(self._lost)
+            self._note_gone()
         self._id = next(Chain._ids).to_bytes(16)
         self._settled, self.flight = None, None
         self._verdicts.clear()
         self._lead_over(hops, [0] * len(hops), set())
+
+    def _plan(self) -> list[Hop]:
+        """Raises ChainLost."""
+        roster, excluded = self._roster, set[str]()
+        if self._choose is not None:
+            unwelcome = roster.cooldowns.active
+            reachable = {peer: seconds for peer, seconds in roster.round_trips.items() if peer not in unwelcome}
+            excluded = roster.peers.keys() - chosen(roster.peers, reachable, self._choose)
+        return roster.plan(tokens=self._round_tokens, excluded=excluded)
 
     def _reach(self, hops: Sequence[Hop]) -> Steps:
         """Open streams to those hops that have none, all at once."""
@@ -244,11 +265,21 @@ class Chain:
             yield self._env.timeout(_SETUP_ROUND_TRIPS * max(hop.round_trip for hop in fresh))
         self._lost |= {hop.contact.peer_id for hop in fresh if self._peers(hop.contact.peer_id) is None}
 
-    def _leave_lost(self) -> None:
+    def _note_gone(self) -> None:
+        """Have those left alone that are gone, and those that are about to go."""
+        for peer_id in self._leaving - self._lost:
+            self._roster.note(PeerRefused(peer_id, "leaving", "it is about to leave"))
         for peer_id in self._lost:
             self._roster.note(PeerLost(peer_id, "it is gone"))
-            self._open_at.pop(peer_id, None)
+        self._leaving.clear()
         self._lost.clear()
+
+    def _drop(self, peer_ids: Collection[str]) -> None:
+        """End the session at these, if they are still there."""
+        for peer_id in peer_ids:
+            peer = self._open_at.pop(peer_id, None)
+            if peer is not None:
+                self._network.send(self.host, peer.host, HEADER, peer.close, self._id)
 
     def _lead_over(self, hops: Sequence[Hop], points: Sequence[int], known: set[str]) -> None:
         """Tell all hops who their neighbours are; those that are `known` have the session open."""
@@ -284,23 +315,26 @@ class Chain:
             self._open_at[peer.peer_id] = peer
 
     def _mend(self, length: int) -> Steps:
-        """Put others in the place of lost hops, and have them given what they lack. Raises Failed."""
+        """Put others in the place of hops that are gone, or about to go, and have them given what they lack. Raises
+        Failed."""
         yield from self._survey()
-        gone = set(self._lost)
-        self._leave_lost()
+        gone, were_lost = self._lost | self._leaving, bool(self._lost)
+        self._note_gone()
         self._refresh()
         try:
             hops = self._roster.fill(self.hops, gone, tokens=self._round_tokens)
         except ChainLost:
-            yield from self._open()
-            self.reroutes += 1
+            if were_lost:  # else who leaves is of use as long as it is there
+                yield from self._open()
+                self.reroutes += 1
             return
+        self._drop(gone)
         known = {hop.contact.peer_id for hop in self.hops} - gone
         yield from self._reach(hops)
         limit = length - 1 if self._settled is None else min(self._settled, length - 1)
         reports = [self._reports.get(peer) if (peer := hop.contact.peer_id) in known else None for hop in hops]
         self._lead_over(hops, resume_points(reports, limit, self._judged), known)
-        self.reroutes += bool(gone)
+        self.reroutes += were_lost
 
     def _survey(self) -> Steps:
         """Ask all hops how far they got; those that do not answer in time are lost."""

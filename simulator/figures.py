@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -75,6 +75,8 @@ class Figures:
     tokens_per_verdict: float
     window: float
     """Drafts of a round that begins a tree, on the average."""
+    windows: Mapping[int, float]
+    """The same of a request's rounds from the one of this number, counted from 1, up to twice it."""
     drafting: float
     """Share of requests' time: drafting that nothing hides, ..."""
     computing: float
@@ -83,6 +85,8 @@ class Figures:
     """... their links, ..."""
     waiting: float
     """... and the rest: queues, and prefill."""
+    at_peers: float
+    """Share of the requests that were drafted at a peer."""
     utilisation: Mapping[str, float]
     """By peer: share of the run that its stage computes."""
     reroutes: int
@@ -96,7 +100,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._requests = self._finished = self._tokens = self._rounds = self._drafted = self._accepted = 0
-        self._begun = self._begun_drafts = self._reroutes = 0
+        self._reroutes = self._at_peers = 0
+        self._windows = dict[int, list[int]]()  # by round number, to a power of 2: drafts, and rounds
         self._whole = self._drafting = self._computing = self._links = self._rates = 0.0
         self._first_token, self._per_token, self._stalls = Histogram(), Histogram(), Histogram()
 
@@ -107,8 +112,11 @@ class Tally:
         self._rounds += record.rounds
         self._drafted += record.drafted
         self._accepted += record.accepted
-        self._begun += record.begun
-        self._begun_drafts += record.begun_drafts
+        for number, drafts in enumerate(record.windows, start=1):
+            counted = self._windows.setdefault(1 << (number.bit_length() - 1), [0, 0])
+            counted[0] += drafts
+            counted[1] += 1
+        self._at_peers += record.drafted_at is not None
         self._reroutes += record.reroutes
         if record.reroutes:
             self._stalls.add(record.stall_seconds)
@@ -140,7 +148,9 @@ class Tally:
             per_token=self._per_token.spread,
             acceptance=self._accepted / max(self._drafted, 1),
             tokens_per_verdict=self._tokens / max(self._rounds, 1),
-            window=self._begun_drafts / max(self._begun, 1),
+            window=_mean(self._windows.values()),
+            windows={number: _mean([counted]) for number, counted in sorted(self._windows.items())},
+            at_peers=self._at_peers / max(self._requests, 1),
             drafting=shares[0],
             computing=shares[1],
             links=shares[2],
@@ -150,6 +160,12 @@ class Tally:
             stalls=self._stalls.spread,
             events=events,
         )
+
+
+def _mean(counted: Iterable[Sequence[int]]) -> float:
+    """Of sums, and how many each is of."""
+    found = [*counted]
+    return sum(one[0] for one in found) / max(sum(one[1] for one in found), 1)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -176,6 +192,7 @@ SHOWN: Mapping[str, Value] = {
     "compute": lambda f: f.computing,
     "links": lambda f: f.links,
     "waiting": lambda f: f.waiting,
+    "drafted at peers": lambda f: f.at_peers,
     "busiest peer": lambda f: max(f.utilisation.values(), default=0.0),
     "reroutes": lambda f: float(f.reroutes),
     "stall, s": lambda f: f.stalls.mean,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -11,8 +11,15 @@ from typing import Any
 import simpy
 
 Act = Callable[..., None]
+Steps = Generator[simpy.Event, Any, None]
+"""Of a process."""
 
 _TINY = 1e-6  # bytes that are none
+
+
+def chance(seed: int, name: str) -> Random:
+    """Of its own for each thing: one more client changes nothing for the others."""
+    return Random(f"{seed}/{name}")  # noqa: S311 - no secrets
 
 
 def after(env: simpy.Environment, seconds: float, act: Act, *arguments: Any) -> None:

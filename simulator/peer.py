@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from peer.batching import next_batch
+import simpy
+
 from peer.session import Session
 from simulator.hosts import Host, Network, after
 from simulator.texts import following
@@ -17,6 +18,21 @@ from swarm.wire import Ask, Contact, Open, Progress, Relink, Round, Verdict, bey
 
 HEADER = 100  # bytes of a message beside its tokens and states
 TOKEN = 4  # bytes of a token's id, with its parent
+_EARLY_SECONDS = 10.0  # for which rounds are kept whose session is not open yet
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSpeed:
+    """What drafting takes, in seconds."""
+
+    start: float = 0.0
+    """For a forward pass, ..."""
+    per_node: float = 0.0
+    """... and for each guess that it works out."""
+
+    def seconds(self, nodes: int) -> float:
+        """Of one pass."""
+        return self.start + self.per_node * nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,9 @@ class Client(Protocol):
     def take_loss(self, peer_id: str) -> None:
         """The stream to a peer has ended."""
 
+    def take_leaving(self, peer_id: str) -> None:
+        """A peer is about to leave."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
@@ -66,6 +85,10 @@ class Job:
     session: Session
     round: Round
     compute: tuple[float, ...]
+
+
+Batching = Callable[[Sequence[Job], int], list[Job]]
+"""Which of the waiting rounds run together, of at most so many tokens."""
 
 
 @dataclass(slots=True)
@@ -91,21 +114,29 @@ class Peer:
         speed: StageSpeed,
         row_bytes: int,
         max_batch_tokens: int,
+        batching: Batching,
+        draft_speed: DraftSpeed | None,
     ) -> None:
-        """`row_bytes`: of one token between two hops."""
+        """`row_bytes`: of one token between two hops; `draft_speed`: if it drafts for clients."""
         self.host = host
         self.span = span
         self.speed = speed
+        self.draft_speed = draft_speed
+        self.is_silent = False
+        self.guests = set[simpy.Process]()
+        """Generations that are drafted here; interrupted when it dies."""
         self.contact = Contact(host.name)
         self.joined = network.env.now
         self._network = network
         self._num_layers = num_layers
         self._row_bytes = row_bytes
         self._max_batch_tokens = max_batch_tokens
+        self._batching = batching
         self._seats: dict[bytes, _Seat] = {}
         self._early: dict[bytes, list[tuple[Round, tuple[float, ...]]]] = {}
         self._waiting: list[Job] = []
         self._is_busy = False
+        self._empty: simpy.Event | None = None  # while it leaves
 
     @property
     def peer_id(self) -> str:
@@ -159,24 +190,51 @@ class Peer:
         self._seats.pop(session_id, None)
         self._early.pop(session_id, None)
         self._waiting = [job for job in self._waiting if job.session.id != session_id]
+        if self._empty is not None and not self._seats and not self._empty.triggered:
+            self._empty.succeed()
+
+    def _forget_early(self, session_id: bytes) -> None:
+        self._early.pop(session_id, None)
+
+    def leave(self) -> simpy.Event:
+        """Tell all clients that it is about to leave; happens when they have moved on."""
+        self._empty = self._network.env.event()
+        if not self._seats:
+            self._empty.succeed()
+        for client in self._clients():
+            self._network.send(self.host, client.host, HEADER, client.take_leaving, self.peer_id)
+        return self._empty
 
     def crash(self) -> None:
         """Die; the streams to its clients end, and they are told by their own machines."""
-        self.hang()
-        for client in {id(seat.client): seat.client for seat in self._seats.values()}.values():
+        self._end()
+        for client in self._clients():
             delay = self._network.delay(self.host, client.host)
             after(self._network.env, delay, client.take_loss, self.peer_id)
         self._seats.clear()
 
     def hang(self) -> None:
         """Fall silent for ever."""
+        self.is_silent = True
+        self._end()
+
+    def _end(self) -> None:
         self.host.is_up = False
+        for process in self.guests:
+            process.interrupt()
+        self.guests.clear()
+
+    def _clients(self) -> list[Client]:
+        return list({id(seat.client): seat.client for seat in self._seats.values()}.values())
 
     def take(self, round: Round, compute: tuple[float, ...]) -> None:
         """A round, from the client or from the hop before."""
         seat = self._seats.get(round.session)
         if seat is None:
-            self._early.setdefault(round.session, []).append((round, compute))
+            if round.session not in self._early:
+                self._early[round.session] = []
+                after(self._network.env, _EARLY_SECONDS, self._forget_early, round.session)
+            self._early[round.session].append((round, compute))
             return
         session = seat.session
         if session.is_stale(round) or (not round.grown and round.position > len(session.tokens)):
@@ -191,7 +249,7 @@ class Peer:
     def _start(self) -> None:
         if self._is_busy or not self._waiting:
             return
-        batch = next_batch(self._waiting, self._max_batch_tokens)
+        batch = self._batching(self._waiting, self._max_batch_tokens)
         self._waiting = [job for job in self._waiting if job not in batch]
         self._is_busy = True
         share = len(batch[0].session.span) / len(self.span)
@@ -214,7 +272,8 @@ class Peer:
             return
         compute = (*job.compute, seconds)
         if session.span.end < self._num_layers:
-            session.sent.keep(round, bytes(len(round.tokens)), compute)
+            if not round.grown:
+                session.sent.keep(round, bytes(len(round.tokens)), compute)
             rest = beyond(round, session.holds)
             if rest is not None and seat.downstream is not None:
                 self._push(seat.downstream, rest, compute)

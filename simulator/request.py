@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import simpy
 
 from client.loop import LEAST_AHEAD, MAX_FLIGHT
 from simulator.chain import Chain
-from simulator.hosts import Host
+from simulator.hosts import Host, Steps
+from simulator.peer import DraftSpeed
 from swarm.drafting.drafter import Drafter
 from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
-
-Steps = Generator[simpy.Event, Any, None]
-
-
-@dataclass(frozen=True, slots=True)
-class DraftSpeed:
-    """What drafting takes, in seconds."""
-
-    start: float = 0.0
-    """For a forward pass, ..."""
-    per_node: float = 0.0
-    """... and for each guess that it works out."""
-
-    def seconds(self, nodes: int) -> float:
-        """Of one pass."""
-        return self.start + self.per_node * nodes
 
 
 @dataclass(slots=True)
@@ -55,10 +40,10 @@ class Record:
     """... over the links, for rounds that begin a tree."""
     stall_seconds: float = 0.0
     reroutes: int = 0
-    begun: int = 0
-    """Rounds that began a tree, ..."""
-    begun_drafts: int = 0
-    """... and their drafts."""
+    drafted_at: str | None = None
+    """The peer that drafted, if one did."""
+    windows: list[int] = field(default_factory=list)
+    """Drafts of each round that began a tree."""
 
 
 class Loop:
@@ -74,7 +59,9 @@ class Loop:
         overlap: Overlap,
         cost: Cost,
         speed: DraftSpeed,
+        way_back: float = 0.0,
     ) -> None:
+        """`way_back`: seconds from this host to the one that has asked."""
         self._env = env
         self._thread = host.thread
         self._chain = chain
@@ -83,6 +70,7 @@ class Loop:
         self._overlap = overlap
         self._cost = cost
         self._speed = speed
+        self._way_back = way_back
         self._next_round = 0.0
         self._sent_more = 0
 
@@ -98,18 +86,21 @@ class Loop:
                 self._drafter.follow(range(length), room)
             else:
                 prefill = env.process(chain.prefill(length)) if chain.lacks(length) else None
+                if prefill is not None:
+                    prefill.defused = True  # whoever waits for it is told what has failed, and nobody else
                 tree = yield from self._propose(length, room)
                 if prefill is not None:
                     yield prefill
                 self._cost.note_sent(1 + len(tree))
-                record.begun += 1
-                record.begun_drafts += len(tree)
+                record.windows.append(len(tree))
             drafted = env.now
             self._next_round = max(self._next_round, drafted + self._overlap.gap)
             ahead = env.process(self._work_ahead()) if self._window.limit else None
-            verdict = yield from chain.verify(length, tree)
-            if ahead is not None and ahead.is_alive:
-                ahead.interrupt()
+            try:
+                verdict = yield from chain.verify(length, tree)
+            finally:
+                if ahead is not None and ahead.is_alive:
+                    ahead.interrupt()
             seconds, tokens = env.now - drafted, verdict.tokens[: end - length]
             accepted = len(verdict.tokens) - (not is_on_its_way)
             if not chain.was_late:
@@ -123,7 +114,7 @@ class Loop:
                 self._window.judged(accepted)
             length += len(tokens)
             if not record.rounds:
-                record.first_token, record.first_tokens = env.now, len(tokens)
+                record.first_token, record.first_tokens = env.now + self._way_back, len(tokens)
             record.rounds += 1
             record.tokens += len(tokens)
             record.drafted += len(tree) + self._sent_more - before
@@ -174,7 +165,7 @@ class Loop:
     def _send_more(self) -> bool:
         """Let the tree on its way have more drafts; whether any were worth it."""
         overlap, flight = self._overlap, self._chain.flight
-        if not overlap.is_wanted or flight is None or not 0 < len(flight) <= MAX_FLIGHT:
+        if not overlap.is_wanted or flight is None or not (self._chain.may_grow and 0 < len(flight) <= MAX_FLIGHT):
             return False
         more = self._drafter.more(flight, overlap.limit)
         more = more.cut(overlap.size(more.chances))

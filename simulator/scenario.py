@@ -6,9 +6,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from client.config import InFlight, Window
+from client.config import MAX_WINDOW, InFlight, number_or
 from swarm.errors import UsageError
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -16,6 +16,11 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+AnyWindow = Annotated[
+    Literal["auto", "awc", "threshold"] | int, number_or(("auto", "awc", "threshold"), 0, MAX_WINDOW)
+]
 
 
 class Table(BaseModel):
@@ -66,20 +71,35 @@ class Peers(Table):
     speed: Annotated[float, Field(gt=0)] = 1.0
     """Times as fast as [stage]."""
     uplink_mbit: Annotated[float, Field(gt=0)] | None = None
-    max_batch_tokens: Positive = 2048
+    max_batch_tokens: Positive = 512
+    drafts: bool = False
+    """Whether it offers drafting, too."""
+    draft_speed: Annotated[float, Field(gt=0)] = 1.0
+    """Times as fast as [draft]."""
 
 
 class Arrivals(Table):
     """When a client asks."""
 
-    kind: Literal["closed", "poisson"] = "closed"
-    """One request after the other, or by chance."""
+    kind: Literal["closed", "poisson", "trace"] = "closed"
+    """One request after the other, by chance, or as it is written in a file."""
     think_seconds: Annotated[float, Field(ge=0)] = 0.0
     """Of `closed`: between two."""
     per_hour: Annotated[float, Field(gt=0)] = 2.0
-    """Of `poisson`."""
+    """Of `poisson`: requests of each client."""
+    file: Path | None = None
+    """Of `trace`: a line for each request, dealt out among the clients in turn: seconds from the beginning, then, if
+    they are others, tokens of the prompt and new tokens. From where the command runs."""
+    after_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Before which nobody asks."""
     requests: Positive | None = None
     """Of each client, at most."""
+
+    @model_validator(mode="after")
+    def _file_of_a_trace(self) -> Arrivals:
+        if (self.kind == "trace") != (self.file is not None):
+            raise ValueError("a file goes with the kind trace, and with no other")
+        return self
 
 
 class Clients(Table):
@@ -97,7 +117,9 @@ class Clients(Table):
     draft: Literal["model", "none"] = "model"
     draft_speed: Annotated[float, Field(gt=0)] = 1.0
     """Times as fast as [draft]."""
-    window: Window = "auto"
+    draft_at: Literal["auto", "client", "peer"] = "auto"
+    window: AnyWindow = "auto"
+    """As a client takes it, or by the rule of thumb of `policies.ThresholdWindow`."""
     tree: bool = True
     in_flight: InFlight = "auto"
 
@@ -127,9 +149,23 @@ class Churn(Table):
     crash_per_hour: Annotated[float, Field(ge=0)] = 0.0
     """Of a peer: how often it dies, its streams with it, ..."""
     hang_per_hour: Annotated[float, Field(ge=0)] = 0.0
-    """... or falls silent."""
+    """... falls silent, ..."""
+    leave_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """... or says that it leaves, and waits until its clients have moved on."""
     return_seconds: Annotated[float, Field(ge=0)] = 60.0
     """After which another one takes its place, on the average."""
+
+    @property
+    def per_second(self) -> float:
+        """How often a peer goes, in whatever way."""
+        return (self.crash_per_hour + self.hang_per_hour + self.leave_per_hour) / 3600
+
+
+class Policies(Table):
+    """Who decides, where it is to be other than in the real nodes."""
+
+    routing: Literal["ours", "random", "round-robin", "shortest-queue"] = "ours"
+    batching: Literal["ours", "first-come"] = "ours"
 
 
 class Scenario(Table):
@@ -150,6 +186,7 @@ class Scenario(Table):
     """By "place place"."""
     transport: Transport = Transport()
     churn: Churn = Churn()
+    policies: Policies = Policies()
     announce_seconds: Annotated[float, Field(gt=0, le=20)] = 20.0
     """Between two announcements of a peer."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from client.routing import Atlas
 from client.seats import Seat, best, seats_at
 from swarm.wire import Contact
 from tests.test_routing import peer
@@ -48,8 +49,8 @@ def test_a_peer_is_judged_by_its_own_links() -> None:
         peer("last", 2, 4, num_layers=4, links=links["last"], step_seconds=0.01, token_seconds=0.001),
     ]
     drafting = [peers[0], peers[1].model_copy(update={"draft_seconds": 0.003})]
-    found = seats_at(drafting, {"first": 0.05, "last": 0.05}, tokens=11)
+    found = seats_at(Atlas(drafting), {"first": 0.05, "last": 0.05}, tokens=11)
     assert [(one.contact.peer_id if one.contact else None, one.draft_seconds) for one in found] == [("last", 0.003)]
     assert found[0].trip_seconds == pytest.approx(0.025 + 0.025 + 2 * (0.01 + 10 * 0.001))
-    assert seats_at(drafting, {"first": 0.05}, tokens=11) == []
-    assert seats_at(peers, {"first": 0.05, "last": 0.05}, tokens=11) == []
+    assert seats_at(Atlas(drafting), {"first": 0.05}, tokens=11) == []
+    assert seats_at(Atlas(peers), {"first": 0.05, "last": 0.05}, tokens=11) == []

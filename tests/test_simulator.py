@@ -97,6 +97,56 @@ def test_peers_that_die_or_fall_silent_cost_time_and_no_token(options: dict[str,
     assert sum(record.stall_seconds for record in undisturbed) == 0
 
 
+def test_peers_that_leave_hand_over_and_cost_no_reroute() -> None:
+    tables = {
+        "peers": [{"count": 8, "layers": 2}],
+        "link": {"delay_ms": 20},
+        "churn": {"leave_per_hour": 200, "return_seconds": 5},
+    }
+    options = {"new_tokens": 400, "arrivals": {"requests": 10}}
+    records = simulated(**tables, **one_client(**options))
+    assert all(record.finished is not None and record.tokens == 400 for record in records)
+    assert sum(record.reroutes for record in records) == 0
+    undisturbed = simulated(**{**tables, "churn": {}}, **one_client(**options))
+    assert sum(map(speed, records)) < sum(map(speed, undisturbed))
+
+
+def test_the_last_chain_serves_on_where_nobody_can_take_over() -> None:
+    churn = {"leave_per_hour": 3000, "return_seconds": 1}
+    (record,) = simulated(link={"delay_ms": 20}, churn=churn, **one_client(new_tokens=200))
+    assert record.tokens == 200
+
+
+FAR = {
+    "peers": [{"count": 4, "layers": 2, "place": "far", "drafts": True}],
+    "link": {"delay_ms": 100},
+    "links": {"far far": {"delay_ms": 2}},
+}
+
+
+def test_drafts_are_made_at_a_peer_where_that_is_faster() -> None:
+    made = {at: simulated(**FAR, **one_client(new_tokens=200, draft_at=at))[0] for at in ("auto", "client", "peer")}
+    assert made["client"].drafted_at is None
+    assert made["peer"].drafted_at is not None
+    assert made["auto"].drafted_at is not None
+    assert speed(made["peer"]) > 1.2 * speed(made["client"])
+    assert simulated(**FAR, **one_client(place="far", draft_speed=20))[0].drafted_at is None
+
+
+def test_a_drafting_peer_that_dies_costs_time_and_no_token() -> None:
+    churn = {"crash_per_hour": 100, "hang_per_hour": 50, "return_seconds": 1}
+    tables = {**FAR, "peers": [{**FAR["peers"][0], "count": 8}], "churn": churn}  # type: ignore[dict-item]
+    records = simulated(**tables, **one_client(new_tokens=300, draft_at="peer", arrivals={"requests": 20}))
+    assert all(record.finished is not None and record.tokens == 300 for record in records)
+    assert sum(record.reroutes for record in records) > 5
+    assert all(record.drafted_at for record in records)
+
+
+def test_where_no_peer_drafts_a_request_that_wants_one_comes_to_nothing() -> None:
+    (record,) = simulated(**one_client(draft_at="peer"))
+    assert record.finished is None
+
+
 def test_a_request_that_nobody_can_serve_comes_to_nothing() -> None:
     (record,) = simulated(peers=[{"layers": [0, 4]}], **one_client())
     assert record.finished is None

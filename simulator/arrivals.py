@@ -1,0 +1,77 @@
+"""When a client asks, and for what. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from simulator.scenario import Clients
+from swarm.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One request."""
+
+    pause: float
+    """Seconds before it, after the one before is finished."""
+    prompt_tokens: int
+    new_tokens: int
+    at: float | None = None
+    """The second at which it comes, whatever else; then there is no pause."""
+
+
+def wishes(kind: Clients, number: int, random: Random) -> Iterator[Wish]:
+    """Those of the client of this number among `kind.count` of its kind. Raises UsageError for a bad file."""
+    return itertools.islice(_all(kind, number, random), kind.arrivals.requests)
+
+
+def _all(kind: Clients, number: int, random: Random) -> Iterator[Wish]:
+    arrivals, usual = kind.arrivals, (kind.prompt_tokens, kind.new_tokens)
+    if arrivals.file is not None:
+        for at, *tokens in read(arrivals.file)[number :: kind.count]:
+            prompt_tokens, new_tokens = map(int, tokens or usual)
+            yield Wish(0.0, prompt_tokens, new_tokens, at)
+    elif arrivals.kind == "poisson":
+        at = arrivals.after_seconds
+        while True:
+            at += random.expovariate(arrivals.per_hour / 3600)
+            yield Wish(0.0, *usual, at)
+    else:
+        for pause in itertools.chain([arrivals.after_seconds], itertools.repeat(arrivals.think_seconds)):
+            yield Wish(pause, *usual)
+
+
+@cache
+def read(file: Path) -> tuple[tuple[float, ...], ...]:
+    """The lines of a file of arrivals: seconds, rising, and maybe tokens of the prompt and new tokens. Raises
+    UsageError."""
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
+    found, before = list[tuple[float, ...]](), 0.0
+    for number, line in enumerate(lines, start=1):
+        parts = line.replace(",", " ").split()
+        if not parts or parts[0].startswith("#"):
+            continue
+        try:
+            values = tuple(map(float, parts))
+        except ValueError:
+            values = ()
+        if not _is_sound(values, before):
+            raise UsageError(
+                f"{file}, line {number}: give seconds, no less than before, and maybe tokens of the prompt and new ones"
+            )
+        before = values[0]
+        found.append(values)
+    return tuple(found)
+
+
+def _is_sound(values: tuple[float, ...], before: float) -> bool:
+    return len(values) in (1, 3) and before <= values[0] < math.inf and all(1 <= n < math.inf for n in values[1:])

@@ -1,0 +1,169 @@
+"""The peers of a simulated swarm: who joins, announces, leaves, dies or falls silent; and what others know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from client.routing import Atlas
+from peer.config import PeerConfig
+from peer.placement import place
+from simulator.directory import Directory
+from simulator.hosts import Host, Machine, Network, Steps, chance
+from simulator.peer import DraftSpeed, Peer, StageSpeed
+from simulator.policies import BATCHING
+from simulator.scenario import Churn, Draft, Peers, Scenario
+from swarm.records import Announcement
+from swarm.span import Span
+
+_CORES = 2  # of a machine that nobody shares
+_MAX_LINKS = 32  # that a peer measures and announces
+_MAX_ROUND = PeerConfig.model_fields["max_batch_tokens"].default
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one place knows of the swarm."""
+
+    found: Mapping[str, Announcement]
+    atlas: Atlas
+    round_trips: Mapping[str, float]
+    """By peer, seconds to it and back; of those that lived when somebody looked."""
+
+
+def draft_speed(draft: Draft, times: float) -> DraftSpeed:
+    """So many times as fast as the scenario's."""
+    return DraftSpeed(draft.start_ms * 1e-3 / times, draft.node_ms * 1e-3 / times)
+
+
+class Population:
+    """All peers, over the whole of a run."""
+
+    def __init__(self, scenario: Scenario, network: Network, seed: int) -> None:
+        self.directory = Directory(network.env, scenario.announce_seconds)
+        self.alive: dict[str, Peer] = {}
+        """By id."""
+        self._scenario = scenario
+        self._network = network
+        self._env = network.env
+        self._seed = seed
+        self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
+        self._joined = 0
+        self._views: dict[str, View] = {}
+        for kind in scenario.peers:
+            for _ in range(kind.count):
+                self._join(kind)
+
+    def host(self, name: str, machine: str | None, place: str, uplink_mbit: float | None) -> Host:
+        """A new one, on a machine that others share, or on one of its own."""
+        shared = self._machines[machine] if machine else Machine(self._env, _CORES)
+        return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
+
+    def view(self, host: Host) -> View:
+        """What is known of the swarm where a host is."""
+        found = self.directory.look()
+        view = self._views.get(host.place)
+        if view is None or view.found is not found:
+            atlas = next((other.atlas for other in self._views.values() if other.found is found), None)
+            trips = {
+                peer_id: 2 * self._network.delay(host, self.alive[peer_id].host)
+                for peer_id in found
+                if peer_id in self.alive
+            }
+            view = self._views[host.place] = View(found, atlas or Atlas(found.values()), trips)
+        return view
+
+    def _join(self, kind: Peers) -> None:
+        """One more peer."""
+        scenario, layers = self._scenario, self._scenario.model.layers
+        self._joined += 1
+        name, found = f"peer-{self._joined}", self.directory.look()
+        if isinstance(kind.layers, int):
+            span = place(layers, [other.span for other in found.values()], kind.layers)
+        else:
+            span = Span(*kind.layers)
+        peer = Peer(
+            self._network,
+            self.host(name, kind.machine, kind.place, kind.uplink_mbit),
+            span,
+            layers,
+            _stage_speed(scenario, len(span) / kind.speed),
+            scenario.model.row_bytes,
+            kind.max_batch_tokens,
+            BATCHING[scenario.policies.batching],
+            draft_speed(scenario.draft, kind.draft_speed) if kind.drafts else None,
+        )
+        self.alive[name] = peer
+        self.directory.publish(self._announcement(peer))
+        self._env.process(self._announce(peer))
+        if scenario.churn.per_second:
+            self._env.process(self._live(kind, peer, scenario.churn))
+
+    def _announcement(self, peer: Peer) -> Announcement:
+        step, token = peer.speed.announced()
+        others = [other for other in self.alive.values() if other is not peer][:_MAX_LINKS]
+        return Announcement(
+            peer_id=peer.peer_id,
+            maddrs=(),
+            model="simulated",
+            fingerprint="0" * 64,
+            config_hash="0" * 64,
+            num_layers=self._scenario.model.layers,
+            start=peer.span.start,
+            end=peer.span.end,
+            dtype="float32",
+            quantize=None,
+            step_seconds=step,
+            token_seconds=token,
+            free_tokens=1 << 20,
+            max_round=_MAX_ROUND,
+            draft_seconds=peer.draft_speed.seconds(1) if peer.draft_speed else None,
+            links={other.peer_id: 2 * self._network.delay(peer.host, other.host) for other in others},
+            version="0",
+            started=0.0,
+            expires=0.0,
+        )
+
+    def _announce(self, peer: Peer) -> Steps:
+        """Renew a peer's announcement for as long as it serves."""
+        while peer.host.is_up and peer.peer_id in self.alive:
+            self.directory.renew(peer.peer_id)
+            yield self._env.timeout(self.directory.period)
+
+    def _live(self, kind: Peers, peer: Peer, churn: Churn) -> Steps:
+        """A peer's life; after it another one comes in its place."""
+        random = chance(self._seed, peer.peer_id)
+        yield self._env.timeout(random.expovariate(churn.per_second))
+        rates = (churn.crash_per_hour, churn.hang_per_hour, churn.leave_per_hour)
+        (how,) = random.choices((self._crash, self._hang, self._leave), rates)
+        yield from how(peer)
+        yield self._env.timeout(random.expovariate(1 / churn.return_seconds) if churn.return_seconds else 0.0)
+        self._join(kind)
+
+    def _crash(self, peer: Peer) -> Steps:
+        del self.alive[peer.peer_id]
+        peer.crash()
+        yield self._env.timeout(0.0)
+
+    def _hang(self, peer: Peer) -> Steps:
+        del self.alive[peer.peer_id]
+        peer.hang()
+        yield self._env.timeout(0.0)
+
+    def _leave(self, peer: Peer) -> Steps:
+        """Serve those who are there until they have moved on, or for as long as a peer waits for that."""
+        self.directory.withdraw(peer.peer_id)
+        empty, longest = peer.leave(), PeerConfig.model_fields["drain_seconds"].default
+        yield empty | self._env.timeout(longest)
+        yield from self._crash(peer)
+
+
+def _stage_speed(scenario: Scenario, scale: float) -> StageSpeed:
+    """Of so many layers at the scenario's speed."""
+    stage = scenario.stage
+    return StageSpeed(
+        stage.start_ms * scale * 1e-3,
+        stage.token_ms * scale * 1e-3,
+        stage.round_ms * scale * 1e-3,
+        stage.context_us * scale * 1e-6,
+    )
