@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from client.cooldown import Cooldowns
 from client.mending import gaps
 from client.routing import Atlas, Hop, Kind, plan
@@ -25,8 +27,13 @@ log = logging.getLogger("specswarm")
 class Roster:
     """Of one client, for all its generations."""
 
-    def __init__(self, num_layers: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`num_layers` of the target."""
+    def __init__(
+        self,
+        num_layers: int,
+        clock: Callable[[], float] = time.monotonic,
+        chance: np.random.Generator | None = None,
+    ) -> None:
+        """`num_layers` of the target; `chance` has peers that are about as good chosen in turns."""
         self.peers: Mapping[str, Announcement] = {}
         """By peer: what it announces."""
         self.round_trips: dict[str, float] = {}
@@ -34,6 +41,7 @@ class Roster:
         self.cooldowns = Cooldowns(clock)
         self._drafting_cooldowns = Cooldowns(clock)
         self._num_layers = num_layers
+        self._chance = chance
         self._atlas: Atlas | None = None
 
     def update(self, found: Mapping[str, Announcement], atlas: Atlas | None = None) -> None:
@@ -71,6 +79,7 @@ class Roster:
         barring = self.cooldowns.barring
         options |= {
             "excluded": barring.keys() | excluded,
+            "chance": self._chance,
             "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
         }
         try:

@@ -3,6 +3,10 @@
 trip time = link to the first peer + every stage's compute + every link between them + link back from the last one.
 A shortest path over layer boundaries that visits no peer twice; a peer may serve any stretch of its span that begins
 and ends at a boundary of some peer's span. A part of a chain is planned in the same way, between the peers that stay.
+
+Who is busy is not known at the same time everywhere, and whoever is the best for one is the best for all around him. So
+compute is taken to be longer by the waiting that the announced load means, and each plan takes peers to be slower than
+they are by a little chance of its own: those that are about as good share the work.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from swarm.wire import Contact
 
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
 MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: announcements may be made to mislead
+HUBS = 8
+"""So many peers, to which most others know the way, stand in for links that nobody has measured."""
+CHANCE = 0.1
+FULL = 0.9
+"""The greatest load that is believed: it is some seconds old."""
 BEFORE = -1  # where what is planned begins, beside the peers by their places
 
 Floats = NDArray[np.float64]
@@ -65,15 +74,19 @@ class Atlas:
             _column(self.peers, "step_seconds"),
             _column(self.peers, "token_seconds"),
         )
-        self.links = np.full((len(self.peers), len(self.peers)), math.inf)
-        """One-way seconds, [from, to], as either of the two has measured them."""
+        load = np.minimum(_column(self.peers, "load"), FULL)
+        self.waiting = load / (1 - load)
+        """What a round waits for others, in times of its compute: that of a queue with one server and chance arrivals
+        (M/M/1)."""
+        measured = np.full((len(self.peers), len(self.peers)), math.inf)
         for i, peer in enumerate(self.peers):
             others = [
                 (self.places[other], seconds) for other, seconds in peer.links.items() if other in self.places
             ]
             for j, seconds in others:
-                self.links[i, j] = self.links[j, i] = min(self.links[i, j], seconds / 2)
-        self.links[self.links == math.inf] = UNKNOWN_LINK
+                measured[i, j] = measured[j, i] = min(measured[i, j], seconds / 2)
+        self.links = _completed(measured)
+        """One-way seconds, [from, to], as either of the two has measured them."""
 
     def links_of(self, peer_id: str) -> Floats:
         """One-way seconds between each peer and this one, which need not be among them."""
@@ -92,6 +105,7 @@ def plan(
     tokens: int,
     excluded: Collection[str] = (),
     penalties: Mapping[str, float] = _NONE,
+    chance: np.random.Generator | None = None,
     span: Span | None = None,
     before: str | None = None,
     after: str | None = None,
@@ -100,7 +114,8 @@ def plan(
     """The chain of least trip time for rounds of `tokens` tokens.
 
     `round_trips`: measured seconds from the client to a peer and back; a peer that is not in it is out of reach.
-    `penalties`: by peer, seconds that a hop is worth which does without it.
+    `penalties`: by peer, seconds that a hop is worth which does without it. `chance` has peers that are about as good
+    chosen in turns: each seems to be slower by up to this share of its compute and of the way to it.
     With `span`, the part of a chain that serves those layers, between the peers `before` and `after` (None: the
     client); with `kinds`, of peers that compute so. Raises ChainLost, naming the layers, if the peers left cannot
     cover them all.
@@ -114,7 +129,7 @@ def plan(
         and (kinds is None or (peer.dtype, peer.quantize) in kinds)
         for peer in atlas.peers
     ]
-    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, tokens, before, after)
+    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, chance, tokens, before, after)
     chain = map_.shortest_walk()
     if chain is not None and len({i for i, _ in chain}) < len(chain):
         chain = _shortest(map_)
@@ -166,6 +181,7 @@ class _Map:
         usable: NDArray[np.bool_],
         round_trips: Mapping[str, float],
         penalties: Mapping[str, float],
+        chance: np.random.Generator | None,
         tokens: int,
         before: str | None,
         after: str | None,
@@ -174,13 +190,15 @@ class _Map:
         self.span = span
         self._usable = usable
         self._starts, self._ends, self._links = atlas.starts, atlas.ends, atlas.links
-        self._layer_seconds = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) / (
-            atlas.ends - atlas.starts
-        )
-        self._penalties = np.zeros(len(usable))
-        for peer_id in penalties.keys() & atlas.places.keys():
-            self._penalties[atlas.places[peer_id]] = penalties[peer_id]
+        stages = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
+        self._layer_seconds = stages / (atlas.ends - atlas.starts)
         to_client = np.array([round_trips.get(peer.peer_id, math.inf) / 2 for peer in atlas.peers])
+        self._penalties = np.zeros(len(usable))
+        if chance is not None:
+            seems_slower = CHANCE * chance.random(len(usable))
+            self._penalties[usable] = (seems_slower * (stages + to_client))[usable]
+        for peer_id in penalties.keys() & atlas.places.keys():
+            self._penalties[atlas.places[peer_id]] += penalties[peer_id]
         self._from_before = to_client if before is None else atlas.links_of(before)
         self._to_after = to_client if after is None else atlas.links_of(after)
         ends = np.unique(np.concatenate([atlas.starts[usable], atlas.ends[usable], [span.start, span.end]]))
@@ -275,6 +293,16 @@ def _between(one: str, other: str, links: Mapping[str, Mapping[str, float]]) -> 
     """One-way seconds between two peers, as either has measured them."""
     measured = (links.get(one, _NONE).get(other), links.get(other, _NONE).get(one))
     return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
+
+
+def _completed(measured: Floats) -> Floats:
+    """Links, where nobody has measured them, by the shortest way over one of those peers that most have measured."""
+    known = np.isfinite(measured)
+    found = np.full_like(measured, math.inf)
+    for hub in np.argsort(-known.sum(axis=1), kind="stable")[:HUBS]:
+        np.minimum(found, measured[hub][:, None] + measured[hub][None, :], out=found)
+    found[found == math.inf] = UNKNOWN_LINK
+    return np.where(known, measured, found)
 
 
 def _column(peers: Sequence[Announcement], name: str) -> Floats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+import numpy as np
+
 from client.roster import Roster
 from client.routing import Hop, Kind
 from swarm.directory import Directory
@@ -15,7 +17,7 @@ from swarm.ping import round_trip
 from swarm.transport import Transport
 from swarm.wire import Contact
 
-_REFRESH_SECONDS = 5.0
+REFRESH_SECONDS = 5.0
 _MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered
 _WITNESSES = 3  # peers asked whether it is us who are cut off
 
@@ -37,7 +39,7 @@ class Target:
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
-        self.roster = Roster(info.num_layers)
+        self.roster = Roster(info.num_layers, chance=np.random.default_rng())
         self._directory = directory
         self._allow, self._deny = frozenset(allow), frozenset(deny)
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
@@ -82,7 +84,7 @@ class Target:
     async def keep_fresh(self) -> None:
         """Refresh again and again until cancelled, so that planning a chain never waits."""
         while True:
-            await asyncio.sleep(_REFRESH_SECONDS)
+            await asyncio.sleep(REFRESH_SECONDS)
             await self.refresh()
 
     async def _measured(self, contact: Contact) -> bool:

@@ -64,7 +64,7 @@ class Client:
         self._texts = Texts(kind.text)
         self._speed = draft_speed(scenario.draft, kind.draft_speed)
         self._num_layers = scenario.model.layers
-        self._roster = Roster(self._num_layers, lambda: self._env.now)
+        self._roster = Roster(self._num_layers, lambda: self._env.now, population.chance)
         self._cost, self._calibration = Cost(), Calibration()
         self._choose = choose
 
@@ -121,7 +121,7 @@ class Client:
     def _at_a_peer(self, peer: Peer, wish: Wish, rows: tuple[Row, ...], record: Record) -> Steps:
         """Have a peer generate, until it has finished or died."""
         env, way = self._env, self._network.delay(self._host, peer.host)
-        process, roster = env.active_process, Roster(self._num_layers, lambda: env.now)
+        process, roster = env.active_process, Roster(self._num_layers, lambda: env.now, self._population.chance)
         assert process is not None  # noqa: S101 - it runs this
         self._look(roster, peer.host)
         peer.guests.add(process)

@@ -26,21 +26,20 @@ class Directory:
 
     def publish(self, announcement: Announcement) -> None:
         """It counts until the third renewal is missing."""
-        self._found[announcement.peer_id] = announcement
+        end = self._env.now + _LIFETIME_PERIODS * self.period
+        self._found[announcement.peer_id], self._ends[announcement.peer_id] = announcement, end
+        self._first_end = min(self._first_end, end)
         self._view = None
-        self.renew(announcement.peer_id)
-
-    def renew(self, peer_id: str) -> None:
-        """A peer says the same once more."""
-        if peer_id in self._found:
-            end = self._ends[peer_id] = self._env.now + _LIFETIME_PERIODS * self.period
-            self._first_end = min(self._first_end, end)
 
     def withdraw(self, peer_id: str) -> None:
         """It says that it has left."""
         if self._found.pop(peer_id, None) is not None:
             del self._ends[peer_id]
             self._view = None
+
+    def __contains__(self, peer_id: str) -> bool:
+        """Whether it has announced something that has not ended, or was not looked at since."""
+        return peer_id in self._found
 
     def look(self) -> Mapping[str, Announcement]:
         """By peer, what it announces. As long as nothing changes, this is the same object."""

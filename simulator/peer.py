@@ -136,6 +136,7 @@ class Peer:
         self._early: dict[bytes, list[tuple[Round, tuple[float, ...]]]] = {}
         self._waiting: list[Job] = []
         self._is_busy = False
+        self._asked = (self.joined, 0.0)  # for its load: when, and what it had computed by then
         self._empty: simpy.Event | None = None  # while it leaves
 
     @property
@@ -147,6 +148,12 @@ class Peer:
     def num_waiting(self) -> int:
         """Rounds that wait for the stage, or are in it."""
         return len(self._waiting) + self._is_busy
+
+    def load(self) -> float:
+        """The share of the time since the last question in which its stage has computed."""
+        now, busy = self._network.env.now, self.host.thread.busy_seconds
+        (since, before), self._asked = self._asked, (now, busy)
+        return min((busy - before) / (now - since), 1.0) if now > since else 0.0
 
     def open(self, message: Open, client: Client, downstream: Peer | None) -> None:
         """Take part in a chain."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
 
 from client.routing import Atlas
+from client.target import REFRESH_SECONDS
 from peer.config import PeerConfig
 from peer.placement import place
 from simulator.directory import Directory
@@ -23,8 +27,9 @@ _MAX_ROUND = PeerConfig.model_fields["max_batch_tokens"].default
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one place knows of the swarm."""
+    """What one place knows of the swarm, since it was looked at last."""
 
+    at: float
     found: Mapping[str, Announcement]
     atlas: Atlas
     round_trips: Mapping[str, float]
@@ -47,6 +52,8 @@ class Population:
         self._network = network
         self._env = network.env
         self._seed = seed
+        self.chance = np.random.default_rng(seed)
+        """Of all routes."""
         self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
         self._joined = 0
         self._views: dict[str, View] = {}
@@ -60,17 +67,17 @@ class Population:
         return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
 
     def view(self, host: Host) -> View:
-        """What is known of the swarm where a host is."""
+        """What is known of the swarm where a host is: as old as a client's knowledge may be."""
         found = self.directory.look()
         view = self._views.get(host.place)
-        if view is None or view.found is not found:
+        if view is None or self._env.now - view.at >= REFRESH_SECONDS:
             atlas = next((other.atlas for other in self._views.values() if other.found is found), None)
             trips = {
                 peer_id: 2 * self._network.delay(host, self.alive[peer_id].host)
                 for peer_id in found
                 if peer_id in self.alive
             }
-            view = self._views[host.place] = View(found, atlas or Atlas(found.values()), trips)
+            view = self._views[host.place] = View(self._env.now, found, atlas or Atlas(found.values()), trips)
         return view
 
     def _join(self, kind: Peers) -> None:
@@ -101,7 +108,7 @@ class Population:
 
     def _announcement(self, peer: Peer) -> Announcement:
         step, token = peer.speed.announced()
-        others = [other for other in self.alive.values() if other is not peer][:_MAX_LINKS]
+        others = islice((other for other in self.alive.values() if other is not peer), _MAX_LINKS)
         return Announcement(
             peer_id=peer.peer_id,
             maddrs=(),
@@ -115,6 +122,7 @@ class Population:
             quantize=None,
             step_seconds=step,
             token_seconds=token,
+            load=peer.load(),
             free_tokens=1 << 20,
             max_round=_MAX_ROUND,
             draft_seconds=peer.draft_speed.seconds(1) if peer.draft_speed else None,
@@ -126,9 +134,11 @@ class Population:
 
     def _announce(self, peer: Peer) -> Steps:
         """Renew a peer's announcement for as long as it serves."""
-        while peer.host.is_up and peer.peer_id in self.alive:
-            self.directory.renew(peer.peer_id)
+        while True:
             yield self._env.timeout(self.directory.period)
+            if peer.peer_id not in self.alive or peer.peer_id not in self.directory:
+                return
+            self.directory.publish(self._announcement(peer))
 
     def _live(self, kind: Peers, peer: Peer, churn: Churn) -> Steps:
         """A peer's life; after it another one comes in its place."""

@@ -120,10 +120,10 @@ def test_an_announcement_lasts_until_the_third_renewal_is_missing() -> None:
     seen = directory.look()
     assert directory.look() is seen
     env.run(until=50)
-    directory.renew("c")
+    directory.publish(PEERS["c"])
     assert set(directory.look()) == {"a", "c"}
     env.run(until=60)
     assert set(directory.look()) == {"c"}
-    directory.renew("a")
+    assert "a" not in directory
     directory.withdraw("c")
     assert directory.look() == {}
