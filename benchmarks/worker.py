@@ -10,6 +10,7 @@ lines, too.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -38,6 +39,7 @@ async def serve() -> None:
     orders = await standard_input()
     connection = json.loads(await orders.readline())
     async with AsyncSwarmModel.connect(**connection) as model:
+        gc.freeze()  # see the command `generate`
         say(event="ready")
         async for line in orders:
             job = json.loads(line)

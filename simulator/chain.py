@@ -88,6 +88,7 @@ class Chain:
         self._reports: dict[str, Progress] = {}
         self._asked = 0
         self._news: simpy.Event | None = None
+        self._alarm = 0.0  # when it rings next
 
     def take_verdict(self, peer_id: str, verdict: Verdict) -> None:
         """The last hop's."""
@@ -355,8 +356,10 @@ class Chain:
     def _until(self, is_so: Callable[[], bool], seconds: float) -> Steps:
         """Wait until something is so, or for `seconds`."""
         end = self._env.now + seconds
-        after(self._env, seconds, self._wake)
         while not is_so() and self._env.now < end:
+            if not self._env.now < self._alarm <= end:  # one that rings before the end is followed by another one
+                self._alarm = end
+                after(self._env, end - self._env.now, self._wake)
             self._news = self._env.event()
             yield self._news
         self._news = None

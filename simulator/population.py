@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,6 +17,7 @@ from simulator.hosts import Host, Machine, Network, Steps, chance
 from simulator.peer import DraftSpeed, Peer, StageSpeed
 from simulator.policies import BATCHING
 from simulator.scenario import Churn, Draft, Peers, Scenario
+from swarm.errors import UsageError
 from swarm.records import Announcement
 from swarm.span import Span
 
@@ -57,9 +58,10 @@ class Population:
         self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
         self._joined = 0
         self._views: dict[str, View] = {}
+        shares = _shares(scenario)
         for kind in scenario.peers:
             for _ in range(kind.count):
-                self._join(kind)
+                self._join(kind, next(shares) if isinstance(kind.layers, str) else None)
 
     def host(self, name: str, machine: str | None, place: str, uplink_mbit: float | None) -> Host:
         """A new one, on a machine that others share, or on one of its own."""
@@ -80,15 +82,17 @@ class Population:
             view = self._views[host.place] = View(self._env.now, found, atlas or Atlas(found.values()), trips)
         return view
 
-    def _join(self, kind: Peers) -> None:
-        """One more peer."""
+    def _join(self, kind: Peers, share: Span | None) -> None:
+        """One more peer; `share` are its layers, if they are known."""
         scenario, layers = self._scenario, self._scenario.model.layers
         self._joined += 1
         name, found = f"peer-{self._joined}", self.directory.look()
-        if isinstance(kind.layers, int):
+        if share is not None:
+            span = share
+        elif isinstance(kind.layers, int):
             span = place(layers, [other.span for other in found.values()], kind.layers)
         else:
-            span = Span(*kind.layers)
+            span = Span(*map(int, kind.layers))
         peer = Peer(
             self._network,
             self.host(name, kind.machine, kind.place, kind.uplink_mbit),
@@ -148,7 +152,7 @@ class Population:
         (how,) = random.choices((self._crash, self._hang, self._leave), rates)
         yield from how(peer)
         yield self._env.timeout(random.expovariate(1 / churn.return_seconds) if churn.return_seconds else 0.0)
-        self._join(kind)
+        self._join(kind, peer.span if isinstance(kind.layers, str) else None)
 
     def _crash(self, peer: Peer) -> Steps:
         del self.alive[peer.peer_id]
@@ -166,6 +170,21 @@ class Population:
         empty, longest = peer.leave(), PeerConfig.model_fields["drain_seconds"].default
         yield empty | self._env.timeout(longest)
         yield from self._crash(peer)
+
+
+def _shares(scenario: Scenario) -> Iterator[Span]:
+    """The layers of each peer of one chain, in order; each has one at least. Raises UsageError if there are too few."""
+    kinds = [kind for kind in scenario.peers if isinstance(kind.layers, str) for _ in range(kind.count)]
+    weights = [kind.speed if kind.layers == "by-speed" else 1.0 for kind in kinds]
+    spare = scenario.model.layers - len(kinds)
+    if kinds and spare < 0:
+        raise UsageError(f"{scenario.model.layers} layers cannot be split over {len(kinds)} peers")
+    start, before = 0, 0.0
+    for i, weight in enumerate(weights, start=1):
+        before += weight
+        end = i + round(spare * before / sum(weights))
+        yield Span(start, end)
+        start = end
 
 
 def _stage_speed(scenario: Scenario, scale: float) -> StageSpeed:

@@ -63,8 +63,9 @@ class Peers(Table):
     """Peers of one kind."""
 
     count: Positive = 1
-    layers: Positive | Annotated[list[Count], Field(min_length=2, max_length=2)]
-    """How many, and the swarm decides which; or which: [first, one past the last]."""
+    layers: Positive | Annotated[list[Count], Field(min_length=2, max_length=2)] | Literal["even", "by-speed"]
+    """How many, and the swarm decides which; or which: [first, one past the last]; or those that fall to each if all
+    peers that say so are one chain, each with as many as the others, or with as many as it is fast."""
     place: Name = "everywhere"
     machine: Name | None = None
     """One of [machines], which they share; without it each has a machine of its own, with two cores."""

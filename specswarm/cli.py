@@ -382,12 +382,13 @@ def simulate(
         list[str] | None, typer.Option(help="KEY=A,B,C: with each of these values; several make all combinations.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each, by chance of their own.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Folder for a picture of the sweep.")] = None,
     json: Json = False,
 ) -> None:
     """Predict what a swarm would do, in virtual time, with the policies of the real one."""
     from specswarm.simulate import simulate as run
 
-    run(scenario, sweep or [], seeds, is_json=json)
+    run(scenario, sweep or [], seeds, plot, is_json=json)
 
 
 @app.command()

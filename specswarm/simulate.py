@@ -12,12 +12,16 @@ from rich.table import Table
 
 from simulator.experiments import Point, combinations, sweep
 from simulator.figures import SHOWN, interval
+from simulator.plots import draw
 from simulator.scenario import load
-from specswarm.console import print_json
+from specswarm.console import print_json, say
+
+_NAMES, _COLUMN = 26, 20  # characters
 
 
-def simulate(file: Path, sweeps: Sequence[str], seeds: int, *, is_json: bool) -> None:
-    """Run all combinations of the sweeps, each with `seeds` seeds. Raises UsageError."""
+def simulate(file: Path, sweeps: Sequence[str], seeds: int, plots: Path | None, *, is_json: bool) -> None:
+    """Run all combinations of the sweeps, each with `seeds` seeds; pictures go into the folder `plots`. Raises
+    UsageError."""
     scenarios = [(change, load(file, change)) for change in combinations(sweeps)]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("simulating", total=seeds * len(scenarios))
@@ -26,7 +30,12 @@ def simulate(file: Path, sweeps: Sequence[str], seeds: int, *, is_json: bool) ->
         for point in points:
             print_json(change=dict(point.change), runs=[asdict(run) for run in point.runs])
     else:
-        Console().print(table(points, file.stem))
+        console = Console()
+        at_once = max((console.width - _NAMES) // _COLUMN, 1)
+        for first in range(0, len(points), at_once):
+            console.print(table(points[first : first + at_once], file.stem))
+    if plots is not None:
+        say(f"drawn: {draw(points, file.stem, plots)}")
 
 
 def table(points: Sequence[Point], title: str) -> Table:
