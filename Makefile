@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
+.PHONY: demo test check bench bench-simulator chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -20,6 +20,10 @@ check: $(STAMP)
 # Needs root: it makes network namespaces. Options: make bench ARGS="--delays 0 25"
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+# How near the simulator comes to the lab, how fast it is, and the pictures of docs/simulator.md. Needs root, an hour.
+bench-simulator: $(STAMP)
+	$(BIN)/python -m benchmarks.simulator $(ARGS)
 
 # Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and two hours.
 # Each part can be made alone; `make -k chaos` goes on where one has missed a bar.

@@ -61,7 +61,7 @@ class Client:
         self._begun, self._ended = begun, ended
         self._host = population.host(name, kind.machine, kind.place, kind.uplink_mbit)
         self._random = chance(seed, name)
-        self._texts = Texts(kind.text)
+        self._texts = Texts(kind.text, self._random)
         self._speed = draft_speed(scenario.draft, kind.draft_speed)
         self._num_layers = scenario.model.layers
         self._roster = Roster(self._num_layers, lambda: self._env.now, population.chance)
@@ -87,7 +87,7 @@ class Client:
         self._begun(record)
         roster = self._roster
         self._look(roster, self._host)
-        rows = self._texts.new(wish.new_tokens, self._random)
+        rows = self._texts.new(wish.new_tokens)
         try:
             peer = self._drafting_peer(roster)
             if peer is not None:

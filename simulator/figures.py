@@ -66,6 +66,8 @@ class Figures:
     """Of all clients together, over the whole of the run."""
     request_tokens_per_second: float
     """Of a finished request, on the average, from its arrival on."""
+    request_seconds: float
+    """Of all finished requests, from their arrivals on, added up."""
     first_token: Spread
     """From the arrival on."""
     per_token: Spread
@@ -144,6 +146,7 @@ class Tally:
             tokens=self._tokens,
             tokens_per_second=self._tokens / max(seconds, 1e-9),
             request_tokens_per_second=self._rates / max(self._finished, 1),
+            request_seconds=self._whole,
             first_token=self._first_token.spread,
             per_token=self._per_token.spread,
             acceptance=self._accepted / max(self._drafted, 1),

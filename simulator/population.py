@@ -98,7 +98,7 @@ class Population:
             self.host(name, kind.machine, kind.place, kind.uplink_mbit),
             span,
             layers,
-            _stage_speed(scenario, len(span) / kind.speed),
+            _stage_speed(scenario, len(span), kind.speed),
             scenario.model.row_bytes,
             kind.max_batch_tokens,
             BATCHING[scenario.policies.batching],
@@ -187,11 +187,11 @@ def _shares(scenario: Scenario) -> Iterator[Span]:
         start = end
 
 
-def _stage_speed(scenario: Scenario, scale: float) -> StageSpeed:
-    """Of so many layers at the scenario's speed."""
-    stage = scenario.stage
+def _stage_speed(scenario: Scenario, layers: int, times: float) -> StageSpeed:
+    """Of so many layers, so many times as fast as the scenario's."""
+    stage, scale = scenario.stage, layers / times
     return StageSpeed(
-        stage.start_ms * scale * 1e-3,
+        (stage.hop_ms / times + stage.start_ms * scale) * 1e-3,
         stage.token_ms * scale * 1e-3,
         stage.round_ms * scale * 1e-3,
         stage.context_us * scale * 1e-6,

@@ -30,8 +30,10 @@ class Table(BaseModel):
 
 
 class Stage(Table):
-    """What a peer's compute takes, for each of its layers."""
+    """What a peer's compute takes, for a batch and then for each of its layers."""
 
+    hop_ms: Milliseconds = 0.0
+    """For a batch, whatever the layers."""
     start_ms: Milliseconds = 0.5
     """For a batch, ..."""
     token_ms: Milliseconds = 0.1

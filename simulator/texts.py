@@ -15,11 +15,17 @@ SHIPPED = Path(__file__).parent / "traces"
 _RIGHT, _WRONG = Row(0, -1, 0, (0.0,)), Row(-1, -1, 0, (0.0,))
 
 
-def replayed(traces: Sequence[Trace], length: int, random: Random) -> tuple[Row, ...]:
-    """So many new tokens of recorded texts: of one of them from its beginning, and of others where it ends."""
+def in_turn(traces: Sequence[Trace], random: Random) -> Iterator[Trace]:
+    """One after the other for ever, in another order each time: none comes again before all have been."""
+    while True:
+        yield from random.sample(traces, len(traces))
+
+
+def replayed(traces: Iterator[Trace], length: int) -> tuple[Row, ...]:
+    """So many new tokens of recorded texts: of the next one from its beginning, and of others where it ends."""
     rows = list[Row]()
     while len(rows) < length:
-        rows += random.choice(traces).rows
+        rows += next(traces).rows
     return tuple(rows[:length])
 
 
@@ -43,16 +49,17 @@ def following(tokens: Sequence[int], parents: Sequence[int], first: int, here: i
 class Texts:
     """Where the texts of a client come from."""
 
-    def __init__(self, source: str | float) -> None:
+    def __init__(self, source: str | float, random: Random) -> None:
         """The name of a shipped file, the path of another one, or a constant acceptance. Raises UsageError."""
         self._acceptance = source if isinstance(source, float | int) else None
-        self._traces = _shipped(source) if isinstance(source, str) else ()
+        self._traces = in_turn(_shipped(source), random) if isinstance(source, str) else iter(())
+        self._random = random
 
-    def new(self, length: int, random: Random) -> tuple[Row, ...]:
+    def new(self, length: int) -> tuple[Row, ...]:
         """One of so many new tokens."""
         if self._acceptance is not None:
-            return constant(self._acceptance, length, random)
-        return replayed(self._traces, length, random)
+            return constant(self._acceptance, length, self._random)
+        return replayed(self._traces, length)
 
 
 @cache

@@ -6,9 +6,10 @@ import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from specswarm import console
 from swarm.errors import SpecswarmError, UsageError
@@ -375,7 +376,25 @@ def status(
     console.run(program())
 
 
-@app.command()
+class _FileFirst(TyperGroup):
+    """`simulate FILE` is `simulate run FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the name of the command before what is no command."""
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+simulator = typer.Typer(
+    cls=_FileFirst,
+    no_args_is_help=True,
+    help="Predict what a swarm would do, in virtual time, with its own policies.",
+)
+app.add_typer(simulator, name="simulate")
+
+
+@simulator.command("run")
 def simulate(
     scenario: Annotated[Path, typer.Argument(help="TOML file: what the swarm is like; see configs/scenarios.")],
     sweep: Annotated[
@@ -385,10 +404,21 @@ def simulate(
     plot: Annotated[Path | None, typer.Option(help="Folder for a picture of the sweep.")] = None,
     json: Json = False,
 ) -> None:
-    """Predict what a swarm would do, in virtual time, with the policies of the real one."""
+    """Run a scenario: `specswarm simulate FILE` does that, too."""
     from specswarm.simulate import simulate as run
 
     run(scenario, sweep or [], seeds, plot, is_json=json)
+
+
+@simulator.command("calibrate")
+def calibrate_simulator(
+    lab_run: Annotated[Path, typer.Argument(help="Its samples, as `make bench-simulator` writes them.")],
+    json: Json = False,
+) -> None:
+    """Print the parts of a scenario (stage, draft, transport) that fit a lab run."""
+    from specswarm.simulate import calibrate as run
+
+    run(lab_run, is_json=json)
 
 
 @app.command()

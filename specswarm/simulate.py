@@ -12,6 +12,7 @@ from rich.table import Table
 
 from simulator.experiments import Point, combinations, sweep
 from simulator.figures import SHOWN, interval
+from simulator.fit import as_toml, fit, read
 from simulator.plots import draw
 from simulator.scenario import load
 from specswarm.console import print_json, say
@@ -36,6 +37,15 @@ def simulate(file: Path, sweeps: Sequence[str], seeds: int, plots: Path | None, 
             console.print(table(points[first : first + at_once], file.stem))
     if plots is not None:
         say(f"drawn: {draw(points, file.stem, plots)}")
+
+
+def calibrate(file: Path, *, is_json: bool) -> None:
+    """Print the tables of a scenario that fit a lab run. Raises UsageError."""
+    tables = fit(read(file))
+    if is_json:
+        print_json(**tables)
+    else:
+        print(as_toml(tables))
 
 
 def table(points: Sequence[Point], title: str) -> Table:

@@ -14,7 +14,7 @@ from simulator.drafter import ReplayDrafter
 from simulator.request import Record
 from simulator.scenario import Scenario, load
 from simulator.swarm import Swarm
-from simulator.texts import constant, following, replayed
+from simulator.texts import constant, following, in_turn, replayed
 from swarm.errors import UsageError
 from swarm.speculation import trace
 from swarm.speculation.calibration import Calibration
@@ -213,9 +213,9 @@ def test_drafts_that_stand_are_those_that_go_on_with_the_text() -> None:
 
 def test_a_replayed_text_is_as_long_as_it_is_wanted() -> None:
     traces = trace.read(Path("simulator/traces/code-T0.jsonl.gz"))
-    assert len(replayed(traces, 1000, random.Random(1))) == 1000
+    assert len(replayed(in_turn(traces, random.Random(1)), 1000)) == 1000
     assert sum(row.taken == 0 for row in constant(0.7, 10_000, random.Random(1))) == pytest.approx(7000, abs=150)
-    drafter = ReplayDrafter(10, replayed(traces, 50, random.Random(1)), 4, Calibration())
+    drafter = ReplayDrafter(10, replayed(in_turn(traces, random.Random(1)), 50), 4, Calibration())
     drafter.follow(range(10), 40)
     while drafter.grow():
         pass
