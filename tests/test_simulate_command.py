@@ -96,6 +96,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captur
     assert "none.toml: No such file" in capsys.readouterr().err
 
 
+def test_a_sweep_is_drawn(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeps = ["--sweep", "link.delay_ms=5,40", "--sweep", "clients.window=0,4"]
+    assert run(str(small), *sweeps, "--seeds", "1", "--plot", str(tmp_path / "plots")) == 0
+    (picture,) = (tmp_path / "plots").iterdir()
+    assert picture.name == "small-delay_ms-window.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in " ".join(capsys.readouterr().err.split())
+    assert run(str(small), "--plot", str(tmp_path)) == 2
+    assert "--plot draws over the values of a --sweep" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_shipped_scenarios_run(file: Path) -> None:
     (point,) = sweep([({}, load(file, {"seconds": 40}))], 1, lambda: None)

@@ -204,6 +204,26 @@ def test_a_tree_finds_more_than_a_chain_and_rounds_in_flight_bring_more_per_seco
     assert speeds["plain"] < speeds["chain"] < speeds["tree"] < speeds["auto"]
 
 
+@pytest.mark.parametrize(
+    ("layers", "spans"), [("even", ["0:5", "5:10"]), ("by-speed", ["0:7", "7:10"])], ids=["even", "by speed"]
+)
+def test_a_model_is_split_evenly_or_by_speed(layers: str, spans: list[str]) -> None:
+    tables = {
+        "model": {"layers": 10},
+        "peers": [{"layers": layers, "speed": 3}, {"layers": layers, "speed": 1}],
+        "clients": [{"new_tokens": 50, "arrivals": {"requests": 1}}],
+    }
+    swarm = Swarm(Scenario.model_validate(tables), 1)
+    assert [str(peer.span) for peer in swarm._population.alive.values()] == spans
+    swarm.run()
+    assert swarm.figures().finished == 1
+
+
+def test_more_peers_than_layers_are_no_chain() -> None:
+    with pytest.raises(UsageError, match="2 layers cannot be split over 3 peers"):
+        simulated(model={"layers": 2}, peers=[{"count": 3, "layers": "even"}], **one_client())
+
+
 def test_drafts_that_stand_are_those_that_go_on_with_the_text() -> None:
     assert list(following((10, 11, -1, 12), (-1, 0, 0, 1), 0, ROOT, 10)) == [0, 1, 3]
     assert list(following((10, 11), (-1, 0), 0, ROOT, 11)) == []
