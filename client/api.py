@@ -19,7 +19,6 @@ from client.generation import Generation, round_tokens
 from client.journal import Journal
 from client.recorder import Recorder
 from client.result import Result
-from client.routing import trip_seconds
 from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
 from client.target import Target, find_fingerprint
 from client.terms import Terms
@@ -172,7 +171,7 @@ class AsyncSwarmModel:
             hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
             return best(None, seats, window).contact
-        trip = trip_seconds(hops, self.target.roster.peers, tokens=tokens)
+        trip = self.target.roster.trip_seconds(hops, tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
         return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
 

@@ -29,7 +29,7 @@ from client.mending import resume_points
 from client.patience import TripTimer
 from client.pending import Pending
 from client.relief import Relief
-from client.routing import Hop, Kind, trip_seconds
+from client.routing import Hop, Kind
 from client.session import ChainSession
 from client.target import Target
 from client.terms import Terms
@@ -91,7 +91,7 @@ class Chain:
     @property
     def seconds_alone(self) -> float:
         """What a round of one token takes if nothing else is on its way, by what links and stages are announced as."""
-        return trip_seconds(self.hops, self._target.roster.peers, tokens=1)
+        return self._target.roster.trip_seconds(self.hops, tokens=1)
 
     @property
     def was_late(self) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from client.cooldown import Cooldowns
 from client.mending import gaps
-from client.routing import Atlas, Hop, Kind, plan
+from client.routing import Atlas, Hop, Kind, plan, trip_seconds
 from client.seats import Seat, seats_at
 from swarm.errors import ChainLost, PeerError, PeerLost
 from swarm.records import Announcement
@@ -128,6 +128,10 @@ class Roster:
             filled += new
             kept |= {hop.contact.peer_id for hop in new}
         return [*filled, *hops[done:]]
+
+    def trip_seconds(self, hops: Sequence[Hop], *, tokens: int) -> float:
+        """What a round of `tokens` tokens takes through a chain and back, by what is known now."""
+        return trip_seconds(hops, self._known_atlas(), tokens=tokens)
 
     def seats(self, *, tokens: int) -> list[Seat]:
         """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""

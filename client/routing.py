@@ -141,14 +141,13 @@ def plan(
     ]
 
 
-def trip_seconds(hops: Sequence[Hop], peers: Mapping[str, Announcement], *, tokens: int) -> float:
-    """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it.
-
-    `peers` by their ids.
-    """
-    ids = [hop.contact.peer_id for hop in hops]
-    links = {peer_id: peers[peer_id].links for peer_id in ids if peer_id in peers}
-    between = sum(_between(one, other, links) for one, other in itertools.pairwise(ids))
+def trip_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
+    """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it."""
+    places = [atlas.places.get(hop.contact.peer_id) for hop in hops]
+    between = sum(
+        UNKNOWN_LINK if one is None or other is None else float(atlas.links[one, other])
+        for one, other in itertools.pairwise(places)
+    )
     return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum(hop.seconds(tokens) for hop in hops)
 
 
@@ -287,12 +286,6 @@ def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
                 heapq.heappush(frontier, (total, -end, cost + seconds, (*chain, (i, end))))
     whole = [entry for entry in frontier if -entry[1] == map_.span.end]
     return min(whole)[3] if whole else None
-
-
-def _between(one: str, other: str, links: Mapping[str, Mapping[str, float]]) -> float:
-    """One-way seconds between two peers, as either has measured them."""
-    measured = (links.get(one, _NONE).get(other), links.get(other, _NONE).get(one))
-    return min((seconds / 2 for seconds in measured if seconds is not None), default=UNKNOWN_LINK)
 
 
 def _completed(measured: Floats) -> Floats:

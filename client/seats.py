@@ -58,7 +58,6 @@ def seats_at(atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> li
     `reachable`: round trips from this client, by peer; `tokens` of a usual round.
     """
     found, peers = list[Seat](), atlas.peers
-    known = {peer.peer_id: peer for peer in peers}
     for peer in peers:
         if peer.draft_seconds is None or peer.peer_id not in reachable:
             continue
@@ -67,7 +66,7 @@ def seats_at(atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> li
             hops = plan(peer.num_layers, atlas, links, tokens=tokens)
         except ChainLost:
             continue
-        trip = trip_seconds(hops, known, tokens=tokens)
+        trip = trip_seconds(hops, atlas, tokens=tokens)
         found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL))
     return found
 

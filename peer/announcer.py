@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swarm.directory import Directory
@@ -45,18 +45,16 @@ class Announcer:
                 return
         log.warning("no node of the swarm took this peer's announcement; next attempt in %.0f s", self._period)
 
-    async def run(self, free_tokens: Callable[[], int]) -> None:
-        """Renew what was published until cancelled; each time after measuring the links to the model's other peers.
+    async def run(self, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Renew what was published until cancelled, with its `state` now; each time after measuring the links to the
+        model's other peers.
 
         Peers that are gone take long to measure: the renewal does not wait for them, or it would come too late.
         """
         measuring: asyncio.Task[dict[str, float]] | None = None
         try:
             while self._published is not None:
-                changes: dict[str, Any] = {
-                    "free_tokens": free_tokens(),
-                    "maddrs": tuple(await self._network.maddrs()),
-                }
+                changes: dict[str, Any] = {**state(), "maddrs": tuple(await self._network.maddrs())}
                 measuring = measuring or asyncio.create_task(self._measure_links(self._published))
                 await asyncio.wait([measuring], timeout=self._period / 2)
                 if measuring.done():

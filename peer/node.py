@@ -103,7 +103,7 @@ async def serve_on(
             offer = await _choose_layers(announcer, offer, _num_layers(config, source))
         span = offer.span
         log.info("loading layers %s of %s", span, source.name)
-        joining = asyncio.create_task(announcer.run(lambda: 0))  # the choice must stand however long loading takes
+        joining = asyncio.create_task(announcer.run(dict))  # the choice must stand however long loading takes
         try:
             stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
         finally:
@@ -132,7 +132,7 @@ async def serve_on(
                 left,
                 network.run(),
                 service.run(config.idle_seconds),
-                announcer.run(lambda: table.free_tokens),
+                announcer.run(lambda: {"free_tokens": table.free_tokens, "load": round(service.load(), 3)}),
                 _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
             )
         with contextlib.suppress(TimeoutError):

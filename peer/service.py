@@ -94,6 +94,10 @@ class PeerService:
         self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
         self._closed = asyncio.Event()  # a session has ended
 
+    def load(self) -> float:
+        """The share of the time since the last question in which the stage computed, 0..1."""
+        return self._worker.load()
+
     async def start(self) -> None:
         """Accept streams from now on."""
         await self._transport.serve(SESSION_PROTOCOL, self._serve_client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -26,11 +27,19 @@ class Worker:
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Job] = []
         self._is_busy = self._is_stopped = False
+        self._busy_seconds = 0.0
+        self._asked = (time.perf_counter(), 0.0)  # for the load: when, and what had been computed by then
 
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
         self._waiting.append(job)
         self._start()
+
+    def load(self) -> float:
+        """The share of the time since the last question in which rounds were computed, 0..1."""
+        now, busy = time.perf_counter(), self._busy_seconds
+        (since, before), self._asked = self._asked, (now, busy)
+        return min((busy - before) / max(now - since, 1e-9), 1.0)
 
     def drop(self, session_id: bytes) -> None:
         """Forget the waiting rounds of a session that ended."""
@@ -57,11 +66,13 @@ class Worker:
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
+        started = time.perf_counter()
         results = self._engine.run(batch)
-        loop.call_soon_threadsafe(self._finish, batch, results)
+        loop.call_soon_threadsafe(self._finish, batch, results, time.perf_counter() - started)
 
-    def _finish(self, batch: list[Job], results: list[Outcome | Failure]) -> None:
+    def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False
+        self._busy_seconds += seconds
         for job, result in zip(batch, results, strict=True):
             self._deliver(job, result)
         self._start()

@@ -16,7 +16,7 @@ from client.mending import resume_points
 from client.patience import TripTimer
 from client.roster import Roster
 from client.rounds import prefill_rounds
-from client.routing import Hop, trip_seconds
+from client.routing import Hop
 from simulator.hosts import Host, Network, Steps, after
 from simulator.peer import HEADER, TOKEN, Peer
 from simulator.policies import Choice, chosen
@@ -135,7 +135,7 @@ class Chain:
     @property
     def seconds_alone(self) -> float:
         """What a round of one token takes if nothing else is on its way, by what is announced."""
-        return trip_seconds(self.hops, self._roster.peers, tokens=1)
+        return self._roster.trip_seconds(self.hops, tokens=1)
 
     def lacks(self, length: int) -> bool:
         """Whether there is something to be prefilled of a text of so many tokens."""

@@ -10,7 +10,6 @@ from client.config import ClientConfig
 from client.generation import TREE_WIDTH, USUAL_IN_FLIGHT, new_window, round_tokens
 from client.patience import TripTimer
 from client.roster import Roster
-from client.routing import trip_seconds
 from client.seats import ACCEPTANCE_OF_A_MODEL, Seat, best
 from simulator.arrivals import Wish, wishes
 from simulator.chain import Chain, Failed
@@ -110,7 +109,7 @@ class Client:
             return None
         if kind.draft_at == "auto":
             try:
-                trip = trip_seconds(roster.plan(tokens=tokens), roster.peers, tokens=tokens)
+                trip = roster.trip_seconds(roster.plan(tokens=tokens), tokens=tokens)
                 acceptance = ACCEPTANCE_OF_A_MODEL if kind.draft == "model" else 0.0
                 here = Seat(None, trip, self._speed.seconds(1), acceptance)
             except ChainLost:

@@ -136,6 +136,7 @@ class Peer:
         self._early: dict[bytes, list[tuple[Round, tuple[float, ...]]]] = {}
         self._waiting: list[Job] = []
         self._is_busy = False
+        self._busy_seconds = 0.0
         self._asked = (self.joined, 0.0)  # for its load: when, and what it had computed by then
         self._empty: simpy.Event | None = None  # while it leaves
 
@@ -151,7 +152,7 @@ class Peer:
 
     def load(self) -> float:
         """The share of the time since the last question in which its stage has computed."""
-        now, busy = self._network.env.now, self.host.thread.busy_seconds
+        now, busy = self._network.env.now, self._busy_seconds
         (since, before), self._asked = self._asked, (now, busy)
         return min((busy - before) / (now - since), 1.0) if now > since else 0.0
 
@@ -261,6 +262,7 @@ class Peer:
         self._is_busy = True
         share = len(batch[0].session.span) / len(self.span)
         seconds = self.speed.seconds([job.round for job in batch], share)
+        self._busy_seconds += seconds
         self.host.thread.run(seconds, self._finish, batch, seconds)
 
     def _finish(self, batch: Sequence[Job], seconds: float) -> None:

@@ -54,6 +54,7 @@ class ModelStatus:
                     "dtype": peer.dtype,
                     "quantize": peer.quantize,
                     "step_seconds": peer.step_seconds,
+                    "load": peer.load,
                     "free_tokens": peer.free_tokens,
                     "draft_seconds": peer.draft_seconds,
                     "version": peer.version,
@@ -84,7 +85,7 @@ def show(models: list[ModelStatus]) -> None:
         console.print("the swarm is there, and nobody serves a model in it")
     for model in models:
         table = Table(title=f"{escape(model.model)} ({model.fingerprint[:12]}), {model.num_layers} layers")
-        for heading in ("peer", "layers", "dtype", "ms per step", "free tokens", "drafts"):
+        for heading in ("peer", "layers", "dtype", "ms per step", "load", "free tokens", "drafts"):
             table.add_column(heading)
         for peer in model.peers:
             kind = peer.quantize or peer.dtype
@@ -93,6 +94,7 @@ def show(models: list[ModelStatus]) -> None:
                 str(peer.span),
                 kind,
                 f"{peer.step_seconds * 1e3:.1f}",
+                f"{peer.load:.0%}",
                 str(peer.free_tokens),
                 "no" if peer.draft_seconds is None else "yes",
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,9 +76,21 @@ def trip_time(
         one = peers[name]
         total += (one.step_seconds + (tokens - 1) * one.token_seconds) * (end - start) / (one.end - one.start)
     for (before, *_), (after, *_) in itertools.pairwise(chain):
-        measured = [peers[before].links.get(after), peers[after].links.get(before)]
-        total += min((link / 2 for link in measured if link is not None), default=UNKNOWN_LINK)
+        total += link(before, after, peers)
     return total
+
+
+def link(one: str, other: str, peers: Mapping[str, Announcement]) -> float:
+    """As either of two has measured it, else the shortest way over a third one."""
+
+    def measured(one: str, other: str) -> float:
+        found = (peers[one].links.get(other), peers[other].links.get(one))
+        return min((seconds / 2 for seconds in found if seconds is not None), default=math.inf)
+
+    if (direct := measured(one, other)) < math.inf:
+        return direct
+    over = min(measured(one, hub) + measured(hub, other) for hub in peers)
+    return over if over < math.inf else UNKNOWN_LINK
 
 
 def all_chains(num_layers: int, peers: Sequence[Announcement]) -> Iterator[Chain]:
@@ -276,3 +290,35 @@ def test_large_swarm_is_planned_within_the_limit() -> None:
     hops = plan(16, peers, dict.fromkeys(names, 0.01), tokens=1)
     assert [hop.span.start for hop in hops] == [0, *(hop.span.end for hop in hops[:-1])]
     assert hops[-1].span.end == 16
+
+
+def test_a_busy_peer_is_passed_over_for_one_that_is_a_little_slower() -> None:
+    slower = peer("slower", 0, 4, step_seconds=0.012)
+    trips = {"fast": 0.02, "slower": 0.02}
+    for load, chosen in ((0.0, "fast"), (0.1, "fast"), (0.5, "slower"), (1.0, "slower")):
+        (hop,) = plan(4, [peer("fast", 0, 4, load=load), slower], trips, tokens=1)
+        assert hop.contact.peer_id == chosen, load
+        assert hop.step_seconds == (0.01 if chosen == "fast" else 0.012)  # what it takes alone
+
+
+def test_by_chance_those_that_are_about_as_good_are_chosen_in_turns_and_no_others() -> None:
+    names = ["a", "b", "c", "d"]
+    peers = [peer(name, 0, 4) for name in names] + [peer("far", 0, 4)]
+    trips = {**dict.fromkeys(names, 0.1), "far": 0.14}
+    chance = np.random.default_rng(1)
+    found = Counter(plan(4, peers, trips, tokens=1, chance=chance)[0].contact.peer_id for _ in range(200))
+    assert set(found) == set(names)
+    assert min(found.values()) > 25
+
+
+def test_a_link_that_nobody_has_measured_is_taken_for_the_way_over_a_peer_that_many_know() -> None:
+    hub = peer("hub", 0, 2, links={"near": 0.02, "far": 0.12, "first": 0.04})
+    peers = [hub, peer("first", 0, 2), peer("near", 2, 4), peer("far", 2, 4), peer("unknown", 2, 4)]
+    trips = {"first": 0.01, "near": 0.02, "far": 0.01, "unknown": 0.01}
+    assert chain_of(plan(4, peers, trips, tokens=1)) == [("first", 0, 2), ("near", 2, 4)]
+    atlas = routing.Atlas(peers)
+    at = atlas.places
+    assert atlas.links[at["first"], at["near"]] == pytest.approx(0.03)
+    assert atlas.links[at["first"], at["far"]] == pytest.approx(0.08)
+    assert atlas.links[at["near"], at["far"]] == pytest.approx(0.07)
+    assert atlas.links[at["first"], at["unknown"]] == UNKNOWN_LINK

@@ -1,0 +1,57 @@
+"""Peers say how busy they are, and clients share the work out among those that are about as good."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from peer.compute import Failure
+from peer.worker import Worker
+from tests import memory_swarm
+from tests.test_batching import decode
+
+
+class Busy:
+    """An engine that takes a while for each batch, and makes nothing of it."""
+
+    def run(self, jobs: Sequence[object]) -> list[Failure]:
+        time.sleep(0.05)
+        return [Failure("no stage") for _ in jobs]
+
+
+def test_a_load_is_the_share_of_the_time_since_it_was_asked_for_last() -> None:
+    async def run() -> None:
+        done = asyncio.Event()
+        with ThreadPoolExecutor(1) as thread:
+            worker = Worker(Busy(), thread, lambda *_: done.set(), 512)  # type: ignore[arg-type]
+            worker.load()
+            worker.submit(decode(1))  # type: ignore[arg-type]
+            await done.wait()
+            assert 0.2 < worker.load() <= 1
+            await asyncio.sleep(0.01)
+            assert worker.load() == 0
+
+    asyncio.run(run())
+
+
+def test_clients_are_told_the_load_and_use_peers_that_are_alike_in_turns(target: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, ["0:4", "0:4", "0:4"], tmp_path, announce_seconds=1) as network,
+            memory_swarm.client(network, target, draft="none") as model,
+        ):
+            used = set[str]()
+            async with asyncio.timeout(60):
+                while len(used) < 3:
+                    used |= {peer for peer, _ in (await model.generate([1, 2, 3], max_new_tokens=8)).chain}
+                loads = list[float]()
+                while not any(loads):
+                    await model.generate([1, 2, 3], max_new_tokens=40)
+                    await model.refresh()
+                    loads = [peer.load for peer in model.target.roster.peers.values()]
+            assert all(0 <= load <= 1 for load in loads)
+
+    asyncio.run(run())
