@@ -39,7 +39,7 @@ async def serve() -> None:
     orders = await standard_input()
     connection = json.loads(await orders.readline())
     async with AsyncSwarmModel.connect(**connection) as model:
-        gc.freeze()  # see the command `generate`
+        gc.freeze()  # as `generate` does
         say(event="ready")
         async for line in orders:
             job = json.loads(line)

@@ -80,9 +80,10 @@ class AsyncSwarmModel:
     ) -> AsyncIterator[AsyncSwarmModel]:
         """Join the swarm as a client; `options` are those of ClientConfig.
 
-        Loads the tokenizer and the draft, no weights of the target. Raises UsageError for options, names and addresses
-        that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if the weights are not here and nobody
-        serves any for this configuration.
+        Loads the tokenizer and the draft, no weights of the target. A program that must not pause may call gc.freeze()
+        afterwards: a full collection over all that the libraries hold takes 0.2 s. Raises UsageError for options, names
+        and addresses that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if the weights are not here
+        and nobody serves any for this configuration.
         """
         settings = config.load(
             ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options}

@@ -6,7 +6,7 @@ and ends at a boundary of some peer's span. A part of a chain is planned in the 
 
 Who is busy is not known at the same time everywhere, and whoever is the best for one is the best for all around him. So
 compute is taken to be longer by the waiting that the announced load means, and each plan takes peers to be slower than
-they are by a little chance of its own: those that are about as good share the work.
+they are by a chance of its own: those that are about as good share the work.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: anno
 HUBS = 8
 """So many peers, to which most others know the way, stand in for links that nobody has measured."""
 CHANCE = 0.1
+"""By up to this share of its compute and of the way to it, and by its load more, a peer seems to be slower: the busier
+it is, the more others have changed that since."""
 FULL = 0.9
 """The greatest load that is believed: it is some seconds old."""
 BEFORE = -1  # where what is planned begins, beside the peers by their places
@@ -74,8 +76,8 @@ class Atlas:
             _column(self.peers, "step_seconds"),
             _column(self.peers, "token_seconds"),
         )
-        load = np.minimum(_column(self.peers, "load"), FULL)
-        self.waiting = load / (1 - load)
+        self.load = np.minimum(_column(self.peers, "load"), FULL)
+        self.waiting = self.load / (1 - self.load)
         """What a round waits for others, in times of its compute: that of a queue with one server and chance arrivals
         (M/M/1)."""
         measured = np.full((len(self.peers), len(self.peers)), math.inf)
@@ -115,7 +117,7 @@ def plan(
 
     `round_trips`: measured seconds from the client to a peer and back; a peer that is not in it is out of reach.
     `penalties`: by peer, seconds that a hop is worth which does without it. `chance` has peers that are about as good
-    chosen in turns: each seems to be slower by up to this share of its compute and of the way to it.
+    chosen in turns (see CHANCE).
     With `span`, the part of a chain that serves those layers, between the peers `before` and `after` (None: the
     client); with `kinds`, of peers that compute so. Raises ChainLost, naming the layers, if the peers left cannot
     cover them all.
@@ -194,7 +196,7 @@ class _Map:
         to_client = np.array([round_trips.get(peer.peer_id, math.inf) / 2 for peer in atlas.peers])
         self._penalties = np.zeros(len(usable))
         if chance is not None:
-            seems_slower = CHANCE * chance.random(len(usable))
+            seems_slower = (CHANCE + atlas.load) * chance.random(len(usable))
             self._penalties[usable] = (seems_slower * (stages + to_client))[usable]
         for peer_id in penalties.keys() & atlas.places.keys():
             self._penalties[atlas.places[peer_id]] += penalties[peer_id]

@@ -307,6 +307,7 @@ def generate(
 
     async def program() -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:
+            gc.freeze()  # as for a peer
             generation = connected.stream(text, **options.model_dump(exclude_unset=True))
             async for piece in generation:
                 if not json:
