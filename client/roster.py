@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from client.cooldown import Cooldowns
 from client.mending import gaps
 from client.routing import Atlas, Hop, Kind, plan, trip_seconds
@@ -31,9 +29,10 @@ class Roster:
         self,
         num_layers: int,
         clock: Callable[[], float] = time.monotonic,
-        chance: np.random.Generator | None = None,
+        salt: int | None = None,
     ) -> None:
-        """`num_layers` of the target; `chance` has peers that are about as good chosen in turns."""
+        """`num_layers` of the target; `salt`, a client's own, has it choose others than other clients do of peers that
+        are about as good: see `routing.plan`."""
         self.peers: Mapping[str, Announcement] = {}
         """By peer: what it announces."""
         self.round_trips: dict[str, float] = {}
@@ -41,7 +40,7 @@ class Roster:
         self.cooldowns = Cooldowns(clock)
         self._drafting_cooldowns = Cooldowns(clock)
         self._num_layers = num_layers
-        self._chance = chance
+        self._salt = salt
         self._atlas: Atlas | None = None
 
     def update(self, found: Mapping[str, Announcement], atlas: Atlas | None = None) -> None:
@@ -79,7 +78,7 @@ class Roster:
         barring = self.cooldowns.barring
         options |= {
             "excluded": barring.keys() | excluded,
-            "chance": self._chance,
+            "salt": self._salt,
             "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
         }
         try:

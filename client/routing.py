@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -71,6 +72,7 @@ class Atlas:
     def __init__(self, peers: Iterable[Announcement]) -> None:
         self.peers = tuple(peers)
         self.places = {peer.peer_id: i for i, peer in enumerate(self.peers)}
+        self._keys = np.array([zlib.crc32(peer.peer_id.encode()) for peer in self.peers], dtype=np.uint64)
         self.starts, self.ends = _column(self.peers, "start"), _column(self.peers, "end")
         self.step_seconds, self.token_seconds = (
             _column(self.peers, "step_seconds"),
@@ -90,6 +92,12 @@ class Atlas:
         self.links = _completed(measured)
         """One-way seconds, [from, to], as either of the two has measured them."""
 
+    def chances(self, salt: int) -> Floats:
+        """For each peer a number from 0 to 1, as if by chance, and always the same for one salt."""
+        mixed = (self._keys ^ np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+        return (mixed ^ (mixed >> np.uint64(32))) / 2.0**64
+
     def links_of(self, peer_id: str) -> Floats:
         """One-way seconds between each peer and this one, which need not be among them."""
         if peer_id in self.places:
@@ -107,7 +115,7 @@ def plan(
     tokens: int,
     excluded: Collection[str] = (),
     penalties: Mapping[str, float] = _NONE,
-    chance: np.random.Generator | None = None,
+    salt: int | None = None,
     span: Span | None = None,
     before: str | None = None,
     after: str | None = None,
@@ -116,8 +124,8 @@ def plan(
     """The chain of least trip time for rounds of `tokens` tokens.
 
     `round_trips`: measured seconds from the client to a peer and back; a peer that is not in it is out of reach.
-    `penalties`: by peer, seconds that a hop is worth which does without it. `chance` has peers that are about as good
-    chosen in turns (see CHANCE).
+    `penalties`: by peer, seconds that a hop is worth which does without it. `salt`, a client's own
+    number below 2^64, has different clients choose different ones of those that are about as good (see CHANCE).
     With `span`, the part of a chain that serves those layers, between the peers `before` and `after` (None: the
     client); with `kinds`, of peers that compute so. Raises ChainLost, naming the layers, if the peers left cannot
     cover them all.
@@ -131,7 +139,7 @@ def plan(
         and (kinds is None or (peer.dtype, peer.quantize) in kinds)
         for peer in atlas.peers
     ]
-    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, chance, tokens, before, after)
+    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, salt, tokens, before, after)
     chain = map_.shortest_walk()
     if chain is not None and len({i for i, _ in chain}) < len(chain):
         chain = _shortest(map_)
@@ -182,7 +190,7 @@ class _Map:
         usable: NDArray[np.bool_],
         round_trips: Mapping[str, float],
         penalties: Mapping[str, float],
-        chance: np.random.Generator | None,
+        salt: int | None,
         tokens: int,
         before: str | None,
         after: str | None,
@@ -195,8 +203,8 @@ class _Map:
         self._layer_seconds = stages / (atlas.ends - atlas.starts)
         to_client = np.array([round_trips.get(peer.peer_id, math.inf) / 2 for peer in atlas.peers])
         self._penalties = np.zeros(len(usable))
-        if chance is not None:
-            seems_slower = (CHANCE + atlas.load) * chance.random(len(usable))
+        if salt is not None:
+            seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
             self._penalties[usable] = (seems_slower * (stages + to_client))[usable]
         for peer_id in penalties.keys() & atlas.places.keys():
             self._penalties[atlas.places[peer_id]] += penalties[peer_id]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Collection
-
-import numpy as np
 
 from client.roster import Roster
 from client.routing import Hop, Kind
@@ -39,7 +38,7 @@ class Target:
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
-        self.roster = Roster(info.num_layers, chance=np.random.default_rng())
+        self.roster = Roster(info.num_layers, salt=secrets.randbits(64))
         self._directory = directory
         self._allow, self._deny = frozenset(allow), frozenset(deny)
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last

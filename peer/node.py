@@ -230,6 +230,7 @@ def _offer(
         draft_seconds=None,
         step_seconds=0,
         token_seconds=0,
+        load=0.0,
         free_tokens=0,
         max_round=config.max_batch_tokens,
         links={},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import simpy
@@ -63,7 +64,7 @@ class Client:
         self._texts = Texts(kind.text, self._random)
         self._speed = draft_speed(scenario.draft, kind.draft_speed)
         self._num_layers = scenario.model.layers
-        self._roster = Roster(self._num_layers, lambda: self._env.now, population.chance)
+        self._roster = Roster(self._num_layers, lambda: self._env.now, self._random.getrandbits(64))
         self._cost, self._calibration = Cost(), Calibration()
         self._choose = choose
 
@@ -120,7 +121,10 @@ class Client:
     def _at_a_peer(self, peer: Peer, wish: Wish, rows: tuple[Row, ...], record: Record) -> Steps:
         """Have a peer generate, until it has finished or died."""
         env, way = self._env, self._network.delay(self._host, peer.host)
-        process, roster = env.active_process, Roster(self._num_layers, lambda: env.now, self._population.chance)
+        process, roster = (
+            env.active_process,
+            Roster(self._num_layers, lambda: env.now, zlib.crc32(peer.peer_id.encode())),
+        )
         assert process is not None  # noqa: S101 - it runs this
         self._look(roster, peer.host)
         peer.guests.add(process)

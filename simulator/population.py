@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
 from client.routing import Atlas
 from client.target import REFRESH_SECONDS
 from peer.config import PeerConfig
@@ -53,8 +51,6 @@ class Population:
         self._network = network
         self._env = network.env
         self._seed = seed
-        self.chance = np.random.default_rng(seed)
-        """Of all routes."""
         self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
         self._joined = 0
         self._views: dict[str, View] = {}

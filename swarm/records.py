@@ -46,7 +46,7 @@ class Announcement(BaseModel):
     """One token through the whole span."""
     token_seconds: Seconds
     """Each further token of the same round."""
-    load: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    load: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
     """Share of its time, of late, in which its stage has computed."""
     free_tokens: Annotated[int, Field(ge=0)]
     """Room left in the caches, in tokens."""

@@ -30,8 +30,8 @@ MAX_DRAFTS = 512  # of one round
 MAX_TAIL = 16
 """Tokens of the text that a round brings along before its newest one; more of them go ahead, as a prefill."""
 
-SESSION_PROTOCOL = "/specswarm/session/4"  # a client opens it to every peer of its chain
-PUSH_PROTOCOL = "/specswarm/push/4"  # a peer opens it to the next one
+SESSION_PROTOCOL = "/specswarm/session/5"  # a client opens it to every peer of its chain
+PUSH_PROTOCOL = "/specswarm/push/5"  # a peer opens it to the next one
 DRAFT_PROTOCOL = "/specswarm/draft/1"  # a client opens it to a peer that drafts for it
 
 MAX_MADDRS = 32  # addresses of one peer

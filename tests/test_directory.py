@@ -44,6 +44,7 @@ def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -
             "draft_seconds": None,
             "step_seconds": 0.01,
             "token_seconds": 0.001,
+            "load": 0.25,
             "free_tokens": 100,
             "max_round": 512,
             "links": {},

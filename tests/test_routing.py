@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ def peer(name: str, start: int, end: int, **changes: Any) -> Announcement:
             "draft_seconds": None,
             "step_seconds": 0.01,
             "token_seconds": 0.001,
+            "load": 0.0,
             "free_tokens": 100,
             "max_round": 512,
             "links": {},
@@ -301,14 +301,29 @@ def test_a_busy_peer_is_passed_over_for_one_that_is_a_little_slower() -> None:
         assert hop.step_seconds == (0.01 if chosen == "fast" else 0.012)  # what it takes alone
 
 
-def test_by_chance_those_that_are_about_as_good_are_chosen_in_turns_and_no_others() -> None:
+def test_clients_choose_different_ones_of_those_that_are_about_as_good_and_no_others() -> None:
     names = ["a", "b", "c", "d"]
     peers = [peer(name, 0, 4) for name in names] + [peer("far", 0, 4)]
     trips = {**dict.fromkeys(names, 0.1), "far": 0.14}
-    chance = np.random.default_rng(1)
-    found = Counter(plan(4, peers, trips, tokens=1, chance=chance)[0].contact.peer_id for _ in range(200))
+    found = Counter(plan(4, peers, trips, tokens=1, salt=salt)[0].contact.peer_id for salt in range(200))
     assert set(found) == set(names)
     assert min(found.values()) > 25
+
+
+def test_one_client_chooses_the_same_again() -> None:
+    peers, trips = [peer(name, 0, 4) for name in "abcd"], dict.fromkeys("abcd", 0.1)
+    one, other = (plan(4, peers, trips, tokens=1, salt=2**64 - 1) for _ in range(2))
+    assert one == other
+
+
+def test_the_busier_they_are_the_less_alike_peers_must_be_to_take_turns() -> None:
+    def chosen(load: float) -> set[str]:
+        peers = [peer("fast", 0, 4, load=load), peer("slow", 0, 4, load=load, step_seconds=0.0125)]
+        trips = dict.fromkeys(("fast", "slow"), 0.0)
+        return {plan(4, peers, trips, tokens=1, salt=salt)[0].contact.peer_id for salt in range(100)}
+
+    assert chosen(0.0) == {"fast"}
+    assert chosen(0.6) == {"fast", "slow"}
 
 
 def test_a_link_that_nobody_has_measured_is_taken_for_the_way_over_a_peer_that_many_know() -> None:

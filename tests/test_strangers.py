@@ -61,6 +61,7 @@ async def stranger(
             "draft_seconds": None,
             "step_seconds": 0,
             "token_seconds": 0,
+            "load": 0.25,
             "free_tokens": 1000,
             "max_round": 512,
             "links": {},

@@ -117,6 +117,7 @@ class ToySwarm:
             draft_seconds=None,
             step_seconds=0.001,
             token_seconds=0.0001,
+            load=0.0,
             free_tokens=1000,
             max_round=16,
             links={},
