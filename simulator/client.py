@@ -165,7 +165,7 @@ class Client:
             round_tokens=self._round_tokens,
             timeout=_TIMEOUT,
         )
-        window, drafter = self._window(cost, overlap), self._drafter(wish, rows)
+        window, drafter = self._window(cost, overlap), self._drafter(wish, rows, host)
         loop = Loop(self._env, host, chain, drafter, window, overlap, cost, speed, way_back)
         try:
             yield from loop.run(wish.prompt_tokens + record.tokens, wish.prompt_tokens + wish.new_tokens, record)
@@ -178,8 +178,9 @@ class Client:
         kind = self._kind
         return ThresholdWindow() if kind.window == "threshold" else new_window(kind.window, cost, overlap)
 
-    def _drafter(self, wish: Wish, rows: tuple[Row, ...]) -> Drafter:
-        if self._kind.draft == "none":
+    def _drafter(self, wish: Wish, rows: tuple[Row, ...], host: Host) -> Drafter:
+        """A peer drafts with a model of its own, whatever the client has."""
+        if self._kind.draft == "none" and host is self._host:
             return NoDrafter()
         width = TREE_WIDTH if self._kind.tree else 1
         return ReplayDrafter(wish.prompt_tokens, rows, width, self._calibration)

@@ -131,6 +131,9 @@ def test_drafts_are_made_at_a_peer_where_that_is_faster() -> None:
     assert made["auto"].drafted_at is not None
     assert speed(made["peer"]) > 1.2 * speed(made["client"])
     assert simulated(**FAR, **one_client(place="far", draft_speed=20))[0].drafted_at is None
+    without = simulated(**FAR, **one_client(draft="none", new_tokens=200))[0]
+    assert without.drafted_at is not None
+    assert speed(without) == pytest.approx(speed(made["peer"]), rel=0.1)
 
 
 def test_a_drafting_peer_that_dies_costs_time_and_no_token() -> None:

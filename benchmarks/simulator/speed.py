@@ -23,8 +23,8 @@ from swarm.records import Announcement
 THOUSAND = Path("configs/scenarios/thousand.toml")
 MODES: Mapping[str, Mapping[str, Any]] = {
     "plain": {"clients.window": 0},
-    "chain of 6": {"clients.window": 6, "clients.tree": False, "clients.in_flight": 1},
-    "auto": {},
+    "chain of 6": {},
+    "auto": {"clients.window": "auto", "clients.tree": True, "clients.in_flight": "auto"},
 }
 _SECONDS = 60.0  # of virtual time, in which events are counted
 _ROUTES = 50
