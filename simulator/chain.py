@@ -321,9 +321,8 @@ class Chain:
         yield from self._survey()
         gone, were_lost = self._lost | self._leaving, bool(self._lost)
         self._note_gone()
-        self._refresh()
         try:
-            hops = self._roster.fill(self.hops, gone, tokens=self._round_tokens)
+            hops = yield from self._substitutes(gone)
         except ChainLost:
             if were_lost:  # else who leaves is of use as long as it is there
                 yield from self._open()
@@ -331,11 +330,22 @@ class Chain:
             return
         self._drop(gone)
         known = {hop.contact.peer_id for hop in self.hops} - gone
-        yield from self._reach(hops)
         limit = length - 1 if self._settled is None else min(self._settled, length - 1)
         reports = [self._reports.get(peer) if (peer := hop.contact.peer_id) in known else None for hop in hops]
         self._lead_over(hops, resume_points(reports, limit, self._judged), known)
         self.reroutes += were_lost
+
+    def _substitutes(self, gone: set[str]) -> Generator[simpy.Event, Any, list[Hop]]:
+        """The chain with others, within reach, in the place of those that are gone; who goes meanwhile is added to
+        them. Raises ChainLost."""
+        while True:
+            self._refresh()
+            hops = self._roster.fill(self.hops, gone, tokens=self._round_tokens)
+            yield from self._reach(hops)
+            if not self._lost:
+                return hops
+            gone |= self._lost
+            self._note_gone()
 
     def _survey(self) -> Steps:
         """Ask all hops how far they got; those that do not answer in time are lost."""
