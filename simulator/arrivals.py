@@ -20,8 +20,9 @@ class Wish:
 
     pause: float
     """Seconds before it, after the one before is finished."""
-    prompt_tokens: int
-    new_tokens: int
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    """None: as many as a recorded text has."""
     at: float | None = None
     """The second at which it comes, whatever else; then there is no pause."""
 
@@ -32,19 +33,20 @@ def wishes(kind: Clients, number: int, random: Random) -> Iterator[Wish]:
 
 
 def _all(kind: Clients, number: int, random: Random) -> Iterator[Wish]:
-    arrivals, usual = kind.arrivals, (kind.prompt_tokens, kind.new_tokens)
+    arrivals = kind.arrivals
+    prompt = kind.prompt_tokens if isinstance(kind.prompt_tokens, int) else None
+    new = kind.new_tokens if isinstance(kind.new_tokens, int) else None
     if arrivals.file is not None:
         for at, *tokens in read(arrivals.file)[number :: kind.count]:
-            prompt_tokens, new_tokens = map(int, tokens or usual)
-            yield Wish(0.0, prompt_tokens, new_tokens, at)
+            yield Wish(0.0, *(int(tokens[0]), int(tokens[1])) if tokens else (prompt, new), at)
     elif arrivals.kind == "poisson":
         at = arrivals.after_seconds
         while True:
             at += random.expovariate(arrivals.per_hour / 3600)
-            yield Wish(0.0, *usual, at)
+            yield Wish(0.0, prompt, new, at)
     else:
         for pause in itertools.chain([arrivals.after_seconds], itertools.repeat(arrivals.think_seconds)):
-            yield Wish(pause, *usual)
+            yield Wish(pause, prompt, new)
 
 
 @cache

@@ -21,13 +21,12 @@ from simulator.policies import Choice, ThresholdWindow
 from simulator.population import Population, draft_speed
 from simulator.request import Loop, Record
 from simulator.scenario import Clients, Scenario
-from simulator.texts import Texts
+from simulator.texts import Text, Texts
 from swarm.drafting.drafter import Drafter, NoDrafter
 from swarm.errors import ChainLost
 from swarm.speculation.calibration import Calibration
 from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
-from swarm.speculation.trace import Row
 from swarm.speculation.windows import Window
 
 _FLOOR, _CEILING, _TIMEOUT = (
@@ -87,12 +86,12 @@ class Client:
         self._begun(record)
         roster = self._roster
         self._look(roster, self._host)
-        rows = self._texts.new(wish.new_tokens)
+        text = self._texts.new(wish.prompt_tokens, wish.new_tokens)
         try:
             peer = self._drafting_peer(roster)
             if peer is not None:
-                yield from self._at_a_peer(peer, wish, rows, record)
-            yield from self._generate(wish, rows, record, self._host, roster, self._speed, self._cost)
+                yield from self._at_a_peer(peer, text, record)
+            yield from self._generate(text, record, self._host, roster, self._speed, self._cost)
             record.finished = self._env.now
         except Failed:
             pass  # nobody could go on with it
@@ -118,7 +117,7 @@ class Client:
         contact = best(here, seats, kind.window if isinstance(kind.window, int) else None).contact
         return self._population.alive.get(contact.peer_id) if contact else None
 
-    def _at_a_peer(self, peer: Peer, wish: Wish, rows: tuple[Row, ...], record: Record) -> Steps:
+    def _at_a_peer(self, peer: Peer, text: Text, record: Record) -> Steps:
         """Have a peer generate, until it has finished or died."""
         env, way = self._env, self._network.delay(self._host, peer.host)
         process, roster = (
@@ -132,7 +131,7 @@ class Client:
             yield env.timeout(3 * way)  # a stream is opened, and the text sent
             record.drafted_at = peer.peer_id
             speed = peer.draft_speed or self._speed
-            yield from self._generate(wish, rows, record, peer.host, roster, speed, Cost(), way)
+            yield from self._generate(text, record, peer.host, roster, speed, Cost(), way)
             yield env.timeout(way)
         except simpy.Interrupt:
             yield env.timeout(way if not peer.is_silent else 2 * _FLOOR)  # until that is noticed
@@ -142,8 +141,7 @@ class Client:
 
     def _generate(
         self,
-        wish: Wish,
-        rows: tuple[Row, ...],
+        text: Text,
         record: Record,
         host: Host,
         roster: Roster,
@@ -165,10 +163,10 @@ class Client:
             round_tokens=self._round_tokens,
             timeout=_TIMEOUT,
         )
-        window, drafter = self._window(cost, overlap), self._drafter(wish, rows, host)
+        window, drafter = self._window(cost, overlap), self._drafter(text, host)
         loop = Loop(self._env, host, chain, drafter, window, overlap, cost, speed, way_back)
         try:
-            yield from loop.run(wish.prompt_tokens + record.tokens, wish.prompt_tokens + wish.new_tokens, record)
+            yield from loop.run(text.prompt_tokens + record.tokens, text.prompt_tokens + len(text.rows), record)
         finally:
             record.stall_seconds += chain.stall_seconds
             record.reroutes += chain.reroutes
@@ -178,12 +176,12 @@ class Client:
         kind = self._kind
         return ThresholdWindow() if kind.window == "threshold" else new_window(kind.window, cost, overlap)
 
-    def _drafter(self, wish: Wish, rows: tuple[Row, ...], host: Host) -> Drafter:
+    def _drafter(self, text: Text, host: Host) -> Drafter:
         """A peer drafts with a model of its own, whatever the client has."""
         if self._kind.draft == "none" and host is self._host:
             return NoDrafter()
         width = TREE_WIDTH if self._kind.tree else 1
-        return ReplayDrafter(wish.prompt_tokens, rows, width, self._calibration)
+        return ReplayDrafter(text.prompt_tokens, text.rows, width, self._calibration)
 
     @property
     def _round_tokens(self) -> int:

@@ -5,6 +5,9 @@ Everything is a sum of so much for each of a few things, so least squares, with 
     compute of a round = hops * hop_ms + layers * (start_ms + token_ms * tokens)
     rest of its trip - delays of its links = messages * 2 * message_us + 2 * delay * bytes / window_bytes
     seconds of a draft = start_ms / (drafts of a forward pass) + node_ms
+
+What a message costs the machine besides shows only where cores are short: it is what makes a simulated crowd as fast as
+a real one.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import brentq, nnls
 
+from simulator.experiments import run as simulate
 from simulator.peer import HEADER, TOKEN
+from simulator.scenario import Scenario
 from swarm.errors import UsageError
 
 _LEAST = 1e-9
+_MOST_BESIDE, _EXACTLY = 10_000.0, 5.0  # microseconds
+_LONG = 1e6  # seconds
 
 
 class Trip(msgspec.Struct, frozen=True, array_like=True):
@@ -49,22 +56,52 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trips: tuple[Trip, ...]
 
 
+class Crowd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Clients that decode without drafts, all at once, over one chain, all programs on one machine."""
+
+    cores: int
+    clients: int
+    requests: int
+    """Of each client, one after the other."""
+    prompt_tokens: int
+    new_tokens: int
+    hops: int
+    layers: int
+    row_bytes: int
+    delay_ms: float
+    tokens_per_second: float
+    """Of a generation, from its start on."""
+
+
 class LabRun(msgspec.Struct, frozen=True):
     """What a calibration takes of a file that may say more."""
 
     samples: tuple[Sample, ...]
+    crowd: Crowd | None = None
 
 
-def read(file: Path) -> tuple[Sample, ...]:
-    """Those of a lab run. Raises UsageError."""
+Tables = dict[str, dict[str, float]]
+"""By table of a scenario, its keys."""
+
+
+def read(file: Path) -> LabRun:
+    """A lab run. Raises UsageError."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=LabRun).samples
+        return msgspec.json.decode(file.read_bytes(), type=LabRun)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-    """By table of a scenario, its keys. Raises UsageError if the samples do not tell."""
+def fit(run: LabRun) -> Tables:
+    """The tables that fit. Raises UsageError if the run does not tell."""
+    tables = fit_alone(run.samples)
+    if run.crowd is not None:
+        tables["transport"]["beside_us"] = _rounded(_besides(tables, run.crowd))
+    return tables
+
+
+def fit_alone(samples: Sequence[Sample]) -> Tables:
+    """Of what is no crowd. Raises UsageError if the samples do not tell."""
     if len({(sample.hops, trip.tokens) for sample in samples for trip in sample.trips}) < 3:
         raise UsageError("too few kinds of rounds: calibrate on chains of two lengths, with drafts and without")
     hop, start, token = _solve(
@@ -91,10 +128,10 @@ def fit(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     }
     if per_window > _LEAST:
         found["transport"]["window_bytes"] = 1 / per_window
-    return {table: {key: float(f"{value:.4g}") for key, value in keys.items()} for table, keys in found.items()}
+    return {table: {key: _rounded(value) for key, value in keys.items()} for table, keys in found.items()}
 
 
-def as_toml(tables: dict[str, dict[str, float]]) -> str:
+def as_toml(tables: Tables) -> str:
     """To be put into a scenario."""
     return "\n\n".join(
         "\n".join([f"[{table}]", *(f"{key} = {value:g}" for key, value in keys.items())])
@@ -110,6 +147,51 @@ def _solve(equations: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float,
     scale = np.maximum(np.abs(matrix).max(axis=0), _LEAST)
     found, _ = nnls(matrix / scale, np.array([value for _, value in equations]))
     return tuple(float(value) for value in found / scale)
+
+
+def _besides(tables: Tables, crowd: Crowd) -> float:
+    """Microseconds of a message with which the simulated crowd is as fast as the real one; 0 if it is slower anyhow."""
+
+    def too_fast(beside_us: float) -> float:
+        return _simulated(tables, crowd, beside_us) - crowd.tokens_per_second
+
+    if too_fast(0.0) <= 0:
+        return 0.0
+    if too_fast(_MOST_BESIDE) >= 0:
+        return _MOST_BESIDE
+    return float(brentq(too_fast, 0.0, _MOST_BESIDE, xtol=_EXACTLY))
+
+
+def _simulated(tables: Tables, crowd: Crowd, beside_us: float) -> float:
+    """Tokens a second of a generation in a crowd."""
+    scenario = Scenario.model_validate(
+        {
+            **tables,
+            "seconds": _LONG,
+            "model": {"layers": crowd.layers, "row_bytes": crowd.row_bytes},
+            "machines": {"one": crowd.cores},
+            "peers": [{"count": crowd.hops, "layers": "even", "machine": "one"}],
+            "clients": [
+                {
+                    "count": crowd.clients,
+                    "machine": "one",
+                    "window": 0,
+                    "prompt_tokens": crowd.prompt_tokens,
+                    "new_tokens": crowd.new_tokens,
+                    "text": 0.5,
+                    "arrivals": {"requests": crowd.requests},
+                }
+            ],
+            "link": {"delay_ms": crowd.delay_ms},
+            "transport": {**tables["transport"], "beside_us": beside_us},
+        }
+    )
+    figures = simulate(scenario, 1)
+    return figures.tokens / figures.request_seconds
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _bytes(sample: Sample, trip: Trip) -> float:

@@ -188,7 +188,9 @@ class Protocol:
     """What the transport makes of links."""
 
     message_seconds: float = 0.0
-    """That a machine computes for a message, at each end."""
+    """That a machine computes for a message, at each end, ..."""
+    beside: float = 0.0
+    """... and besides, at the sender's, without delaying it."""
     window: float = float("inf")
     """Bytes that are sent before an answer must be back; what is longer takes a share of a round trip more."""
     packet: int = 1200
@@ -223,6 +225,8 @@ class Network:
         elif self._protocol.message_seconds:
             work = self._protocol.message_seconds
             sender.machine.run(work, self._upload, sender, receiver, size, act, arguments)
+            if self._protocol.beside:
+                sender.machine.take(Job(self.env, self._protocol.beside))
         else:
             self._upload(sender, receiver, size, act, arguments)
 

@@ -113,8 +113,9 @@ class Clients(Table):
     machine: Name | None = None
     uplink_mbit: Annotated[float, Field(gt=0)] | None = None
     arrivals: Arrivals = Arrivals()
-    prompt_tokens: Positive = 64
-    new_tokens: Positive = 64
+    prompt_tokens: Positive | Literal["recorded"] = 64
+    new_tokens: Positive | Literal["recorded"] = 64
+    """`recorded`: as many as each of the recorded texts had."""
     text: Annotated[str, Field(min_length=1, max_length=4096)] | Share = "code-T0"
     """A file of recorded texts, shipped or one's own; or a constant acceptance."""
     draft: Literal["model", "none"] = "model"
@@ -125,6 +126,12 @@ class Clients(Table):
     """As a client takes it, or by the rule of thumb of `policies.ThresholdWindow`."""
     tree: bool = True
     in_flight: InFlight = "auto"
+
+    @model_validator(mode="after")
+    def _recorded_lengths_of_recorded_texts(self) -> Clients:
+        if "recorded" in (self.prompt_tokens, self.new_tokens) and not isinstance(self.text, str):
+            raise ValueError("a constant acceptance has no recorded lengths: give numbers of tokens")
+        return self
 
 
 class Link(Table):
@@ -141,7 +148,9 @@ class Transport(Table):
     """What the transport makes of links."""
 
     message_us: Milliseconds = 0.0
-    """That each end computes for a message."""
+    """That each end computes for a message, which waits for it."""
+    beside_us: Milliseconds = 0.0
+    """That is computed for a message besides, and delays none where cores are free."""
     window_bytes: Annotated[float, Field(gt=0)] = float("inf")
     """Sent before an answer must be back; what is longer takes a share of a round trip more."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -46,6 +48,15 @@ def following(tokens: Sequence[int], parents: Sequence[int], first: int, here: i
             yield i
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a request is about."""
+
+    prompt_tokens: int
+    rows: tuple[Row, ...]
+    """Of each new token."""
+
+
 class Texts:
     """Where the texts of a client come from."""
 
@@ -55,11 +66,14 @@ class Texts:
         self._traces = in_turn(_shipped(source), random) if isinstance(source, str) else iter(())
         self._random = random
 
-    def new(self, length: int) -> tuple[Row, ...]:
-        """One of so many new tokens."""
+    def new(self, prompt_tokens: int | None, new_tokens: int | None) -> Text:
+        """One with so many tokens; None: as many as the recorded one had."""
         if self._acceptance is not None:
-            return constant(self._acceptance, length, self._random)
-        return replayed(self._traces, length)
+            rows = constant(self._acceptance, new_tokens or 1, self._random)
+            return Text(prompt_tokens or 1, rows)
+        first = next(self._traces)
+        rows = replayed(itertools.chain([first], self._traces), new_tokens or len(first.rows))
+        return Text(prompt_tokens or first.prompt_tokens, rows)
 
 
 @cache

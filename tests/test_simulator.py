@@ -191,6 +191,15 @@ def test_a_replayed_chain_meets_the_fate_that_the_real_one_has_met(
     asyncio.run(run())
 
 
+def test_recorded_lengths_are_those_of_the_texts() -> None:
+    traces = trace.read(Path("simulator/traces/arithmetic-T0.jsonl.gz"))
+    options = {"text": "arithmetic-T0", "prompt_tokens": "recorded", "new_tokens": "recorded"}
+    records = simulated(**one_client(**options, arrivals={"requests": len(traces)}))
+    assert sorted(record.tokens for record in records) == sorted(len(one.rows) for one in traces)
+    with pytest.raises(ValueError, match="a constant acceptance has no recorded lengths"):
+        simulated(**one_client(text=0.5, new_tokens="recorded"))
+
+
 def test_a_tree_finds_more_than_a_chain_and_rounds_in_flight_bring_more_per_second() -> None:
     link = {"link": {"delay_ms": 50}}
     made = {

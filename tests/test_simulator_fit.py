@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from simulator.fit import Sample, Trip, as_toml, fit
+from simulator.fit import Crowd, LabRun, Sample, Trip, _simulated, as_toml, fit, fit_alone
 from simulator.scenario import Scenario
 from specswarm import cli
 from swarm.errors import UsageError
@@ -40,27 +40,36 @@ RUN = (
 
 
 def test_the_parameters_are_found_again() -> None:
-    tables = fit(RUN)
+    tables = fit_alone(RUN)
     assert tables["stage"] == pytest.approx({"hop_ms": 0.4, "start_ms": 0.2, "token_ms": 0.05}, rel=0.01)
     assert tables["draft"] == pytest.approx({"start_ms": 2, "node_ms": 0.3}, rel=0.01)
     assert tables["transport"] == pytest.approx({"message_us": 150, "window_bytes": WINDOW}, rel=0.01)
 
 
 def test_they_are_parts_of_a_scenario() -> None:
-    scenario = {"peers": [{"layers": 8}], "clients": [{}], **tomllib.loads(as_toml(fit(RUN)))}
+    scenario = {"peers": [{"layers": 8}], "clients": [{}], **tomllib.loads(as_toml(fit_alone(RUN)))}
     assert Scenario.model_validate(scenario).stage.hop_ms == pytest.approx(0.4, rel=0.01)
 
 
 def test_a_transport_without_a_window_has_none() -> None:
     near = [one for one in RUN if not one.delay_ms]
-    assert set(fit(near)["transport"]) == {"message_us"}
+    assert set(fit_alone(near)["transport"]) == {"message_us"}
+
+
+def test_a_crowd_tells_what_messages_cost_besides() -> None:
+    def crowd(tokens_per_second: float) -> Crowd:
+        return Crowd(2, 8, 1, 10, 40, 2, LAYERS, ROW_BYTES, 0.0, tokens_per_second)
+
+    found = [fit(LabRun(RUN, crowd(speed)))["transport"]["beside_us"] for speed in (20.0, 40.0, 1e6)]
+    assert found[0] > found[1] > found[2] == 0
+    assert _simulated(fit_alone(RUN), crowd(20.0), found[0]) == pytest.approx(20.0, rel=0.01)
 
 
 def test_a_run_that_does_not_tell_is_refused() -> None:
     with pytest.raises(UsageError, match="too few kinds of rounds"):
-        fit(RUN[:1])
+        fit_alone(RUN[:1])
     with pytest.raises(UsageError, match="nothing was drafted"):
-        fit([sample(hops, 0.0, (0,)) for hops in (1, 2, 4)])
+        fit_alone([sample(hops, 0.0, (0,)) for hops in (1, 2, 4)])
 
 
 def test_the_command_prints_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,12 +54,12 @@ def main() -> int:
 def _accuracy(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]:
     texts = [*prompts.code(options.num_prompts, options.prompts), *prompts.arithmetic(options.num_prompts)]
     with tempfile.TemporaryDirectory(prefix="specswarm-bench-") as scratch:
-        samples, tables, cells = accuracy.run(
+        calibration, tables, cells = accuracy.run(
             texts, options.tokens, Path(scratch), lambda cell: console.print(_line(cell), highlight=False)
         )
     console.print(as_toml(tables), markup=False)
     console.print(_accuracy_table(cells))
-    return accuracy.as_record(samples, tables, cells), check(accuracy.BARS, accuracy.figures(cells))
+    return accuracy.as_record(calibration, tables, cells), check(accuracy.BARS, accuracy.figures(cells))
 
 
 def _speed(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]:

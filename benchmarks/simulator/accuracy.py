@@ -24,7 +24,7 @@ from benchmarks.bar import Bar
 from benchmarks.deployment import Client, deployed, start_client
 from benchmarks.lab import Lab
 from simulator.experiments import run as simulate
-from simulator.fit import Sample, Trip, fit
+from simulator.fit import Crowd, LabRun, Sample, Tables, Trip, fit
 from simulator.scenario import Scenario
 from swarm.drafting.growth import AT_ONCE
 
@@ -64,6 +64,7 @@ class Place:
 
 
 CALIBRATION = (Place(2, 0.0, 1), Place(8, 0.0, 1), Place(2, 25.0, 1), Place(8, 25.0, 1))
+CROWD = Place(2, 0.0, 8)
 MEASURED = (
     *(Place(peers, delay, 1) for peers, delay in ((4, 10.0), (4, 50.0), (2, 10.0), (8, 10.0))),
     *(Place(peers, delay, 8) for peers, delay in ((4, 10.0), (4, 50.0))),
@@ -88,8 +89,8 @@ class Cell:
 
 def run(
     texts: Sequence[str], tokens: int, folder: Path, told: Callable[[Cell], None]
-) -> tuple[list[Sample], dict[str, dict[str, float]], list[Cell]]:
-    """The calibration's samples, the scenario's tables that fit them, and the cells."""
+) -> tuple[LabRun, Tables, list[Cell]]:
+    """What was calibrated by, the scenario's tables that fit it, and the cells."""
     samples = []
     for peers, places in _by_peers(CALIBRATION):
         with _swarm(peers, 1, folder / f"calibration-{peers}") as (lab, clients):
@@ -98,7 +99,11 @@ def run(
                 samples += [
                     _sample(place, setting, clients[0], texts, tokens) for setting in CALIBRATION_SETTINGS.values()
                 ]
-    tables, cells, traces = fit(samples), list[Cell](), folder / "texts.jsonl"
+    with _swarm(CROWD.peers, CROWD.clients, folder / "crowd") as (lab, clients):
+        lab.set_delay(CROWD.delay_ms)
+        crowd = _crowd(CROWD, _all_at_once(clients, texts, tokens, {"window": 0}))
+    calibration = LabRun(tuple(samples), crowd)
+    tables, cells, traces = fit(calibration), list[Cell](), folder / "texts.jsonl"
     for peers, places in _by_peers(MEASURED):
         with _swarm(peers, max(place.clients for place in places), folder / f"measured-{peers}") as (lab, clients):
             if not traces.exists():
@@ -108,20 +113,16 @@ def run(
                 lab.set_delay(place.delay_ms)
                 for name, setting in SETTINGS.items():
                     results = _all_at_once(clients[: place.clients], texts, tokens, setting)
-                    predicted = predict(tables, place, setting, traces, results)
+                    predicted = predict(tables, place, setting, traces, len(texts))
                     cells.append(Cell(place, name, _speed(results), predicted))
                     told(cells[-1])
-    return samples, tables, cells
+    return calibration, tables, cells
 
 
 def predict(
-    tables: Mapping[str, Mapping[str, float]],
-    place: Place,
-    setting: Mapping[str, Any],
-    traces: Path,
-    results: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, Mapping[str, float]], place: Place, setting: Mapping[str, Any], traces: Path, requests: int
 ) -> float:
-    """Tokens a second of a generation, by the simulator; `results` say how long the texts are."""
+    """Tokens a second of a generation, by the simulator: of so many of each client, over the recorded texts."""
     scenario = Scenario.model_validate(
         {
             "seconds": 1e6,
@@ -133,10 +134,10 @@ def predict(
                     "count": place.clients,
                     "machine": "lab",
                     "draft_at": "client",
-                    "prompt_tokens": round(fmean(one["prompt_tokens"] for one in results)),
-                    "new_tokens": round(fmean(len(one["token_ids"]) for one in results)),
+                    "prompt_tokens": "recorded",
+                    "new_tokens": "recorded",
                     "text": str(traces),
-                    "arrivals": {"requests": len(results) // place.clients},
+                    "arrivals": {"requests": requests},
                     **setting,
                 }
             ],
@@ -230,16 +231,31 @@ def _sample(place: Place, setting: Mapping[str, Any], client: Client, texts: Seq
     )
 
 
+def _crowd(place: Place, results: Sequence[Mapping[str, Any]]) -> Crowd:
+    return Crowd(
+        cores=os.cpu_count() or 1,
+        clients=place.clients,
+        requests=len(results) // place.clients,
+        prompt_tokens=round(fmean(one["prompt_tokens"] for one in results)),
+        new_tokens=round(fmean(len(one["token_ids"]) for one in results)),
+        hops=place.peers,
+        layers=LAYERS,
+        row_bytes=ROW_BYTES,
+        delay_ms=place.delay_ms,
+        tokens_per_second=_speed(results),
+    )
+
+
 def _speed(results: Sequence[Mapping[str, Any]]) -> float:
     return sum(len(one["token_ids"]) for one in results) / sum(float(one["seconds"]) for one in results)
 
 
 def as_record(
-    samples: Sequence[Sample], tables: Mapping[str, Mapping[str, float]], cells: Sequence[Cell]
+    calibration: LabRun, tables: Mapping[str, Mapping[str, float]], cells: Sequence[Cell]
 ) -> dict[str, Any]:
-    """For JSON: `specswarm simulate calibrate` reads the samples."""
+    """For JSON: `specswarm simulate calibrate` reads it."""
     return {
-        "samples": json.loads(msgspec.json.encode(samples)),
+        **json.loads(msgspec.json.encode(calibration)),
         "tables": tables,
         "cells": [msgspec.to_builtins(cell) for cell in cells],
     }
