@@ -40,7 +40,9 @@ class Question:
 
 _DELAYS = "link.delay_ms=0,1,2,5,10,20,40,80"
 QUESTIONS = (
-    Question("a: how much delay a chain bears", "tolerance", (_DELAYS, "clients.window=0,auto", "peers.count=1,4")),
+    Question(
+        "a: how much delay a chain bears", "tolerance", (_DELAYS, "clients.window=0,auto", "peers.count=1,2,4,8")
+    ),
     Question(
         "b: drafters for a target",
         "edge-cloud",
