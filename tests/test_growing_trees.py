@@ -83,7 +83,8 @@ def test_hops_are_witnesses_of_the_text_alone_however_trees_grow(target: Path, t
             expected = [*PROMPT, *plain.token_ids]
             grown = Chain(model.target, terms, round_tokens=9, timer=TripTimer(1.0, 30.0), timeout=60.0)
             text, on_their_way = list(PROMPT), 0
-            while len(text) < len(PROMPT) + COUNT:
+            longest = len(expected) - 30
+            while len(text) < len(PROMPT) + COUNT or (on_their_way <= 5 and len(text) < longest):
                 on_their_way += grown.judges(text)
                 tree = some_tree(chance, expected[len(text) :], chance.randrange(8))
                 growing = asyncio.create_task(grow(grown, expected, chance))
@@ -103,7 +104,7 @@ def test_hops_are_witnesses_of_the_text_alone_however_trees_grow(target: Path, t
             for layer, sketches in ours.items():
                 assert len(sketches) == len(theirs[layer]) == end * ROW_BYTES
                 assert max(distances(sketches, theirs[layer])) < 1e-3
-            assert on_their_way > 2
+            assert on_their_way > 5
             assert end >= len(PROMPT) + COUNT
             await grown.close()
             await straight.close()
