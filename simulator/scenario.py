@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from client.config import MAX_WINDOW, InFlight, number_or
+from simulator.complaint import complaint
 from swarm.errors import UsageError
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -220,7 +221,7 @@ def load(path: Path, changes: dict[str, Any] | None = None) -> Scenario:
     try:
         return Scenario.model_validate(tables)
     except ValidationError as error:
-        raise UsageError(f"{path}{_where(text, tables, error)}") from None
+        raise UsageError(f"{path}{complaint(text, tables, Scenario, error)}") from None
 
 
 def _change(here: Any, keys: list[str], value: Any) -> None:
@@ -235,27 +236,3 @@ def _change(here: Any, keys: list[str], value: Any) -> None:
         _change(here.setdefault(key, {}), rest, value)
     else:
         here[key] = value
-
-
-def _where(text: str, tables: Any, error: ValidationError) -> str:
-    """Line, key and what is allowed there, of the first thing that is wrong."""
-    first, keys, here = error.errors()[0], list[str](), tables
-    for part in first["loc"]:  # beyond the keys of the file, it says which of several types did not fit
-        try:
-            here = here[part]
-        except (IndexError, KeyError, TypeError):
-            if first["type"] == "missing":
-                keys.append(str(part))
-            break
-        keys.append(str(part))
-    line = _line_of(text, keys)
-    return f"{f', line {line}' if line else ''}: {'.'.join(keys)}: {first['msg']}"
-
-
-def _line_of(text: str, keys: list[str]) -> int | None:
-    """The line on which a key stands, as far as that can be told."""
-    names = [key for key in keys if not key.isdecimal()]
-    for number, line in enumerate(text.splitlines(), start=1):
-        if names and line.split("=")[0].strip() == names[-1]:
-            return number
-    return None

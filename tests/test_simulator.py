@@ -260,11 +260,41 @@ def test_a_replayed_text_is_as_long_as_it_is_wanted() -> None:
     [
         ("seconds = = 1", "at line 1"),
         ("[[peers]]\nlayers = 2\n[[clients]]\nwindow = 'many'\n", r"line 4: clients.0.window: .*neither auto"),
-        ("[[peers]]\nlayers = 2\n[[clients]]\nwindows = 4\n", r"line 4: clients.0.windows: Extra inputs"),
+        (
+            "[[peers]]\nlayers = 2\n[[clients]]\nwindows = 4\n",
+            r"line 4: clients.0.windows: .*there are count, place",
+        ),
         ("[[peers]]\nlayers = 0\n[[clients]]\n", r"line 2: peers.0.layers.*greater than or equal to 1"),
         ("[[clients]]\n", "peers: Field required"),
+        ("[[peers]]\nlayers = 2\n[[clients]]\n[[clients]]\nwindow = -1\n", r"line 5: clients.1.window: neither"),
+        (
+            "[[peers]]\nlayers = 2\n[[clients]]\n[[clients]]\n[clients.arrivals]\nkind = 'never'\n",
+            r"line 6: clients.1.arrivals.kind: .*'closed', 'poisson' or 'trace'",
+        ),
+        (
+            "[[peers]]\nlayers = 2\n[[clients]]\narrivals = { kind = 'closed', perhour = 2 }\n",
+            r"line 4: clients.0.arrivals.perhour: .*there are kind, think_seconds",
+        ),
+        (
+            "[[peers]]\nlayers = 2\n[[clients]]\nnew_tokens = 'many'\n",
+            r"line 4: clients.0.new_tokens: .*integer.* or 'recorded'",
+        ),
+        ('[[peers]]\nlayers = 2\n[[clients]]\n[links]\n"a b" = { delay_ms = -1 }\n', r"line 5: links.a b.delay_ms"),
+        ("[[peers]]\nplace = 'here'\n[[clients]]\n", r"line 1: peers.0.layers: Field required"),
     ],
-    ids=["torn", "nonsense", "no such key", "out of range", "missing"],
+    ids=[
+        "torn",
+        "nonsense",
+        "no such key",
+        "out of range",
+        "missing",
+        "in the second table",
+        "in a table of its own",
+        "in an inline table",
+        "of several types",
+        "of a pair of places",
+        "missing in a table",
+    ],
 )
 def test_a_bad_file_is_told_by_key_line_and_what_is_allowed(text: str, complaint: str, tmp_path: Path) -> None:
     file = tmp_path / "scenario.toml"
