@@ -164,7 +164,8 @@ class Client:
             timeout=_TIMEOUT,
         )
         window, drafter = self._window(cost, overlap), self._drafter(text, host)
-        loop = Loop(self._env, host, chain, drafter, window, overlap, cost, speed, way_back)
+        is_alone = host is self._host and kind.machine is None
+        loop = Loop(self._env, host, chain, drafter, window, overlap, cost, speed, way_back, is_alone)
         try:
             yield from loop.run(text.prompt_tokens + record.tokens, text.prompt_tokens + len(text.rows), record)
         finally:

@@ -79,12 +79,12 @@ class Thread:
         self.busy_seconds = 0.0
         self._machine = machine
         self._waiting = deque[Job]()
-        self._is_busy = False
+        self.is_busy = False
 
     def job(self, seconds: float) -> Job:
         """Compute for so long, behind what waits."""
         job = Job(self._machine.env, seconds)
-        if self._is_busy:
+        if self.is_busy:
             self._waiting.append(job)
         else:
             self._start(job)
@@ -96,12 +96,12 @@ class Thread:
         self.job(seconds).callbacks.append(lambda _: done(*arguments))
 
     def _start(self, job: Job) -> None:
-        self._is_busy = True
+        self.is_busy = True
         self.busy_seconds += job.seconds
         self._machine.take(job)
 
     def _finish(self, _: simpy.Event) -> None:
-        self._is_busy = False
+        self.is_busy = False
         if self._waiting:
             self._start(self._waiting.popleft())
 

@@ -17,6 +17,7 @@ from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
+from swarm.wire import Verdict
 
 
 @dataclass(slots=True)
@@ -60,8 +61,10 @@ class Loop:
         cost: Cost,
         speed: DraftSpeed,
         way_back: float = 0.0,
+        is_alone: bool = False,
     ) -> None:
-        """`way_back`: seconds from this host to the one that has asked."""
+        """`way_back`: seconds from this host to the one that has asked; `is_alone`: whether nobody else computes on
+        its machine."""
         self._env = env
         self._thread = host.thread
         self._chain = chain
@@ -71,6 +74,8 @@ class Loop:
         self._cost = cost
         self._speed = speed
         self._way_back = way_back
+        self._is_alone = is_alone
+        self._slowness = 1.0  # times what drafting should take, the last time
         self._next_round = 0.0
         self._sent_more = 0
 
@@ -82,7 +87,8 @@ class Loop:
             is_on_its_way, room = chain.judges(length), end - length - 1
             if is_on_its_way:
                 tree = NOTHING
-                yield self._thread.job(0.0)  # behind what it works on
+                if self._thread.is_busy:
+                    yield self._thread.job(0.0)  # behind what it works on
                 self._drafter.follow(range(length), room)
             else:
                 prefill = env.process(chain.prefill(length)) if chain.lacks(length) else None
@@ -95,12 +101,7 @@ class Loop:
                 record.windows.append(len(tree))
             drafted = env.now
             self._next_round = max(self._next_round, drafted + self._overlap.gap)
-            ahead = env.process(self._work_ahead()) if self._window.limit else None
-            try:
-                verdict = yield from chain.verify(length, tree)
-            finally:
-                if ahead is not None and ahead.is_alive:
-                    ahead.interrupt()
+            verdict = yield from self._verify(length, tree)
             seconds, tokens = env.now - drafted, verdict.tokens[: end - length]
             accepted = len(verdict.tokens) - (not is_on_its_way)
             if not chain.was_late:
@@ -126,25 +127,51 @@ class Loop:
 
     def _propose(self, length: int, room: int) -> Generator[simpy.Event, Any, DraftTree]:
         """Drafts that may follow, at most `room` tokens far."""
-        drafter, window = self._drafter, self._window
+        drafter, window, seconds = self._drafter, self._window, 0.0
         if room <= 0 or not window.limit:
             return NOTHING
-        yield self._thread.job(0.0)  # behind what it works on
+        if self._thread.is_busy:
+            yield self._thread.job(0.0)  # behind what it works on
         drafter.follow(range(length), room)
         while not window.is_enough(drafter.chances(window.limit), drafter.promise):
-            if not (yield from self._grow()):
+            if not (drafts := drafter.grow()):
                 break
+            seconds += self._speed.seconds(drafts)
+            self._cost.note_drafting(drafts, self._slowness * self._speed.seconds(drafts))
         tree = drafter.tree(window.size(drafter.chances(window.limit)))
         window.sent(len(tree))
+        if seconds:
+            started = self._env.now
+            yield self._thread.job(seconds)
+            self._slowness = (self._env.now - started) / seconds
         return tree
 
-    def _grow(self) -> Generator[simpy.Event, Any, int]:
-        drafts = self._drafter.grow()
-        if drafts:
-            started = self._env.now
-            yield self._thread.job(self._speed.seconds(drafts))
-            self._cost.note_drafting(drafts, self._env.now - started)
-        return drafts
+    def _verify(self, length: int, tree: DraftTree) -> Generator[simpy.Event, Any, Verdict]:
+        """The verdict on drafts; until it comes, go on drafting. Raises Failed."""
+        env, chain = self._env, self._chain
+        if not self._window.limit:
+            return (yield from chain.verify(length, tree))
+        if self._is_alone and not self._overlap.is_wanted:
+            started = env.now
+            verdict = yield from chain.verify(length, tree)
+            self._catch_up(started)
+            return verdict
+        ahead = env.process(self._work_ahead())
+        try:
+            return (yield from chain.verify(length, tree))
+        finally:
+            if ahead.is_alive:
+                ahead.interrupt()
+
+    def _catch_up(self, started: float) -> None:
+        """Grow what has been drafted since then, where nobody else computes and nothing was sent."""
+        drafter, now = self._drafter, self._env.now
+        while started < now and drafter.promise > LEAST_AHEAD and (drafts := drafter.grow()):
+            seconds = self._speed.seconds(drafts)
+            self._cost.note_drafting(drafts, seconds)
+            started += seconds
+        if started > now:
+            self._thread.job(started - now)  # it is still at the last
 
     def _work_ahead(self) -> Steps:
         """Go on drafting while a round is on its way, and send what is worth it."""
@@ -161,6 +188,14 @@ class Loop:
                     yield env.timeout(pause)
         except simpy.Interrupt:
             pass
+
+    def _grow(self) -> Generator[simpy.Event, Any, int]:
+        drafts = self._drafter.grow()
+        if drafts:
+            started = self._env.now
+            yield self._thread.job(self._speed.seconds(drafts))
+            self._cost.note_drafting(drafts, self._env.now - started)
+        return drafts
 
     def _send_more(self) -> bool:
         """Let the tree on its way have more drafts; whether any were worth it."""

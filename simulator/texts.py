@@ -9,12 +9,15 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from msgspec.structs import replace
+
 from swarm.speculation import trace
+from swarm.speculation.calibration import Scores
 from swarm.speculation.trace import Row, Trace
 
 SHIPPED = Path(__file__).parent / "traces"
 
-_RIGHT, _WRONG = Row(0, -1, 0, (0.0,)), Row(-1, -1, 0, (0.0,))
+_RIGHT, _WRONG = Row(0, -1, 0, Scores((0.0,))), Row(-1, -1, 0, Scores((0.0,)))
 
 
 def in_turn(traces: Sequence[Trace], random: Random) -> Iterator[Trace]:
@@ -78,5 +81,9 @@ class Texts:
 
 @cache
 def _shipped(name: str) -> tuple[Trace, ...]:
+    """With what follows from scores kept with them, however many requests replay a text."""
     file = SHIPPED / f"{name}.jsonl.gz"
-    return tuple(trace.read(file if file.exists() else Path(name)))
+    return tuple(
+        replace(text, rows=tuple(replace(row, scores=Scores(row.scores)) for row in text.rows))
+        for text in trace.read(file if file.exists() else Path(name))
+    )

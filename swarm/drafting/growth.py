@@ -10,7 +10,7 @@ import heapq
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 
-from swarm.speculation.calibration import Calibration, Hint
+from swarm.speculation.calibration import Calibration, Hint, Scores
 from swarm.speculation.evidence import Evidence
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import NOTHING, ROOT, DraftTree, branching
@@ -20,6 +20,7 @@ AT_ONCE = 8
 MAX_NODES = 256
 """That are worked out and kept."""
 _LEAST = 0.004  # chance of a node that is kept
+_NO_SCORES = Scores(())
 
 
 class Node:
@@ -35,7 +36,7 @@ class Node:
         self.depth: int = parent.depth + 1 if parent else 0
         self.slot = -1
         """Where the drafter has it, once it was worked out."""
-        self.scores: Sequence[float] = ()
+        self.scores = _NO_SCORES
         self.choices: Sequence[int] = ()
         """The draft's first choices after it, and their scores, once it was worked out."""
         self.hint: Hint | None = None
@@ -101,7 +102,7 @@ class Growth:
         view: Evidence | None = None,
     ) -> None:
         """A node's first choices are these, with these scores."""
-        node.choices, node.scores, node.hint, node.view = choices, scores, hint, view
+        node.choices, node.scores, node.hint, node.view = choices, Scores(scores), hint, view
         self._branch(node)
         for child in node.children:
             insort(self._ranked, self._push(child))

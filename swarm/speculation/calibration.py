@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _USUAL = 0.7
@@ -24,7 +23,6 @@ _SURE = 0.98  # the greatest weight
 _PACE = 0.04  # by how much of what one more token says a weight changes
 _WORST = -5.0  # log-likelihood of a token that no scale explains
 _MEMORY = 0.98  # weight of what was known before, against one more token
-_KEPT = 1 << 14  # results: a tree is valued anew after each verdict, and a simulator replays the same texts
 _LEAST = 1e-300
 _MISSES = 0.03  # share of tokens that are none of the first choices, until it is known
 
@@ -42,6 +40,40 @@ class Hint:
 LONGEST = len(_TRUSTED)
 
 
+class Scores(tuple[float, ...]):
+    """Of a draft's first choices, in any order; what follows from them is worked out once: a tree is valued anew after
+    each verdict, and a simulator replays the same texts."""
+
+    _shares: dict[float, tuple[float, ...]]
+    _likelihoods: dict[int, tuple[float, ...]]
+
+    def __new__(cls, scores: Sequence[float]) -> Scores:
+        """The same object, if it is one already."""
+        if isinstance(scores, cls):
+            return scores
+        made = super().__new__(cls, scores)
+        made._shares, made._likelihoods = {}, {}
+        return made
+
+    def shares(self, scale: float) -> tuple[float, ...]:
+        """softmax(scores / scale)."""
+        found = self._shares.get(scale)
+        if found is None:
+            best = max(self)
+            weights = [math.exp((score - best) / scale) for score in self]
+            whole = sum(weights)
+            found = self._shares[scale] = tuple(weight / whole for weight in weights)
+        return found
+
+    def likelihoods(self, taken: int) -> tuple[float, ...]:
+        """The logarithm of the share of one of the choices, under each of the scales."""
+        found = self._likelihoods.get(taken)
+        if found is None:
+            logs = (math.log(max(self.shares(scale)[taken], _LEAST)) for scale in SCALES)
+            found = self._likelihoods[taken] = tuple(max(log, _WORST) for log in logs)
+        return found
+
+
 class Calibration:
     """Of one generation's drafts."""
 
@@ -55,7 +87,7 @@ class Calibration:
         """For each of the choices; together less than 1. `scores`: one for each choice, in any order."""
         trust = self._trusted[hint.length - 1] if hint else 0.0
         known = (1 - self._misses) * (1 - trust)
-        chances = [known * share for share in _shares(tuple(scores), self.scale)]
+        chances = [known * share for share in Scores(scores).shares(self.scale)]
         if hint:
             chances[hint.choice] += (1 - self._misses) * trust
         return chances
@@ -67,10 +99,8 @@ class Calibration:
             self._learn_trust(scores, taken, hint)
         if taken is None:
             return
-        self._fit = [
-            _MEMORY * fit + likelihood
-            for fit, likelihood in zip(self._fit, _likelihoods(tuple(scores), taken), strict=True)
-        ]
+        likelihoods = Scores(scores).likelihoods(taken)
+        self._fit = [_MEMORY * fit + likelihood for fit, likelihood in zip(self._fit, likelihoods, strict=True)]
         self.scale = SCALES[max(range(len(SCALES)), key=self._fit.__getitem__)]
 
     def _learn_trust(self, scores: Sequence[float], taken: int | None, hint: Hint) -> None:
@@ -81,18 +111,3 @@ class Calibration:
             by_scores = self.chances(scores)[hint.choice] * (1 - trust)
             explained = trust / (trust + by_scores)
         self._trusted[hint.length - 1] = min(trust + _PACE * (explained - trust), _SURE)
-
-
-@lru_cache(_KEPT)
-def _shares(scores: tuple[float, ...], scale: float) -> tuple[float, ...]:
-    """softmax(scores / scale)."""
-    best = max(scores)
-    weights = [math.exp((score - best) / scale) for score in scores]
-    whole = sum(weights)
-    return tuple(weight / whole for weight in weights)
-
-
-@lru_cache(_KEPT)
-def _likelihoods(scores: tuple[float, ...], taken: int) -> tuple[float, ...]:
-    """The logarithm of the share of one of the choices, under each of the scales."""
-    return tuple(max(math.log(max(_shares(scores, scale)[taken], _LEAST)), _WORST) for scale in SCALES)
