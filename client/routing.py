@@ -73,6 +73,7 @@ class Atlas:
         self.peers = tuple(peers)
         self.places = {peer.peer_id: i for i, peer in enumerate(self.peers)}
         self._keys = np.array([zlib.crc32(peer.peer_id.encode()) for peer in self.peers], dtype=np.uint64)
+        self.num_layers = _column(self.peers, "num_layers")
         self.starts, self.ends = _column(self.peers, "start"), _column(self.peers, "end")
         self.step_seconds, self.token_seconds = (
             _column(self.peers, "step_seconds"),
@@ -132,14 +133,12 @@ def plan(
     """
     span = span or Span(0, num_layers)
     atlas = peers if isinstance(peers, Atlas) else Atlas(peers)
-    usable = [
-        peer.num_layers == num_layers
-        and peer.peer_id in round_trips
-        and peer.peer_id not in excluded
-        and (kinds is None or (peer.dtype, peer.quantize) in kinds)
-        for peer in atlas.peers
-    ]
-    map_ = _Map(span, atlas, np.array(usable, dtype=bool), round_trips, penalties, salt, tokens, before, after)
+    to_client = np.array([round_trips.get(peer.peer_id, math.inf) for peer in atlas.peers]) / 2
+    usable = (atlas.num_layers == num_layers) & np.isfinite(to_client)
+    usable[[atlas.places[peer_id] for peer_id in atlas.places.keys() & excluded]] = False
+    if kinds is not None:
+        usable &= np.array([(peer.dtype, peer.quantize) in kinds for peer in atlas.peers], dtype=bool)
+    map_ = _Map(span, atlas, usable, to_client, penalties, salt, tokens, before, after)
     chain = map_.shortest_walk()
     if chain is not None and len({i for i, _ in chain}) < len(chain):
         chain = _shortest(map_)
@@ -188,20 +187,19 @@ class _Map:
         span: Span,
         atlas: Atlas,
         usable: NDArray[np.bool_],
-        round_trips: Mapping[str, float],
+        to_client: Floats,
         penalties: Mapping[str, float],
         salt: int | None,
         tokens: int,
         before: str | None,
         after: str | None,
     ) -> None:
-        """`usable`: which peers of the atlas."""
+        """`usable`: which peers of the atlas; `to_client`: one-way seconds."""
         self.span = span
         self._usable = usable
         self._starts, self._ends, self._links = atlas.starts, atlas.ends, atlas.links
         stages = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
         self._layer_seconds = stages / (atlas.ends - atlas.starts)
-        to_client = np.array([round_trips.get(peer.peer_id, math.inf) / 2 for peer in atlas.peers])
         self._penalties = np.zeros(len(usable))
         if salt is not None:
             seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
@@ -268,11 +266,14 @@ class _Map:
                     seconds = self._penalties + self._layer_seconds * (end - done) + to_go[end]
                     np.minimum(best, seconds, out=best, where=serving & (end <= self._ends))
             entering[done] = best
-            before, after = np.flatnonzero(self._ending(done)), np.flatnonzero(serving)
+            ending = self._ending(done)
+            before, after = np.flatnonzero(ending), np.flatnonzero(serving)
             to_go[done] = np.full(size, math.inf)
             if len(before) and len(after):
-                ways = self._links[np.ix_(before, after)] + best[after]
-                ways[before[:, None] == after] = math.inf
+                ways = self._links[np.ix_(before, after)]
+                ways += best[after]
+                if (ending & serving).any():
+                    ways[before[:, None] == after] = math.inf
                 to_go[done][before] = ways.min(axis=1)
         return to_go, entering
 

@@ -268,16 +268,16 @@ class Chain:
 
     def _note_gone(self) -> None:
         """Have those left alone that are gone, and those that are about to go."""
-        for peer_id in self._leaving - self._lost:
+        for peer_id in sorted(self._leaving - self._lost):
             self._roster.note(PeerRefused(peer_id, "leaving", "it is about to leave"))
-        for peer_id in self._lost:
+        for peer_id in sorted(self._lost):
             self._roster.note(PeerLost(peer_id, "it is gone"))
         self._leaving.clear()
         self._lost.clear()
 
     def _drop(self, peer_ids: Collection[str]) -> None:
         """End the session at these, if they are still there."""
-        for peer_id in peer_ids:
+        for peer_id in sorted(peer_ids):
             peer = self._open_at.pop(peer_id, None)
             if peer is not None:
                 self._network.send(self.host, peer.host, HEADER, peer.close, self._id)
@@ -351,12 +351,12 @@ class Chain:
         """Ask all hops how far they got; those that do not answer in time are lost."""
         self._asked += 1
         self._reports.clear()
-        asked = {hop.contact.peer_id for hop in self.hops} - self._lost
+        asked = dict.fromkeys(peer_id for hop in self.hops if (peer_id := hop.contact.peer_id) not in self._lost)
         for peer_id in asked:
             peer = self._open_at[peer_id]
             self._network.send(self.host, peer.host, HEADER, peer.ask, Ask(self._id, self._asked, 0))
-        yield from self._until(lambda: self._reports.keys() | self._lost >= asked, self._timer.wait())
-        self._lost |= asked - self._reports.keys()
+        yield from self._until(lambda: self._reports.keys() | self._lost >= asked.keys(), self._timer.wait())
+        self._lost |= asked.keys() - self._reports.keys()
 
     def _extra(self, length: int) -> float:
         """Seconds to give on top of a usual trip for a first one, with the prompt."""

@@ -23,7 +23,7 @@ from simulator.request import Loop, Record
 from simulator.scenario import Clients, Scenario
 from simulator.texts import Text, Texts
 from swarm.drafting.drafter import Drafter, NoDrafter
-from swarm.errors import ChainLost
+from swarm.errors import ChainLost, PeerLost
 from swarm.speculation.calibration import Calibration
 from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
@@ -115,7 +115,10 @@ class Client:
             except ChainLost:
                 pass  # from here; a peer may have a way
         contact = best(here, seats, kind.window if isinstance(kind.window, int) else None).contact
-        return self._population.alive.get(contact.peer_id) if contact else None
+        peer = self._population.alive.get(contact.peer_id) if contact else None
+        if contact is not None and peer is None:  # it has died since it was looked for; then drafts are made here
+            roster.note_drafting(PeerLost(contact.peer_id, "it is gone"))
+        return peer
 
     def _at_a_peer(self, peer: Peer, text: Text, record: Record) -> Steps:
         """Have a peer generate, until it has finished or died."""
@@ -126,7 +129,7 @@ class Client:
         )
         assert process is not None  # noqa: S101 - it runs this
         self._look(roster, peer.host)
-        peer.guests.add(process)
+        peer.guests[process] = None
         try:
             yield env.timeout(3 * way)  # a stream is opened, and the text sent
             record.drafted_at = peer.peer_id
@@ -137,7 +140,7 @@ class Client:
             yield env.timeout(way if not peer.is_silent else 2 * _FLOOR)  # until that is noticed
             record.reroutes += 1
         finally:
-            peer.guests.discard(process)
+            peer.guests.pop(process, None)
 
     def _generate(
         self,
@@ -191,10 +194,11 @@ class Client:
 
     def _look(self, roster: Roster, host: Host) -> None:
         """Have a roster know what is known where a host is."""
-        view = self._population.view(host)
+        view = self._population.look()
         if roster.peers is not view.found:
             roster.update(view.found, view.atlas)
+        trips = self._population.round_trips(host)
         lost = roster.cooldowns.active
-        roster.round_trips = {peer: trip for peer, trip in view.round_trips.items() if peer not in lost}
-        if host.name in roster.round_trips:
+        roster.round_trips = {peer: trip for peer, trip in trips.items() if peer not in lost} if lost else {**trips}
+        if host.name in trips:
             roster.round_trips[host.name] = 0.0

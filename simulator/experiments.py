@@ -15,6 +15,8 @@ from simulator.scenario import Scenario
 from simulator.swarm import Swarm
 from swarm.errors import UsageError
 
+_MADE = 50_000  # objects, after which it is looked for those that hold each other: events seldom do
+
 Change = Mapping[str, Any]
 """By the path of a key, its value."""
 
@@ -46,7 +48,12 @@ def run(scenario: Scenario, seed: int) -> Figures:
     swarm = Swarm(scenario, seed)
     gc.collect()
     gc.freeze()  # what is there by now stays, and need not be looked at again and again
-    swarm.run()
+    usual = gc.get_threshold()
+    gc.set_threshold(_MADE, *usual[1:])
+    try:
+        swarm.run()
+    finally:
+        gc.set_threshold(*usual)
     return swarm.figures()
 
 

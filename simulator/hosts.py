@@ -22,23 +22,42 @@ def chance(seed: int, name: str) -> Random:
     return Random(f"{seed}/{name}")  # noqa: S311 - no secrets
 
 
+class Later(simpy.Event):
+    """Something that is sure to happen, and that is done then."""
+
+    __slots__ = ("act", "arguments")
+
+    def __init__(self, env: simpy.Environment, act: Act, arguments: tuple[Any, ...]) -> None:
+        self.env = env
+        self._ok, self._value = True, None
+        self.act, self.arguments = act, arguments
+        self.callbacks = [_do]
+
+
+def _do(event: Any) -> None:
+    event.act(*event.arguments)
+
+
+def _nothing() -> None:
+    """Be done with something, and leave it at that."""
+
+
 def after(env: simpy.Environment, seconds: float, act: Act, *arguments: Any) -> None:
     """Have something done so much later."""
-    env.timeout(seconds).callbacks.append(lambda _: act(*arguments))
+    env.schedule(Later(env, act, arguments), delay=seconds)
 
 
-class Job(simpy.Event):
+class Job(Later):
     """Work for a machine; the event happens when it is done."""
 
     __slots__ = ("seconds",)
 
-    def __init__(self, env: simpy.Environment, seconds: float) -> None:
-        super().__init__(env)
+    def __init__(self, env: simpy.Environment, seconds: float, act: Act, arguments: tuple[Any, ...] = ()) -> None:
+        super().__init__(env, act, arguments)
         self.seconds = seconds
 
     def start(self) -> None:
         """A core has begun with it."""
-        self._ok, self._value = True, None
         self.env.schedule(self, delay=self.seconds)
 
 
@@ -52,20 +71,18 @@ class Machine:
 
     def run(self, seconds: float, done: Act, *arguments: Any) -> None:
         """Compute for so long, then call `done`."""
-        job = Job(self.env, seconds)
-        self.take(job)
-        job.callbacks.append(lambda _: done(*arguments))
+        self.take(Job(self.env, seconds, done, arguments))
 
     def take(self, job: Job) -> None:
         """Do it as soon as a core is free."""
-        job.callbacks.append(self._finish)
+        job.callbacks.insert(0, self._finish)
         if self._free:
             self._free -= 1
             job.start()
         else:
             self._waiting.append(job)
 
-    def _finish(self, _: simpy.Event) -> None:
+    def _finish(self, _: Any) -> None:
         if self._waiting:
             self._waiting.popleft().start()
         else:
@@ -81,26 +98,22 @@ class Thread:
         self._waiting = deque[Job]()
         self.is_busy = False
 
-    def job(self, seconds: float) -> Job:
-        """Compute for so long, behind what waits."""
-        job = Job(self._machine.env, seconds)
+    def run(self, seconds: float, done: Act = _nothing, *arguments: Any) -> Job:
+        """Compute for so long, behind what waits, then call `done`."""
+        job = Job(self._machine.env, seconds, done, arguments)
+        job.callbacks.insert(0, self._finish)
         if self.is_busy:
             self._waiting.append(job)
         else:
             self._start(job)
-        job.callbacks.append(self._finish)
         return job
-
-    def run(self, seconds: float, done: Act, *arguments: Any) -> None:
-        """The same; then call `done`."""
-        self.job(seconds).callbacks.append(lambda _: done(*arguments))
 
     def _start(self, job: Job) -> None:
         self.is_busy = True
         self.busy_seconds += job.seconds
         self._machine.take(job)
 
-    def _finish(self, _: simpy.Event) -> None:
+    def _finish(self, _: Any) -> None:
         self.is_busy = False
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -209,13 +222,13 @@ class Network:
     ) -> None:
         self.env = env
         self.messages = 0
-        self._links = links
+        self.links = links
         self._protocol = protocol
         self._random = random
 
     def delay(self, one: Host, other: Host) -> float:
         """Seconds of the link from one to the other, without chance."""
-        return 0.0 if one is other else self._links(one.place, other.place).delay
+        return 0.0 if one is other else self.links(one.place, other.place).delay
 
     def send(self, sender: Host, receiver: Host, size: int, act: Act, *arguments: Any) -> None:
         """Have something done when `size` bytes have arrived; not, if the receiver is down then."""
@@ -226,7 +239,7 @@ class Network:
             work = self._protocol.message_seconds
             sender.machine.run(work, self._upload, sender, receiver, size, act, arguments)
             if self._protocol.beside:
-                sender.machine.take(Job(self.env, self._protocol.beside))
+                sender.machine.run(self._protocol.beside, _nothing)
         else:
             self._upload(sender, receiver, size, act, arguments)
 
@@ -238,7 +251,7 @@ class Network:
             sender.uplink.send(receiver.name, size, self._leave, sender, receiver, size, act, arguments)
 
     def _leave(self, sender: Host, receiver: Host, size: int, act: Act, arguments: tuple[Any, ...]) -> None:
-        now, link = self.env.now, self._links(sender.place, receiver.place)
+        now, link = self.env.now, self.links(sender.place, receiver.place)
         arrival = now + link.delay + 2 * link.delay * size / self._protocol.window
         if link.jitter:
             arrival += self._random.expovariate(1 / link.jitter)

@@ -123,7 +123,7 @@ class Peer:
         self.speed = speed
         self.draft_speed = draft_speed
         self.is_silent = False
-        self.guests = set[simpy.Process]()
+        self.guests: dict[simpy.Process, None] = {}
         """Generations that are drafted here; interrupted when it dies."""
         self.contact = Contact(host.name)
         self.joined = network.env.now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -26,13 +27,13 @@ _MAX_ROUND = PeerConfig.model_fields["max_batch_tokens"].default
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one place knows of the swarm, since it was looked at last."""
+    """What everybody knows of the swarm, since it was looked at last, ..."""
 
     at: float
     found: Mapping[str, Announcement]
     atlas: Atlas
-    round_trips: Mapping[str, float]
-    """By peer, seconds to it and back; of those that lived when somebody looked."""
+    round_trips: dict[str, Mapping[str, float]]
+    """... and, by place, seconds to each peer and back; of those that lived when somebody looked."""
 
 
 def draft_speed(draft: Draft, times: float) -> DraftSpeed:
@@ -53,7 +54,7 @@ class Population:
         self._seed = seed
         self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
         self._joined = 0
-        self._views: dict[str, View] = {}
+        self._view = View(-math.inf, {}, Atlas(()), {})
         shares = _shares(scenario)
         for kind in scenario.peers:
             for _ in range(kind.count):
@@ -64,19 +65,22 @@ class Population:
         shared = self._machines[machine] if machine else Machine(self._env, _CORES)
         return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
 
-    def view(self, host: Host) -> View:
-        """What is known of the swarm where a host is: as old as a client's knowledge may be."""
-        found = self.directory.look()
-        view = self._views.get(host.place)
-        if view is None or self._env.now - view.at >= REFRESH_SECONDS:
-            atlas = next((other.atlas for other in self._views.values() if other.found is found), None)
-            trips = {
-                peer_id: 2 * self._network.delay(host, self.alive[peer_id].host)
-                for peer_id in found
-                if peer_id in self.alive
-            }
-            view = self._views[host.place] = View(self._env.now, found, atlas or Atlas(found.values()), trips)
-        return view
+    def look(self) -> View:
+        """What is known of the swarm: as old as a client's knowledge may be."""
+        if self._env.now - self._view.at >= REFRESH_SECONDS:
+            found = self.directory.look()
+            atlas = self._view.atlas if found is self._view.found else Atlas(found.values())
+            self._view = View(self._env.now, found, atlas, {})
+        return self._view
+
+    def round_trips(self, host: Host) -> Mapping[str, float]:
+        """By peer, seconds from a host to it and back; of those that lived when it was looked for them."""
+        view = self.look()
+        if host.place not in view.round_trips:
+            places = {peer_id: self.alive[peer_id].host.place for peer_id in view.found if peer_id in self.alive}
+            trips = {place: 2 * self._network.links(host.place, place).delay for place in set(places.values())}
+            view.round_trips[host.place] = {peer_id: trips[place] for peer_id, place in places.items()}
+        return view.round_trips[host.place]
 
     def _join(self, kind: Peers, share: Span | None) -> None:
         """One more peer; `share` are its layers, if they are known."""

@@ -88,7 +88,7 @@ class Loop:
             if is_on_its_way:
                 tree = NOTHING
                 if self._thread.is_busy:
-                    yield self._thread.job(0.0)  # behind what it works on
+                    yield self._thread.run(0.0)  # behind what it works on
                 self._drafter.follow(range(length), room)
             else:
                 prefill = env.process(chain.prefill(length)) if chain.lacks(length) else None
@@ -131,7 +131,7 @@ class Loop:
         if room <= 0 or not window.limit:
             return NOTHING
         if self._thread.is_busy:
-            yield self._thread.job(0.0)  # behind what it works on
+            yield self._thread.run(0.0)  # behind what it works on
         drafter.follow(range(length), room)
         while not window.is_enough(drafter.chances(window.limit), drafter.promise):
             if not (drafts := drafter.grow()):
@@ -142,7 +142,7 @@ class Loop:
         window.sent(len(tree))
         if seconds:
             started = self._env.now
-            yield self._thread.job(seconds)
+            yield self._thread.run(seconds)
             self._slowness = (self._env.now - started) / seconds
         return tree
 
@@ -171,7 +171,7 @@ class Loop:
             self._cost.note_drafting(drafts, seconds)
             started += seconds
         if started > now:
-            self._thread.job(started - now)  # it is still at the last
+            self._thread.run(started - now)  # it is still at the last
 
     def _work_ahead(self) -> Steps:
         """Go on drafting while a round is on its way, and send what is worth it."""
@@ -193,7 +193,7 @@ class Loop:
         drafts = self._drafter.grow()
         if drafts:
             started = self._env.now
-            yield self._thread.job(self._speed.seconds(drafts))
+            yield self._thread.run(self._speed.seconds(drafts))
             self._cost.note_drafting(drafts, self._env.now - started)
         return drafts
 

@@ -122,7 +122,7 @@ def assert_consistent(growth: Growth, text: tuple[int, ...]) -> None:
     for node in nodes:
         if not node.is_open:
             tokens, scores = scores_after((*text, *node.path()))
-            assert (node.choices, node.scores) == (tokens, scores)
+            assert (node.choices, [*node.scores]) == (tokens, scores)
             shares = calibration.chances(scores)
             for i, child in enumerate(node.children):
                 assert child.token == tokens[i]

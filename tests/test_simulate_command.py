@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,6 +74,25 @@ def test_any_number_of_processes_comes_to_the_same(small: Path) -> None:
     one, two = ([asdict(point) for point in sweep(scenarios, 2, lambda: None, workers)] for workers in (1, 2))
     assert one == two
     assert one[1]["runs"][0] != one[1]["runs"][1]
+
+
+def test_another_process_says_the_same_to_the_last_digit(small: Path) -> None:
+    """Peers are lost and asked how far they got, several at a time: in an order that a program's own chance has no part
+    in."""
+    churn = "[churn]\ncrash_per_hour = 60\nhang_per_hour = 60\nleave_per_hour = 60\nreturn_seconds = 1\n"
+    link = "[link]\njitter_ms = 2\n"
+    small.write_text(
+        SMALL.replace("requests = 2", "requests = 20").replace("count = 4", "count = 8") + churn + link
+    )
+    argv = [sys.executable, "-m", "specswarm", "simulate", str(small), "--seeds", "1", "--json"]
+    told = {
+        subprocess.run(
+            argv, env={**os.environ, "PYTHONHASHSEED": str(seed)}, check=True, capture_output=True
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(told) == 1
+    assert json.loads(told.pop())["runs"][0]["reroutes"] > 0
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_drafting_peer_that_dies_costs_time_and_no_token() -> None:
     records = simulated(**tables, **one_client(new_tokens=300, draft_at="peer", arrivals={"requests": 20}))
     assert all(record.finished is not None and record.tokens == 300 for record in records)
     assert sum(record.reroutes for record in records) > 5
-    assert all(record.drafted_at for record in records)
+    assert sum(record.drafted_at is not None for record in records) >= 18  # the others' had died when they asked
 
 
 def test_where_no_peer_drafts_a_request_that_wants_one_comes_to_nothing() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from swarm.speculation.calibration import Calibration, Hint, Scores
 from swarm.speculation.evidence import Evidence
@@ -26,11 +27,25 @@ _NO_SCORES = Scores(())
 class Node:
     """One guess: a token after those of its parents. The root is the text's newest token."""
 
-    __slots__ = ("chance", "children", "choices", "depth", "hint", "parent", "scores", "slot", "token", "view")
+    __slots__ = (
+        "chance",
+        "children",
+        "choice",
+        "choices",
+        "depth",
+        "hint",
+        "parent",
+        "scores",
+        "slot",
+        "token",
+        "view",
+    )
 
-    def __init__(self, token: int, parent: Node | None, chance: float) -> None:
+    def __init__(self, token: int, parent: Node | None, chance: float, choice: int = 0) -> None:
         self.token = token
         self.parent = parent
+        self.choice = choice
+        """Which of the parent's choices it is."""
         self.chance = chance
         """That it stands, and so all on the way to it."""
         self.depth: int = parent.depth + 1 if parent else 0
@@ -57,6 +72,8 @@ class Node:
         """The tokens from below the root to this node."""
         return [*self.parent.path(), self.token] if self.parent else []
 
+
+_by_chance = attrgetter("chance")
 
 _Ranked = tuple[float, int, Node]
 """A node behind its chance, negative: the likeliest first, and of equals the one that was made first."""
@@ -205,20 +222,21 @@ class Growth:
 
     def _branch(self, node: Node) -> None:
         """Value the children of a node that is worked out; those likely enough are there afterwards."""
-        shares = self._calibration.chances(node.scores, node.hint)
-        ranked = sorted(zip(shares, node.choices, strict=True), reverse=True)
-        has_room, before = node.depth < self._room, {child.token: child for child in node.children}
-        if not before:
-            likely = [(token, share * node.chance) for share, token in ranked[: self._width]] if has_room else []
-            node.children = [Node(token, node, chance) for token, chance in likely if chance >= _LEAST]
-            return
-        for share, token in ranked:
-            chance = share * node.chance
-            if (child := before.get(token)) is not None:
-                child.chance, child.depth = chance, node.depth + 1
-            elif chance >= _LEAST and has_room and len(node.children) < self._width:
-                node.children.append(Node(token, node, chance))
-        node.children.sort(key=lambda child: child.chance, reverse=True)
+        children = node.children
+        if children:
+            shares, depth = self._calibration.chances(node.scores, node.hint), node.depth + 1
+            for child in children:
+                child.chance, child.depth = shares[child.choice] * node.chance, depth
+        if len(children) < self._width and node.depth < self._room:
+            there = {child.choice for child in children}
+            for choice, share in self._calibration.likeliest(node.scores, self._width + len(there), node.hint):
+                chance = share * node.chance
+                if chance < _LEAST or len(children) == self._width:
+                    break
+                if choice not in there:
+                    children.append(Node(node.choices[choice], node, chance, choice))
+        if len(children) > 1:
+            children.sort(key=_by_chance, reverse=True)
 
 
 def _drafts(nodes: Sequence[Node], numbers: Mapping[Node, int]) -> DraftTree:

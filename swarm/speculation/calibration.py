@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _USUAL = 0.7
@@ -55,6 +56,11 @@ class Scores(tuple[float, ...]):
         made._shares, made._likelihoods = {}, {}
         return made
 
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The choices by their places, the best first."""
+        return tuple(sorted(range(len(self)), key=self.__getitem__, reverse=True))
+
     def shares(self, scale: float) -> tuple[float, ...]:
         """softmax(scores / scale)."""
         found = self._shares.get(scale)
@@ -91,6 +97,17 @@ class Calibration:
         if hint:
             chances[hint.choice] += (1 - self._misses) * trust
         return chances
+
+    def likeliest(self, scores: Scores, count: int, hint: Hint | None = None) -> list[tuple[int, float]]:
+        """So many of the choices, by their places, with their chances: the likeliest first."""
+        trust = self._trusted[hint.length - 1] if hint else 0.0
+        known, shares = (1 - self._misses) * (1 - trust), scores.shares(self.scale)
+        found = [(choice, known * shares[choice]) for choice in scores.order[:count]]
+        if not hint:
+            return found
+        hinted = hint.choice, known * shares[hint.choice] + (1 - self._misses) * trust
+        others = [hinted, *(one for one in found if one[0] != hint.choice)]
+        return sorted(others, key=lambda one: one[1], reverse=True)[:count]
 
     def learn(self, scores: Sequence[float], taken: int | None, hint: Hint | None = None) -> None:
         """The target took this one of the choices; None: another token."""
