@@ -80,10 +80,8 @@ def test_another_process_says_the_same_to_the_last_digit(small: Path) -> None:
     """Peers are lost and asked how far they got, several at a time: in an order that a program's own chance has no part
     in."""
     churn = "[churn]\ncrash_per_hour = 60\nhang_per_hour = 60\nleave_per_hour = 60\nreturn_seconds = 1\n"
-    link = "[link]\njitter_ms = 2\n"
-    small.write_text(
-        SMALL.replace("requests = 2", "requests = 20").replace("count = 4", "count = 8") + churn + link
-    )
+    text = SMALL.replace("count = 4", "count = 16").replace("count = 2", "count = 10")
+    small.write_text(text.replace("requests = 2", "requests = 20") + churn + "[link]\njitter_ms = 20\n")
     argv = [sys.executable, "-m", "specswarm", "simulate", str(small), "--seeds", "1", "--json"]
     told = {
         subprocess.run(
