@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,9 +50,11 @@ class Announcer:
         """Renew what was published until cancelled, with its `state` now; each time after measuring the links to the
         model's other peers.
 
-        Peers that are gone take long to measure: the renewal does not wait for them, or it would come too late.
+        Peers that are gone take long to measure: the renewal does not wait for them, or it would come too late. The
+        second renewal comes by chance sooner: peers that have started together do not all measure at once for ever.
         """
         measuring: asyncio.Task[dict[str, float]] | None = None
+        pause = random.uniform(0, self._period)  # noqa: S311 - no secret
         try:
             while self._published is not None:
                 changes: dict[str, Any] = {**state(), "maddrs": tuple(await self._network.maddrs())}
@@ -61,7 +64,8 @@ class Announcer:
                     changes["links"] = measuring.result()
                     measuring = None
                 await self.publish(self._published.model_copy(update=changes))
-                await asyncio.sleep(self._period)
+                await asyncio.sleep(pause)
+                pause = self._period
         finally:
             if measuring is not None:
                 measuring.cancel()

@@ -38,6 +38,7 @@ DECEITS = (("noise", "2:4"), ("token", "6:8"), ("late", "4:6"), ("silence", "0:2
 WRONG = ("noise", "token")
 """What makes a text wrong."""
 TEMPERATURES = (0.0, 0.8)
+_CLIENTS = 5  # of which at least one has the liar in its chain
 CLIENT = len(SPANS) + len(DECEITS) + 1  # its host, after the bootstrap node, the peers and the liars
 
 
@@ -121,11 +122,14 @@ def _deceived(fleet: Fleet, liar: Node, expected: dict[float, list[int]], runs: 
     try:
         for run in range(runs):
             temperature = TEMPERATURES[run % len(TEMPERATURES)]
-            with closing(_client(fleet, 1)) as client:
-                started = time.monotonic()
-                lines = list(client.watch(prompts.long_code(), **_generation(temperature)))
-                seconds = time.monotonic() - started
-                after = list(client.watch(prompts.long_code(), max_new_tokens=1))
+            for _ in range(_CLIENTS):  # each has preferences of its own among peers that are about as good
+                with closing(_client(fleet, 1)) as client:
+                    started = time.monotonic()
+                    lines = list(client.watch(prompts.long_code(), **_generation(temperature)))
+                    seconds = time.monotonic() - started
+                    after = list(client.watch(prompts.long_code(), max_new_tokens=1))
+                if liar.peer_id in _planned(lines):
+                    break
             trials.append(_trial(liar, temperature, lines, after, expected[temperature], seconds))
     finally:
         fleet.end(liar)

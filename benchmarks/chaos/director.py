@@ -14,6 +14,7 @@ from benchmarks.chaos.fleet import Fleet, Node
 from benchmarks.chaos.runs import Run, stalls, trip_of
 from benchmarks.chaos.scenarios import TOKENS, Act, Deed, Scenario
 from benchmarks.deployment import Client
+from benchmarks.machine import await_calm
 
 PATIENCE_SECONDS = 180.0
 LINK_MS = 25.0
@@ -200,6 +201,7 @@ class Director:
             self.fleet.end(node)
         self.fleet.restore()
         self.client.await_peers(len(self.fleet.peers))
+        await_calm()
 
 
 def _options(temperature: float, seed: int) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def figures(runs: Sequence[Run]) -> dict[Bar, float]:
     if hung := [run for run in runs if run.name.startswith("hung")]:
         found[bars.HUNG_WORST] = max(run.stall_seconds for run in hung)
     if drained := [run for run in runs if run.name.startswith("drain")]:
-        found[bars.DRAIN_WORST] = max(run.stall_seconds / run.trip_seconds for run in drained)
+        found[bars.DRAIN_WORST] = max(
+            (run.gap_seconds + run.stall_seconds) / run.trip_seconds - 1 for run in drained
+        )
     return found
 
 
