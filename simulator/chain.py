@@ -61,6 +61,8 @@ class Chain:
         """
         self.host = host
         self.hops: list[Hop] = []
+        self.links = 0.0
+        """Seconds of a trip over all links, without chance."""
         self.flight: Flight | None = None
         self.reroutes = 0
         self.stall_seconds = 0.0
@@ -114,12 +116,6 @@ class Chain:
     def take_leaving(self, peer_id: str) -> None:
         """A hop is about to leave."""
         self._leaving.add(peer_id)
-
-    @property
-    def links(self) -> float:
-        """Seconds of a trip over all links, without chance."""
-        hosts = [self.host, *(self._open_at[hop.contact.peer_id].host for hop in self.hops), self.host]
-        return sum(self._network.delay(one, other) for one, other in itertools.pairwise(hosts))
 
     def judges(self, length: int) -> bool:
         """Whether a verdict on what follows a text of so many tokens is on its way."""
@@ -314,6 +310,8 @@ class Chain:
                 )
                 self._network.send(self.host, peer.host, HEADER, peer.open, message, self, downstream)
             self._open_at[peer.peer_id] = peer
+        hosts = [self.host, *(peer.host for peer in found if peer is not None), self.host]
+        self.links = sum(self._network.delay(one, other) for one, other in itertools.pairwise(hosts))
 
     def _mend(self, length: int) -> Steps:
         """Put others in the place of hops that are gone, or about to go, and have them given what they lack. Raises

@@ -146,14 +146,21 @@ class Uplink:
     def _set_alarm(self) -> None:
         """For when the first of the messages will have left."""
         self._alarm += 1
-        least = min(waiting[0][0] for waiting in self._flows.values())
+        least = self._least()
         after(self._env, max(least, 0.0) * len(self._flows) / self._rate, self._leave, self._alarm)
+
+    def _least(self) -> float:
+        """Bytes left of the message that has fewest."""
+        if len(self._flows) == 1:
+            (waiting,) = self._flows.values()
+            return float(waiting[0][0])
+        return float(min(waiting[0][0] for waiting in self._flows.values()))
 
     def _leave(self, alarm: int) -> None:
         if alarm != self._alarm:
             return
         self._go_on()
-        least = min(waiting[0][0] for waiting in self._flows.values())
+        least = self._least()
         acts = []
         for receiver, waiting in list(self._flows.items()):
             if waiting[0][0] <= least + _TINY:

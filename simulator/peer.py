@@ -248,17 +248,21 @@ class Peer:
         if session.is_stale(round) or (not round.grown and round.position > len(session.tokens)):
             return
         session.admit(round)
-        for job in [job for job in self._waiting if job.session is session and session.is_given_up(job.round)]:
-            self._waiting.remove(job)
-            session.ran(job.round)
+        for job in [job for job in self._waiting if job.session is session] if self._waiting else ():
+            if session.is_given_up(job.round):
+                self._waiting.remove(job)
+                session.ran(job.round)
         self._waiting.append(Job(session, round, compute))
         self._start()
 
     def _start(self) -> None:
         if self._is_busy or not self._waiting:
             return
-        batch = self._batching(self._waiting, self._max_batch_tokens)
-        self._waiting = [job for job in self._waiting if job not in batch]
+        if len(self._waiting) == 1:
+            batch, self._waiting = self._waiting, []
+        else:
+            batch = self._batching(self._waiting, self._max_batch_tokens)
+            self._waiting = [job for job in self._waiting if job not in batch]
         self._is_busy = True
         share = len(batch[0].session.span) / len(self.span)
         seconds = self.speed.seconds([job.round for job in batch], share)
