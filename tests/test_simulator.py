@@ -69,6 +69,18 @@ def test_a_plain_chain_takes_its_links_and_its_stages() -> None:
     assert record.compute_seconds / record.rounds == pytest.approx(8 * 0.0015)
 
 
+@pytest.mark.parametrize("options", [{"window": 6, "tree": False}, {"window": "auto"}], ids=["chain", "auto"])
+@pytest.mark.parametrize("text", ["code-T0", "questions-T0.8"])
+def test_what_is_drafted_unseen_is_what_would_have_been_drafted_step_by_step(
+    options: dict[str, Any], text: str
+) -> None:
+    """On a machine that is named, others might compute, so each of its steps is an event."""
+    tables = {"draft": {"start_ms": 7, "node_ms": 1}, "machines": {"own": 2}}
+    request = {"new_tokens": 300, "text": text, "in_flight": 1, **options}
+    (unseen,), (stepwise,) = (simulated(**tables, **one_client(**request, **on)) for on in ({}, {"machine": "own"}))
+    assert (unseen.finished, unseen.windows) == (pytest.approx(stepwise.finished), stepwise.windows)
+
+
 def test_the_same_seed_says_the_same_and_another_one_something_else() -> None:
     tables = {
         "link": {"delay_ms": 20, "jitter_ms": 5, "loss": 0.01},
