@@ -65,6 +65,7 @@ class Client:
         self._num_layers = scenario.model.layers
         self._roster = Roster(self._num_layers, lambda: self._env.now, self._random.getrandbits(64))
         self._cost, self._calibration = Cost(), Calibration()
+        self._running = 0  # requests
         self._choose = choose
 
     def live(self) -> Steps:
@@ -84,6 +85,7 @@ class Client:
         """One text."""
         record = Record(self._env.now)
         self._begun(record)
+        self._running += 1
         roster = self._roster
         self._look(roster, self._host)
         text = self._texts.new(wish.prompt_tokens, wish.new_tokens)
@@ -95,6 +97,9 @@ class Client:
             record.finished = self._env.now
         except Failed:
             pass  # nobody could go on with it
+        self._running -= 1
+        if not self._running:
+            roster.update({})  # what it knew of the swarm is large, and old by the time it asks again
         self._ended(record)
 
     def _drafting_peer(self, roster: Roster) -> Peer | None:

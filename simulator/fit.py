@@ -6,8 +6,8 @@ Everything is a sum of so much for each of a few things, so least squares, with 
     rest of its trip - delays of its links = messages * 2 * message_us + 2 * delay * bytes / window_bytes
     seconds of a draft = start_ms / (drafts of a forward pass) + node_ms
 
-What a message costs the machine besides shows only where cores are short: it is what makes a simulated crowd as fast as
-a real one.
+How much slower work is that had to wait for a core shows only where cores are short: it is what makes a simulated crowd
+as fast as a real one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from simulator.experiments import run as simulate
 from simulator.peer import HEADER, TOKEN
 from simulator.scenario import Scenario
 from swarm.errors import UsageError
+from swarm.speculation.closed_form import expected_tokens
 
 _LEAST = 1e-9
-_MOST_BESIDE, _EXACTLY = 10_000.0, 5.0  # microseconds
+_MOST, _EXACTLY = 10.0, 0.005  # of a slowdown
 _LONG = 1e6  # seconds
 
 
@@ -57,7 +58,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Crowd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Clients that decode without drafts, all at once, over one chain, all programs on one machine."""
+    """Clients that generate all at once, over one chain, all programs on one machine: with chains of drafts, one round
+    at a time."""
 
     cores: int
     clients: int
@@ -69,8 +71,19 @@ class Crowd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layers: int
     row_bytes: int
     delay_ms: float
+    window: int
+    tokens_per_round: float
     tokens_per_second: float
     """Of a generation, from its start on."""
+
+    @property
+    def acceptance(self) -> float:
+        """Of a draft, if it were the same for all."""
+        if self.tokens_per_round <= 1:
+            return 0.0
+        if self.tokens_per_round >= self.window + 1:
+            return 1.0
+        return float(brentq(lambda a: expected_tokens(a, self.window) - self.tokens_per_round, 0.0, 1.0))
 
 
 class LabRun(msgspec.Struct, frozen=True):
@@ -96,7 +109,7 @@ def fit(run: LabRun) -> Tables:
     """The tables that fit. Raises UsageError if the run does not tell."""
     tables = fit_alone(run.samples)
     if run.crowd is not None:
-        tables["transport"]["beside_us"] = _rounded(_besides(tables, run.crowd))
+        tables["cores"] = {"slowdown": _rounded(_slowdown(tables, run.crowd))}
     return tables
 
 
@@ -149,20 +162,20 @@ def _solve(equations: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float,
     return tuple(float(value) for value in found / scale)
 
 
-def _besides(tables: Tables, crowd: Crowd) -> float:
-    """Microseconds of a message with which the simulated crowd is as fast as the real one; 0 if it is slower anyhow."""
+def _slowdown(tables: Tables, crowd: Crowd) -> float:
+    """With which the simulated crowd is as fast as the real one; 0 if it is slower anyhow."""
 
-    def too_fast(beside_us: float) -> float:
-        return _simulated(tables, crowd, beside_us) - crowd.tokens_per_second
+    def too_fast(slowdown: float) -> float:
+        return _simulated(tables, crowd, slowdown) - crowd.tokens_per_second
 
     if too_fast(0.0) <= 0:
         return 0.0
-    if too_fast(_MOST_BESIDE) >= 0:
-        return _MOST_BESIDE
-    return float(brentq(too_fast, 0.0, _MOST_BESIDE, xtol=_EXACTLY))
+    if too_fast(_MOST) >= 0:
+        return _MOST
+    return float(brentq(too_fast, 0.0, _MOST, xtol=_EXACTLY))
 
 
-def _simulated(tables: Tables, crowd: Crowd, beside_us: float) -> float:
+def _simulated(tables: Tables, crowd: Crowd, slowdown: float) -> float:
     """Tokens a second of a generation in a crowd."""
     scenario = Scenario.model_validate(
         {
@@ -175,15 +188,18 @@ def _simulated(tables: Tables, crowd: Crowd, beside_us: float) -> float:
                 {
                     "count": crowd.clients,
                     "machine": "one",
-                    "window": 0,
+                    "window": crowd.window,
+                    "tree": False,
+                    "in_flight": 1,
+                    "draft_at": "client",
                     "prompt_tokens": crowd.prompt_tokens,
                     "new_tokens": crowd.new_tokens,
-                    "text": 0.5,
+                    "text": crowd.acceptance,
                     "arrivals": {"requests": crowd.requests},
                 }
             ],
             "link": {"delay_ms": crowd.delay_ms},
-            "transport": {**tables["transport"], "beside_us": beside_us},
+            "cores": {"slowdown": slowdown},
         }
     )
     figures = simulate(scenario, 1)

@@ -64,9 +64,11 @@ class Job(Later):
 class Machine:
     """So many cores; what finds none free waits, first come first served."""
 
-    def __init__(self, env: simpy.Environment, cores: int) -> None:
+    def __init__(self, env: simpy.Environment, cores: int, slowdown: float = 0.0) -> None:
+        """`slowdown`: by which share of itself work takes longer that had to wait."""
         self.env = env
         self._free = cores
+        self._slowdown = slowdown
         self._waiting = deque[Job]()
 
     def run(self, seconds: float, done: Act, *arguments: Any) -> None:
@@ -84,7 +86,9 @@ class Machine:
 
     def _finish(self, _: Any) -> None:
         if self._waiting:
-            self._waiting.popleft().start()
+            job = self._waiting.popleft()
+            job.seconds *= 1 + self._slowdown
+            job.start()
         else:
             self._free += 1
 
@@ -208,9 +212,7 @@ class Protocol:
     """What the transport makes of links."""
 
     message_seconds: float = 0.0
-    """That a machine computes for a message, at each end, ..."""
-    beside: float = 0.0
-    """... and besides, at the sender's, without delaying it."""
+    """That a machine computes for a message, at each end."""
     window: float = float("inf")
     """Bytes that are sent before an answer must be back; what is longer takes a share of a round trip more."""
     packet: int = 1200
@@ -245,8 +247,6 @@ class Network:
         elif self._protocol.message_seconds:
             work = self._protocol.message_seconds
             sender.machine.run(work, self._upload, sender, receiver, size, act, arguments)
-            if self._protocol.beside:
-                sender.machine.run(self._protocol.beside, _nothing)
         else:
             self._upload(sender, receiver, size, act, arguments)
 

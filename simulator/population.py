@@ -52,7 +52,8 @@ class Population:
         self._network = network
         self._env = network.env
         self._seed = seed
-        self._machines = {name: Machine(self._env, cores) for name, cores in scenario.machines.items()}
+        slowdown = scenario.cores.slowdown
+        self._machines = {name: Machine(self._env, cores, slowdown) for name, cores in scenario.machines.items()}
         self._joined = 0
         self._view = View(-math.inf, {}, Atlas(()), {})
         shares = _shares(scenario)

@@ -145,13 +145,18 @@ class Link(Table):
     """Share of the packets."""
 
 
+class Cores(Table):
+    """What sharing a machine costs beyond taking turns."""
+
+    slowdown: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """By which share of itself work takes longer that had to wait for a core: others have had the caches meanwhile."""
+
+
 class Transport(Table):
     """What the transport makes of links."""
 
     message_us: Milliseconds = 0.0
     """That each end computes for a message, which waits for it."""
-    beside_us: Milliseconds = 0.0
-    """That is computed for a message besides, and delays none where cores are free."""
     window_bytes: Annotated[float, Field(gt=0)] = float("inf")
     """Sent before an answer must be back; what is longer takes a share of a round trip more."""
 
@@ -193,6 +198,8 @@ class Scenario(Table):
     clients: Annotated[list[Clients], Field(min_length=1)]
     machines: dict[Name, Positive] = {}
     """Cores of each."""
+    cores: Cores = Cores()
+    """Of all [machines]."""
     link: Link = Link()
     """Between any two places of which [links] says nothing, and within one."""
     links: dict[str, Link] = {}

@@ -64,7 +64,8 @@ class Place:
 
 
 CALIBRATION = (Place(2, 0.0, 1), Place(8, 0.0, 1), Place(2, 25.0, 1), Place(8, 25.0, 1))
-CROWD = Place(2, 0.0, 8)
+CROWD = Place(4, 0.0, 8)
+CROWD_SETTING: Mapping[str, Any] = {"window": 8, "tree": False, "in_flight": 1}
 MEASURED = (
     *(Place(peers, delay, 1) for peers, delay in ((4, 10.0), (4, 50.0), (2, 10.0), (8, 10.0))),
     *(Place(peers, delay, 8) for peers, delay in ((4, 10.0), (4, 50.0))),
@@ -101,7 +102,7 @@ def run(
                 ]
     with _swarm(CROWD.peers, CROWD.clients, folder / "crowd") as (lab, clients):
         lab.set_delay(CROWD.delay_ms)
-        crowd = _crowd(CROWD, _all_at_once(clients, texts, tokens, {"window": 0}))
+        crowd = _crowd(CROWD, _all_at_once(clients, texts, tokens, CROWD_SETTING))
     calibration = LabRun(tuple(samples), crowd)
     tables, cells, traces = fit(calibration), list[Cell](), folder / "texts.jsonl"
     for peers, places in _by_peers(MEASURED):
@@ -242,6 +243,8 @@ def _crowd(place: Place, results: Sequence[Mapping[str, Any]]) -> Crowd:
         layers=LAYERS,
         row_bytes=ROW_BYTES,
         delay_ms=place.delay_ms,
+        window=CROWD_SETTING["window"],
+        tokens_per_round=sum(len(one["token_ids"]) for one in results) / sum(one["rounds"] for one in results),
         tokens_per_second=_speed(results),
     )
 
