@@ -100,14 +100,10 @@ class Calibration:
 
     def likeliest(self, scores: Scores, count: int, hint: Hint | None = None) -> list[tuple[int, float]]:
         """So many of the choices, by their places, with their chances: the likeliest first."""
-        trust = self._trusted[hint.length - 1] if hint else 0.0
-        known, shares = (1 - self._misses) * (1 - trust), scores.shares(self.scale)
-        found = [(choice, known * shares[choice]) for choice in scores.order[:count]]
-        if not hint:
-            return found
-        hinted = hint.choice, known * shares[hint.choice] + (1 - self._misses) * trust
-        others = [hinted, *(one for one in found if one[0] != hint.choice)]
-        return sorted(others, key=lambda one: one[1], reverse=True)[:count]
+        chances, best = self.chances(scores, hint), scores.order[:count]
+        if hint and hint.choice not in best:  # a hint alone may be likelier than its scores say
+            best = (*best, hint.choice)
+        return [(choice, chances[choice]) for choice in sorted(best, key=chances.__getitem__, reverse=True)[:count]]
 
     def learn(self, scores: Sequence[float], taken: int | None, hint: Hint | None = None) -> None:
         """The target took this one of the choices; None: another token."""
