@@ -40,7 +40,7 @@ class PeerConfig(Limits, Observed):
     announce_maddrs: tuple[str, ...] = ()
     behind_nat: bool = False
     """Whether no connection from outside arrives here: others come through those initial peers that relay."""
-    identity: Path = Path("~/.config/specswarm/peer.key")
+    identity: Path = Field(Path("~/.config/specswarm/peer.key"), validate_default=True)
     threads: Annotated[int, Field(ge=1)] | None = None
     cache_mib: Annotated[int, Field(ge=1)] = 1024
     max_streams: Annotated[int, Field(ge=1)] = 1024

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
@@ -25,7 +25,7 @@ class BootstrapConfig(Observed):
     announce_maddrs: tuple[str, ...] = ()
     swarm_key: KeyFile = None
     """The private swarm's; without it, the node belongs to the public one."""
-    identity: Path = Path("~/.config/specswarm/bootstrap.key")
+    identity: Path = Field(Path("~/.config/specswarm/bootstrap.key"), validate_default=True)
     relay: bool = True
     """Whether to pass on what goes to peers behind NAT and comes from them."""
 

@@ -201,3 +201,8 @@ def test_sampling_that_a_client_may_ask_for_is_one_that_peers_take(options: dict
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty, config.seed or 0)
     request = Open(bytes(16), "a" * 64, 0, 1, None, None, 0, 1, sampling)
     assert decode(encode(request)) == request
+
+
+def test_a_key_file_that_nobody_named_is_in_the_users_home() -> None:
+    assert PeerConfig(model="m", initial_peers=("a",)).identity == Path.home() / ".config/specswarm/peer.key"
+    assert BootstrapConfig().identity == Path.home() / ".config/specswarm/bootstrap.key"
