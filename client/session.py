@@ -148,8 +148,10 @@ class ChainSession:
         for i, hop in enumerate(hops):
             if hop not in fresh:
                 continue
-            after = hops[i + 1].contact if i + 1 < len(hops) and hops[i + 1] in fresh else None
-            await self._send(hop, self._open(hop, hops[i - 1].contact.peer_id if i else None, after, 0))
+            after = hops[i + 1] if i + 1 < len(hops) else None
+            holds = 0 if after in fresh else end
+            upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
+            await self._send(hop, self._open(hop, upstream, downstream, holds))
             if i == 0:
                 chunk = min(self._chunk, hop.max_round)
                 for round in prefill_rounds(self._id, number, tokens[: end + 1], 0, chunk):

@@ -160,6 +160,31 @@ def test_a_hop_that_leaves_is_replaced_only_where_no_verdict_is_on_its_way() -> 
     assert not any(was_on_its_way for _, was_on_its_way in moves)
 
 
+@pytest.mark.parametrize("hop", [0, 1])
+def test_who_takes_over_has_opened_the_way_to_the_next_hop_before(hop: int) -> None:
+    knew: list[bool] = []
+
+    async def run() -> None:
+        swarm = await swarm_of(pairs())
+        client = ToyClient(swarm, window=3)
+        leaving = list[str]()
+
+        def act(done: int) -> None:
+            if done >= 10 and not leaving:
+                leaving.append(name_of(client, hop))
+                swarm.network.nodes[leaving[0]].start(swarm.services[leaving[0]].drain(30.0))
+            if leaving and not client.chain.reroutes:
+                (substitute,) = {f"a{hop}", f"b{hop}"} - {*leaving}
+                neighbours = {stream.peer_id for stream in swarm.network.nodes[substitute].streams}
+                knew.append(name_of(client, hop + 1) in neighbours)
+
+        await client.generate(COUNT, act)
+        assert client.chain.reroutes == 1
+
+    faulty.run(run())
+    assert knew[-1]
+
+
 def test_two_hops_may_leave_at_once() -> None:
     def act(swarm: ToySwarm, client: ToyClient) -> None:
         for name in (name_of(client, 0), name_of(client, 1)):

@@ -51,6 +51,12 @@ class Run:
     mend_bytes_peers: int | None
     """... and between the peers; None where not both moments were seen."""
 
+    @property
+    def ordinary_seconds(self) -> float:
+        """What is waited for where nothing goes wrong: a trip, or what lies between verdicts, if that is longer, for
+        drafting comes on top."""
+        return max(self.trip_seconds, self.gap_seconds)
+
 
 def stalls(times: Sequence[float], usual_first: float, before: int) -> tuple[float, float]:
     """An ordinary time from one verdict to the next, and by how much the longest was longer.
@@ -86,7 +92,7 @@ def figures(runs: Sequence[Run]) -> dict[Bar, float]:
         found[bars.HUNG_WORST] = max(run.stall_seconds for run in hung)
     if drained := [run for run in runs if run.name.startswith("drain")]:
         found[bars.DRAIN_WORST] = max(
-            (run.gap_seconds + run.stall_seconds) / run.trip_seconds - 1 for run in drained
+            (run.gap_seconds + run.stall_seconds) / run.ordinary_seconds - 1 for run in drained
         )
     return found
 
