@@ -87,10 +87,12 @@ class Growth:
         self._width = width
         self._calibration = calibration
         self._room = 0
+        self.root = Node(0, None, 1.0)
         self.plant(0)
 
     def plant(self, token: int) -> None:
         """Begin anew with nothing but a root."""
+        _let_go(self.root)
         self.root = Node(token, None, 1.0)
         self._frontier: list[_Ranked] = []  # a heap of the open nodes
         self._ranked: list[_Ranked] = []  # all nodes below the root, in order
@@ -138,9 +140,12 @@ class Growth:
             if following is None:
                 self.plant(tokens[-1])
                 return path
-            here = following
+            for child in here.children:
+                if child is not following:
+                    _let_go(child)
+            here, here.parent = following, None
             path.append(here)
-        here.parent, self.root = None, here
+        self.root = here
         self._value_anew()
         return path
 
@@ -237,6 +242,16 @@ class Growth:
                     children.append(Node(node.choices[choice], node, chance, choice))
         if len(children) > 1:
             children.sort(key=_by_chance, reverse=True)
+
+
+def _let_go(node: Node) -> None:
+    """Have a node, and those below it, no longer hold each other: their memory is free at once, and not when a garbage
+    collection finds them."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        node.parent = None
+        waiting += node.children
 
 
 def _drafts(nodes: Sequence[Node], numbers: Mapping[Node, int]) -> DraftTree:
