@@ -1,4 +1,4 @@
-"""The parameters of a scenario that fit a lab run: of stages, of drafting, and of the transport. Pure.
+"""The parameters of a scenario that fit a lab run: of stages, of drafting, of the transport, and of shared cores.
 
 Everything is a sum of so much for each of a few things, so least squares, with nothing below 0, find it:
 
@@ -6,12 +6,14 @@ Everything is a sum of so much for each of a few things, so least squares, with 
     rest of its trip - delays of its links = messages * 2 * message_us + 2 * delay * bytes / window_bytes
     seconds of a draft = start_ms / (drafts of a forward pass) + node_ms
 
-How much slower work is that had to wait for a core shows only where cores are short: it is what makes a simulated crowd
-as fast as a real one.
+By how much work is slower where cores are shared shows only in crowds: it is what makes simulated ones, with the same
+texts, as fast as real ones, in the geometric mean.
 """
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from simulator.experiments import run as simulate
 from simulator.peer import HEADER, TOKEN
 from simulator.scenario import Scenario
 from swarm.errors import UsageError
-from swarm.speculation.closed_form import expected_tokens
+from swarm.speculation import trace
+from swarm.speculation.trace import Trace
 
 _LEAST = 1e-9
 _MOST, _EXACTLY = 10.0, 0.005  # of a slowdown
@@ -58,39 +61,29 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Crowd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Clients that generate all at once, over one chain, all programs on one machine: with chains of drafts, one round
-    at a time."""
+    """Clients that generate all at once, over one chain, all programs on one machine, one round at a time."""
 
     cores: int
     clients: int
     requests: int
     """Of each client, one after the other."""
-    prompt_tokens: int
-    new_tokens: int
     hops: int
     layers: int
     row_bytes: int
     delay_ms: float
     window: int
-    tokens_per_round: float
+    tree: bool
     tokens_per_second: float
     """Of a generation, from its start on."""
-
-    @property
-    def acceptance(self) -> float:
-        """Of a draft, if it were the same for all."""
-        if self.tokens_per_round <= 1:
-            return 0.0
-        if self.tokens_per_round >= self.window + 1:
-            return 1.0
-        return float(brentq(lambda a: expected_tokens(a, self.window) - self.tokens_per_round, 0.0, 1.0))
 
 
 class LabRun(msgspec.Struct, frozen=True):
     """What a calibration takes of a file that may say more."""
 
     samples: tuple[Sample, ...]
-    crowd: Crowd | None = None
+    crowds: tuple[Crowd, ...] = ()
+    texts: tuple[Trace, ...] = ()
+    """What the crowds generated."""
 
 
 Tables = dict[str, dict[str, float]]
@@ -108,8 +101,8 @@ def read(file: Path) -> LabRun:
 def fit(run: LabRun) -> Tables:
     """The tables that fit. Raises UsageError if the run does not tell."""
     tables = fit_alone(run.samples)
-    if run.crowd is not None:
-        tables["cores"] = {"slowdown": _rounded(_slowdown(tables, run.crowd))}
+    if run.crowds:
+        tables["cores"] = {"slowdown": _rounded(_slowdown(tables, run))}
     return tables
 
 
@@ -162,11 +155,12 @@ def _solve(equations: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float,
     return tuple(float(value) for value in found / scale)
 
 
-def _slowdown(tables: Tables, crowd: Crowd) -> float:
-    """With which the simulated crowd is as fast as the real one; 0 if it is slower anyhow."""
+def _slowdown(tables: Tables, run: LabRun) -> float:
+    """With which simulated crowds are as fast as the real ones; 0 if they are slower anyhow."""
 
     def too_fast(slowdown: float) -> float:
-        return _simulated(tables, crowd, slowdown) - crowd.tokens_per_second
+        speeds = (_simulated(tables, crowd, run.texts, slowdown) / crowd.tokens_per_second for crowd in run.crowds)
+        return sum(map(math.log, speeds))
 
     if too_fast(0.0) <= 0:
         return 0.0
@@ -175,34 +169,37 @@ def _slowdown(tables: Tables, crowd: Crowd) -> float:
     return float(brentq(too_fast, 0.0, _MOST, xtol=_EXACTLY))
 
 
-def _simulated(tables: Tables, crowd: Crowd, slowdown: float) -> float:
+def _simulated(tables: Tables, crowd: Crowd, texts: Sequence[Trace], slowdown: float) -> float:
     """Tokens a second of a generation in a crowd."""
-    scenario = Scenario.model_validate(
-        {
-            **tables,
-            "seconds": _LONG,
-            "model": {"layers": crowd.layers, "row_bytes": crowd.row_bytes},
-            "machines": {"one": crowd.cores},
-            "peers": [{"count": crowd.hops, "layers": "even", "machine": "one"}],
-            "clients": [
-                {
-                    "count": crowd.clients,
-                    "machine": "one",
-                    "window": crowd.window,
-                    "tree": False,
-                    "in_flight": 1,
-                    "draft_at": "client",
-                    "prompt_tokens": crowd.prompt_tokens,
-                    "new_tokens": crowd.new_tokens,
-                    "text": crowd.acceptance,
-                    "arrivals": {"requests": crowd.requests},
-                }
-            ],
-            "link": {"delay_ms": crowd.delay_ms},
-            "cores": {"slowdown": slowdown},
-        }
-    )
-    figures = simulate(scenario, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "texts.jsonl"
+        trace.write(file, texts)
+        scenario = Scenario.model_validate(
+            {
+                **tables,
+                "seconds": _LONG,
+                "model": {"layers": crowd.layers, "row_bytes": crowd.row_bytes},
+                "machines": {"one": crowd.cores},
+                "peers": [{"count": crowd.hops, "layers": "even", "machine": "one"}],
+                "clients": [
+                    {
+                        "count": crowd.clients,
+                        "machine": "one",
+                        "window": crowd.window,
+                        "tree": crowd.tree,
+                        "in_flight": 1,
+                        "draft_at": "client",
+                        "prompt_tokens": "recorded",
+                        "new_tokens": "recorded",
+                        "text": str(file),
+                        "arrivals": {"requests": crowd.requests},
+                    }
+                ],
+                "link": {"delay_ms": crowd.delay_ms},
+                "cores": {"slowdown": slowdown},
+            }
+        )
+        figures = simulate(scenario, 1)
     return figures.tokens / figures.request_seconds
 
 

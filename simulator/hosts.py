@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Steps = Generator[simpy.Event, Any, None]
 """Of a process."""
 
 _TINY = 1e-6  # bytes that are none
+_MOMENT = 1e-9  # seconds that are none
 
 
 def chance(seed: int, name: str) -> Random:
@@ -62,35 +64,67 @@ class Job(Later):
 
 
 class Machine:
-    """So many cores; what finds none free waits, first come first served."""
+    """One program's own, with cores enough for it."""
 
-    def __init__(self, env: simpy.Environment, cores: int, slowdown: float = 0.0) -> None:
-        """`slowdown`: by which share of itself work takes longer that had to wait."""
+    def __init__(self, env: simpy.Environment) -> None:
         self.env = env
-        self._free = cores
-        self._slowdown = slowdown
-        self._waiting = deque[Job]()
 
     def run(self, seconds: float, done: Act, *arguments: Any) -> None:
         """Compute for so long, then call `done`."""
         self.take(Job(self.env, seconds, done, arguments))
 
     def take(self, job: Job) -> None:
-        """Do it as soon as a core is free."""
-        job.callbacks.insert(0, self._finish)
-        if self._free:
-            self._free -= 1
-            job.start()
-        else:
-            self._waiting.append(job)
+        """Do it."""
+        job.start()
 
-    def _finish(self, _: Any) -> None:
-        if self._waiting:
-            job = self._waiting.popleft()
-            job.seconds *= 1 + self._slowdown
-            job.start()
-        else:
-            self._free += 1
+
+class SharedMachine(Machine):
+    """So many cores, of which all that is to be computed has the same share, as by time slices."""
+
+    def __init__(self, env: simpy.Environment, cores: int, slowdown: float = 0.0) -> None:
+        """`slowdown`: by which share of itself work takes longer while cores are shared."""
+        super().__init__(env)
+        self._cores = cores
+        self._slowdown = slowdown
+        self._jobs: list[
+            tuple[float, int, Job]
+        ] = []  # a heap: what `_done` will be when it is finished, and in turn
+        self._done = 0.0  # seconds of work that whoever was there all the time would have got
+        self._since = 0.0
+        self._number = 0  # of jobs so far
+        self._alarm = 0  # the newest one; older ones are void
+
+    def take(self, job: Job) -> None:
+        """Do it, together with what is there."""
+        self._go_on()
+        self._number += 1
+        heapq.heappush(self._jobs, (self._done + job.seconds, self._number, job))
+        self._set_alarm()
+
+    @property
+    def _rate(self) -> float:
+        """Seconds of work that each job gets in a second."""
+        share = self._cores / max(len(self._jobs), 1)
+        return 1.0 if share >= 1 else share / (1 + self._slowdown)
+
+    def _go_on(self) -> None:
+        self._done += (self.env.now - self._since) * self._rate
+        self._since = self.env.now
+
+    def _set_alarm(self) -> None:
+        """For when the first of the jobs will be finished."""
+        self._alarm += 1
+        if self._jobs:
+            left = max(self._jobs[0][0] - self._done, 0.0)
+            after(self.env, left / self._rate, self._finish, self._alarm)
+
+    def _finish(self, alarm: int) -> None:
+        if alarm != self._alarm:
+            return
+        self._go_on()
+        while self._jobs and self._jobs[0][0] <= self._done + _MOMENT:
+            self.env.schedule(heapq.heappop(self._jobs)[2])
+        self._set_alarm()
 
 
 class Thread:

@@ -12,7 +12,7 @@ from client.target import REFRESH_SECONDS
 from peer.config import PeerConfig
 from peer.placement import place
 from simulator.directory import Directory
-from simulator.hosts import Host, Machine, Network, Steps, chance
+from simulator.hosts import Host, Machine, Network, SharedMachine, Steps, chance
 from simulator.peer import DraftSpeed, Peer, StageSpeed
 from simulator.policies import BATCHING
 from simulator.scenario import Churn, Draft, Peers, Scenario
@@ -20,7 +20,6 @@ from swarm.errors import UsageError
 from swarm.records import Announcement
 from swarm.span import Span
 
-_CORES = 2  # of a machine that nobody shares
 _MAX_LINKS = 32  # that a peer measures and announces
 _MAX_ROUND = PeerConfig.model_fields["max_batch_tokens"].default
 
@@ -53,7 +52,9 @@ class Population:
         self._env = network.env
         self._seed = seed
         slowdown = scenario.cores.slowdown
-        self._machines = {name: Machine(self._env, cores, slowdown) for name, cores in scenario.machines.items()}
+        self._machines = {
+            name: SharedMachine(self._env, cores, slowdown) for name, cores in scenario.machines.items()
+        }
         self._joined = 0
         self._view = View(-math.inf, {}, Atlas(()), {})
         shares = _shares(scenario)
@@ -63,8 +64,8 @@ class Population:
 
     def host(self, name: str, machine: str | None, place: str, uplink_mbit: float | None) -> Host:
         """A new one, on a machine that others share, or on one of its own."""
-        shared = self._machines[machine] if machine else Machine(self._env, _CORES)
-        return Host(name, shared, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
+        computer = self._machines[machine] if machine else Machine(self._env)
+        return Host(name, computer, place, uplink_mbit * 1e6 / 8 if uplink_mbit else None)
 
     def look(self) -> View:
         """What is known of the swarm: as old as a client's knowledge may be."""

@@ -71,7 +71,7 @@ class Peers(Table):
     peers that say so are one chain, each with as many as the others, or with as many as it is fast."""
     place: Name = "everywhere"
     machine: Name | None = None
-    """One of [machines], which they share; without it each has a machine of its own, with two cores."""
+    """One of [machines], which they share; without it each has a machine of its own, with cores enough."""
     speed: Annotated[float, Field(gt=0)] = 1.0
     """Times as fast as [stage]."""
     uplink_mbit: Annotated[float, Field(gt=0)] | None = None
@@ -146,10 +146,10 @@ class Link(Table):
 
 
 class Cores(Table):
-    """What sharing a machine costs beyond taking turns."""
+    """What sharing a machine costs beyond having a share of it."""
 
     slowdown: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """By which share of itself work takes longer that had to wait for a core: others have had the caches meanwhile."""
+    """By which share of itself work takes longer while there is more of it than cores: others use the caches, too."""
 
 
 class Transport(Table):

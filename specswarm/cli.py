@@ -413,10 +413,12 @@ def simulate(
 
 @simulator.command("calibrate")
 def calibrate_simulator(
-    lab_run: Annotated[Path, typer.Argument(help="Its samples, as `make bench-simulator` writes them.")],
+    lab_run: Annotated[
+        Path, typer.Argument(help="As `make bench-simulator` writes it: benchmarks/results/lab-run.json.")
+    ],
     json: Json = False,
 ) -> None:
-    """Print the parts of a scenario (stage, draft, transport) that fit a lab run."""
+    """Print the parts of a scenario (stage, draft, transport, cores) that fit a lab run."""
     from specswarm.simulate import calibrate as run
 
     run(lab_run, is_json=json)

@@ -11,8 +11,10 @@ import pytest
 
 from simulator.fit import Crowd, LabRun, Sample, Trip, _simulated, as_toml, fit, fit_alone
 from simulator.scenario import Scenario
+from simulator.texts import SHIPPED
 from specswarm import cli
 from swarm.errors import UsageError
+from swarm.speculation import trace
 
 LAYERS, ROW_BYTES = 8, 1000
 HOP, START, TOKEN = 0.4e-3, 0.2e-3, 0.05e-3
@@ -56,19 +58,21 @@ def test_a_transport_without_a_window_has_none() -> None:
     assert set(fit_alone(near)["transport"]) == {"message_us"}
 
 
-def test_a_crowd_tells_how_much_slower_work_is_that_had_to_wait() -> None:
-    def crowd(tokens_per_second: float) -> Crowd:
-        return Crowd(2, 8, 1, 10, 40, 2, LAYERS, ROW_BYTES, 0.0, 4, 2.5, tokens_per_second)
-
-    found = [fit(LabRun(RUN, crowd(speed)))["cores"]["slowdown"] for speed in (10.0, 15.0, 1e6)]
-    assert found[0] > found[1] > found[2] == 0
-    assert _simulated(fit_alone(RUN), crowd(10.0), found[0]) == pytest.approx(10.0, rel=0.02)
+TEXTS = tuple(trace.read(SHIPPED / "code-T0.8.jsonl.gz")[:2])
 
 
-@pytest.mark.parametrize(("brought", "acceptance"), [(1.0, 0.0), (5.0, 1.0), (1.9375, 0.5), (0.9, 0.0)])
-def test_a_crowds_acceptance_is_that_of_its_rounds(brought: float, acceptance: float) -> None:
-    crowd = Crowd(2, 8, 1, 10, 40, 2, LAYERS, ROW_BYTES, 0.0, 4, brought, 20.0)
-    assert crowd.acceptance == pytest.approx(acceptance, abs=1e-6)
+def crowd(tokens_per_second: float) -> Crowd:
+    return Crowd(2, 8, 1, 2, LAYERS, ROW_BYTES, 0.0, 4, False, tokens_per_second)
+
+
+def test_crowds_tell_how_much_slower_work_is_where_cores_are_shared() -> None:
+    found = [
+        fit(LabRun(RUN, tuple(map(crowd, speeds)), TEXTS))["cores"]["slowdown"]
+        for speeds in ((10.0,), (20.0, 5.0), (15.0,), (1e6,))
+    ]
+    assert found[0] > found[2] > found[3] == 0
+    assert found[1] == pytest.approx(found[0], abs=0.01)
+    assert _simulated(fit_alone(RUN), crowd(10.0), TEXTS, found[0]) == pytest.approx(10.0, rel=0.02)
 
 
 def test_a_run_that_does_not_tell_is_refused() -> None:
@@ -80,14 +84,16 @@ def test_a_run_that_does_not_tell_is_refused() -> None:
 
 def test_the_command_prints_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.json"
-    file.write_bytes(msgspec.json.encode({"machine": "any", "samples": RUN}))
+    file.write_bytes(msgspec.json.encode(LabRun(RUN, (crowd(10.0),), TEXTS)))
     with pytest.raises(SystemExit) as ended:
         cli.main(["simulate", "calibrate", str(file)])
     assert ended.value.code == 0
     assert tomllib.loads(capsys.readouterr().out)["stage"]["token_ms"] == pytest.approx(0.05, rel=0.01)
     with pytest.raises(SystemExit):
         cli.main(["simulate", "calibrate", str(file), "--json"])
-    assert json.loads(capsys.readouterr().out)["draft"]["node_ms"] == pytest.approx(0.3, rel=0.01)
+    tables = json.loads(capsys.readouterr().out)
+    assert tables["draft"]["node_ms"] == pytest.approx(0.3, rel=0.01)
+    assert tables["cores"]["slowdown"] > 0
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"samples": [{"hops": "many"}]}'])

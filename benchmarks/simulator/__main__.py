@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -28,6 +29,9 @@ from benchmarks.simulator import accuracy, speed
 from benchmarks.simulator.questions import QUESTIONS
 from simulator.fit import as_toml
 from specswarm.simulate import table
+
+LAB_RUN = "lab-run.json"
+"""What the simulator was calibrated by; `specswarm simulate calibrate` reads it."""
 
 Part = Callable[[Namespace, Console], tuple[Any, list[Outcome]]]
 
@@ -59,7 +63,8 @@ def _accuracy(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]
         )
     console.print(as_toml(tables), markup=False)
     console.print(_accuracy_table(cells))
-    return accuracy.as_record(calibration, tables, cells), check(accuracy.BARS, accuracy.figures(cells))
+    options.out.with_name(LAB_RUN).write_bytes(msgspec.json.encode(calibration) + b"\n")
+    return accuracy.as_record(tables, cells), check(accuracy.BARS, accuracy.figures(cells))
 
 
 def _speed(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]:

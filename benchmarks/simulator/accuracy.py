@@ -7,7 +7,6 @@ else of the machine but that all programs share its cores.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from simulator.experiments import run as simulate
 from simulator.fit import Crowd, LabRun, Sample, Tables, Trip, fit
 from simulator.scenario import Scenario
 from swarm.drafting.growth import AT_ONCE
+from swarm.speculation import trace
 
 LAYERS, ROW_BYTES = 8, 1024  # of the embedded target
 TEMPERATURE, SEED = 0.8, 7
@@ -50,6 +50,8 @@ CELLS = Bar("cells that were not used for calibration", 24, "cells", is_floor=Tr
 ORDER = Bar("pairs of settings that differ by more than 10 %: predicted in the same order", 100, "%", is_floor=True)
 BARS = (MEDIAN, WORST, CELLS, ORDER)
 
+PASSES = 2
+"""In which all settings are measured at a place, one after the other: a machine is not always as fast."""
 _CLOSE = 1.1  # times as fast, at which two settings are told apart
 
 
@@ -64,8 +66,8 @@ class Place:
 
 
 CALIBRATION = (Place(2, 0.0, 1), Place(8, 0.0, 1), Place(2, 25.0, 1), Place(8, 25.0, 1))
-CROWD = Place(4, 0.0, 8)
-CROWD_SETTING: Mapping[str, Any] = {"window": 8, "tree": False, "in_flight": 1}
+CROWDS = (Place(4, 0.0, 8), Place(4, 25.0, 8))
+CROWD_SETTINGS = tuple(setting for setting in CALIBRATION_SETTINGS.values() if setting["window"])
 MEASURED = (
     *(Place(peers, delay, 1) for peers, delay in ((4, 10.0), (4, 50.0), (2, 10.0), (8, 10.0))),
     *(Place(peers, delay, 8) for peers, delay in ((4, 10.0), (4, 50.0))),
@@ -92,32 +94,48 @@ def run(
     texts: Sequence[str], tokens: int, folder: Path, told: Callable[[Cell], None]
 ) -> tuple[LabRun, Tables, list[Cell]]:
     """What was calibrated by, the scenario's tables that fit it, and the cells."""
-    samples = []
-    for peers, places in _by_peers(CALIBRATION):
-        with _swarm(peers, 1, folder / f"calibration-{peers}") as (lab, clients):
-            for place in places:
-                lab.set_delay(place.delay_ms)
-                samples += [
-                    _sample(place, setting, clients[0], texts, tokens) for setting in CALIBRATION_SETTINGS.values()
-                ]
-    with _swarm(CROWD.peers, CROWD.clients, folder / "crowd") as (lab, clients):
-        lab.set_delay(CROWD.delay_ms)
-        crowd = _crowd(CROWD, _all_at_once(clients, texts, tokens, CROWD_SETTING))
-    calibration = LabRun(tuple(samples), crowd)
-    tables, cells, traces = fit(calibration), list[Cell](), folder / "texts.jsonl"
-    for peers, places in _by_peers(MEASURED):
-        with _swarm(peers, max(place.clients for place in places), folder / f"measured-{peers}") as (lab, clients):
-            if not traces.exists():
-                for text in texts:
-                    _generate(clients[0], text, tokens, {"window": 0, "record": str(traces)})
-            for place in places:
-                lab.set_delay(place.delay_ms)
-                for name, setting in SETTINGS.items():
-                    results = _all_at_once(clients[: place.clients], texts, tokens, setting)
-                    predicted = predict(tables, place, setting, traces, len(texts))
-                    cells.append(Cell(place, name, _speed(results), predicted))
-                    told(cells[-1])
-    return calibration, tables, cells
+    traces = folder / "texts.jsonl"
+    samples, crowds = _samples(texts, tokens, folder), _crowds(texts, tokens, folder, traces)
+    calibration = LabRun(samples, crowds, tuple(trace.read(traces)))
+    tables = fit(calibration)
+    return calibration, tables, _cells(tables, texts, tokens, folder, traces, told)
+
+
+def _samples(texts: Sequence[str], tokens: int, folder: Path) -> tuple[Sample, ...]:
+    """One client alone."""
+    return tuple(
+        _sample(place, setting, clients[0], texts, tokens)
+        for place, clients in _at(CALIBRATION, folder / "samples")
+        for setting in CALIBRATION_SETTINGS.values()
+    )
+
+
+def _crowds(texts: Sequence[str], tokens: int, folder: Path, traces: Path) -> tuple[Crowd, ...]:
+    """Many at once; what they generate is recorded."""
+    found = []
+    for place, clients in _at(CROWDS, folder / "crowds"):
+        if not traces.exists():
+            for text in texts:
+                _generate(clients[0], text, tokens, {"window": 0, "record": str(traces)})
+        found += [
+            _crowd(place, setting, _all_at_once(clients, texts, tokens, setting)) for setting in CROWD_SETTINGS
+        ]
+    return tuple(found)
+
+
+def _cells(
+    tables: Tables, texts: Sequence[str], tokens: int, folder: Path, traces: Path, told: Callable[[Cell], None]
+) -> list[Cell]:
+    cells = list[Cell]()
+    for place, clients in _at(MEASURED, folder / "cells"):
+        made = dict[str, list[dict[str, Any]]]()
+        for name, setting in [*SETTINGS.items()] * PASSES:
+            made.setdefault(name, []).extend(_all_at_once(clients, texts, tokens, setting))
+        for name, setting in SETTINGS.items():
+            predicted = predict(tables, place, setting, traces, len(texts))
+            cells.append(Cell(place, name, _speed(made[name]), predicted))
+            told(cells[-1])
+    return cells
 
 
 def predict(
@@ -167,10 +185,14 @@ def figures(cells: Sequence[Cell]) -> dict[Bar, float]:
     }
 
 
-def _by_peers(places: Sequence[Place]) -> Iterator[tuple[int, list[Place]]]:
-    """Places of one swarm together."""
+def _at(places: Sequence[Place], folder: Path) -> Iterator[tuple[Place, list[Client]]]:
+    """The clients of each place, with its links; places of as many peers are on one swarm."""
     for peers in dict.fromkeys(place.peers for place in places):
-        yield peers, [place for place in places if place.peers == peers]
+        here = [place for place in places if place.peers == peers]
+        with _swarm(peers, max(place.clients for place in here), folder / f"{peers}") as (lab, clients):
+            for place in here:
+                lab.set_delay(place.delay_ms)
+                yield place, clients[: place.clients]
 
 
 @contextmanager
@@ -232,19 +254,17 @@ def _sample(place: Place, setting: Mapping[str, Any], client: Client, texts: Seq
     )
 
 
-def _crowd(place: Place, results: Sequence[Mapping[str, Any]]) -> Crowd:
+def _crowd(place: Place, setting: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Crowd:
     return Crowd(
         cores=os.cpu_count() or 1,
         clients=place.clients,
         requests=len(results) // place.clients,
-        prompt_tokens=round(fmean(one["prompt_tokens"] for one in results)),
-        new_tokens=round(fmean(len(one["token_ids"]) for one in results)),
         hops=place.peers,
         layers=LAYERS,
         row_bytes=ROW_BYTES,
         delay_ms=place.delay_ms,
-        window=CROWD_SETTING["window"],
-        tokens_per_round=sum(len(one["token_ids"]) for one in results) / sum(one["rounds"] for one in results),
+        window=setting["window"],
+        tree=setting.get("tree", True),
         tokens_per_second=_speed(results),
     )
 
@@ -253,12 +273,6 @@ def _speed(results: Sequence[Mapping[str, Any]]) -> float:
     return sum(len(one["token_ids"]) for one in results) / sum(float(one["seconds"]) for one in results)
 
 
-def as_record(
-    calibration: LabRun, tables: Mapping[str, Mapping[str, float]], cells: Sequence[Cell]
-) -> dict[str, Any]:
-    """For JSON: `specswarm simulate calibrate` reads it."""
-    return {
-        **json.loads(msgspec.json.encode(calibration)),
-        "tables": tables,
-        "cells": [msgspec.to_builtins(cell) for cell in cells],
-    }
+def as_record(tables: Mapping[str, Mapping[str, float]], cells: Sequence[Cell]) -> dict[str, Any]:
+    """For JSON."""
+    return {"tables": tables, "cells": [msgspec.to_builtins(cell) for cell in cells]}
