@@ -104,6 +104,7 @@ def missed(*done: Run) -> set[Bar]:
         ({"is_disturbed": False}, bars.DISTURBED),
         ({"stall_seconds": 3.5}, bars.KILL_WORST),
         ({"more_bytes_client": 9000}, bars.MEND_BYTES),
+        ({"more_bytes_client": 6000, "more_drafts": -700}, bars.MEND_BYTES),
         ({"name": "hung: hop 1 stopped for 20 s", "stall_seconds": 5.1}, bars.HUNG_WORST),
         ({"name": "drain: hop 1", "stall_seconds": 0.35}, bars.DRAIN_WORST),
     ],

@@ -10,7 +10,7 @@ KILL_MEDIAN = Bar("a hop is killed: text stands still, median", 1.0, "s")
 KILL_WORST = Bar("a hop is killed: text stands still, worst", 3.0, "s")
 HUNG_WORST = Bar("a hop hangs: text stands still, worst", 5.0, "s")
 DRAIN_WORST = Bar("a hop leaves: text stands still longer than for a trip, worst, in ordinary trips", 1.0, "trips")
-MEND_BYTES = Bar("a hop is killed: more bytes sent and received by the client, worst", 8.0, "KiB")
+MEND_BYTES = Bar("a hop is killed: more bytes sent and received by the client, beside drafts, worst", 8.0, "KiB")
 RECOVERY = (EXACT, DISTURBED, KILL_MEDIAN, KILL_WORST, HUNG_WORST, DRAIN_WORST, MEND_BYTES)
 """Of parts 1 to 3."""
 
