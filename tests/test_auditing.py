@@ -44,9 +44,7 @@ def exact(target: Path, result: Result) -> bool:
     return result.token_ids == greedy(load_whole(target), PROMPT, len(result.token_ids))
 
 
-@pytest.mark.parametrize(
-    "spans", [TWICE, ["0:4", "0:4"], ["0:2", "2:4", "0:4"], ["0:2", "2:4", "0:3", "3:4", "0:1", "1:4"]]
-)
+@pytest.mark.parametrize("spans", [TWICE, ["0:4", "0:4"], ["0:2", "2:4", "0:4"], ["0:3", "3:4", "0:1", "1:4"] * 2])
 def test_honest_peers_are_audited_and_believed(target: Path, tmp_path: Path, spans: list[str]) -> None:
     async def run() -> None:
         async with auditing(target, tmp_path, spans, {}) as model:
