@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 from swarm.span import Span
 
 
 def coverage(num_layers: int, spans: Iterable[Span]) -> list[int]:
     """How many of `spans` hold each layer."""
-    counts = [0] * num_layers
+    changes = [0] * (num_layers + 1)  # of the count, from each layer on
     for span in spans:
-        for layer in range(span.start, min(span.end, num_layers)):
-            counts[layer] += 1
-    return counts
+        changes[min(span.start, num_layers)] += 1
+        changes[min(span.end, num_layers)] -= 1
+    return [*accumulate(changes[:num_layers])]
 
 
 def place(num_layers: int, spans: Iterable[Span], length: int) -> Span:
