@@ -7,7 +7,9 @@ round leaves the session as it was. One that brings more of a tree fits the draf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from peer.proofs import Proven
 from peer.sent import Sent
@@ -45,8 +47,7 @@ class Refusal(Exception):
         self.why: Why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Growing:
+class Growing(msgspec.Struct, frozen=True):
     """The tree of drafts of the newest round, as it has grown with those that brought more of it."""
 
     number: int
@@ -66,7 +67,7 @@ class Growing:
 
     def with_more(self, round: Round) -> Growing:
         """As it is with those of a round that brings more."""
-        return replace(self, parents=self.parents + round.parents)
+        return msgspec.structs.replace(self, parents=self.parents + round.parents)
 
     @property
     def size(self) -> int:

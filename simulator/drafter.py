@@ -28,7 +28,6 @@ class ReplayDrafter:
         self._at_once = AT_ONCE if width > 1 else 1
         self._growth = Growth(width, calibration)
         self._length = 0  # of the text
-        self._num_nodes = 0  # that are worked out
 
     def follow(self, text: Sequence[int], room: int) -> None:
         """Keep what is known of this text, and of what may follow."""
@@ -37,23 +36,21 @@ class ReplayDrafter:
             self._growth.plant(text[-1])
         elif len(text) > self._length:
             self._growth.advance(text[self._length :])
-            self._num_nodes = sum(not node.is_open for node in (self._growth.root, *self._growth.nodes()))
         self._length = len(text)
 
     def grow(self) -> int:
         """Work the likeliest open nodes out."""
-        if self._num_nodes >= MAX_NODES:
+        if self._growth.num_worked_out >= MAX_NODES:
             return 0
         nodes = self._growth.pick(self._at_once)
         for node in nodes:
             self._work_out(node)
-        self._num_nodes += len(nodes)
         return len(nodes)
 
     @property
     def promise(self) -> float:
         """The chance of the likeliest open node."""
-        return 0.0 if self._num_nodes >= MAX_NODES else self._growth.promise
+        return 0.0 if self._growth.num_worked_out >= MAX_NODES else self._growth.promise
 
     def chances(self, size: int) -> list[float]:
         """Of the best nodes."""

@@ -11,10 +11,12 @@ from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
+import msgspec
+
 from swarm.speculation.calibration import Calibration, Hint, Scores
 from swarm.speculation.evidence import Evidence
 from swarm.speculation.flight import Flight
-from swarm.speculation.tree import NOTHING, ROOT, DraftTree, branching
+from swarm.speculation.tree import NOTHING, ROOT, DraftTree
 
 AT_ONCE = 8
 """Nodes of a tree that a model works out in one forward pass."""
@@ -24,40 +26,26 @@ _LEAST = 0.004  # chance of a node that is kept
 _NO_SCORES = Scores(())
 
 
-class Node:
+class Node(msgspec.Struct, eq=False):
     """One guess: a token after those of its parents. The root is the text's newest token."""
 
-    __slots__ = (
-        "chance",
-        "children",
-        "choice",
-        "choices",
-        "depth",
-        "hint",
-        "parent",
-        "scores",
-        "slot",
-        "token",
-        "view",
-    )
-
-    def __init__(self, token: int, parent: Node | None, chance: float, choice: int = 0) -> None:
-        self.token = token
-        self.parent = parent
-        self.choice = choice
-        """Which of the parent's choices it is."""
-        self.chance = chance
-        """That it stands, and so all on the way to it."""
-        self.depth: int = parent.depth + 1 if parent else 0
-        self.slot = -1
-        """Where the drafter has it, once it was worked out."""
-        self.scores = _NO_SCORES
-        self.choices: Sequence[int] = ()
-        """The draft's first choices after it, and their scores, once it was worked out."""
-        self.hint: Hint | None = None
-        self.view: Evidence | None = None
-        """What the draft holds of what follows it, for the rule `semantic`, once it was worked out."""
-        self.children: list[Node] = []
+    token: int
+    parent: Node | None = None
+    depth: int = 0
+    """Nodes before it, from the root on."""
+    chance: float = 1.0
+    """That it stands, and so all on the way to it."""
+    choice: int = 0
+    """Which of the parent's choices it is."""
+    children: list[Node] = []
+    slot: int = -1
+    """Where the drafter has it, once it was worked out."""
+    choices: Sequence[int] = ()
+    """The draft's first choices after it, and their scores, once it was worked out."""
+    scores: Scores = _NO_SCORES
+    hint: Hint | None = None
+    view: Evidence | None = None
+    """What the draft holds of what follows it, for the rule `semantic`, once it was worked out."""
 
     @property
     def is_open(self) -> bool:
@@ -87,17 +75,19 @@ class Growth:
         self._width = width
         self._calibration = calibration
         self._room = 0
-        self.root = Node(0, None, 1.0)
+        self.root = Node(0)
         self.plant(0)
 
     def plant(self, token: int) -> None:
         """Begin anew with nothing but a root."""
         _let_go(self.root)
-        self.root = Node(token, None, 1.0)
+        self.root = Node(token)
         self._frontier: list[_Ranked] = []  # a heap of the open nodes
         self._ranked: list[_Ranked] = []  # all nodes below the root, in order
         self._made = 0
         self._push(self.root)
+        self.num_worked_out = 0
+        """Nodes."""
 
     def limit(self, room: int) -> None:
         """Guess at most so many tokens far."""
@@ -122,6 +112,7 @@ class Growth:
     ) -> None:
         """A node's first choices are these, with these scores."""
         node.choices, node.scores, node.hint, node.view = choices, Scores(scores), hint, view
+        self.num_worked_out += 1
         self._branch(node)
         for child in node.children:
             insort(self._ranked, self._push(child))
@@ -214,13 +205,17 @@ class Growth:
         self.root.chance, self.root.depth = 1.0, 0
         self._frontier.clear()
         self._ranked.clear()
+        self.num_worked_out = 0
         waiting = [self.root]
         while waiting:
             node = waiting.pop()
-            if not node.is_open:
+            if node.is_open:
+                ranked = self._push(node)
+            else:
+                self.num_worked_out += 1
                 self._branch(node)
                 waiting += node.children
-            ranked = self._push(node) if node.is_open else self._rank(node)
+                ranked = self._rank(node)
             if node is not self.root:
                 self._ranked.append(ranked)
         self._ranked.sort()
@@ -229,9 +224,9 @@ class Growth:
         """Value the children of a node that is worked out; those likely enough are there afterwards."""
         children = node.children
         if children:
-            shares, depth = self._calibration.chances(node.scores, node.hint), node.depth + 1
-            for child in children:
-                child.chance, child.depth = shares[child.choice] * node.chance, depth
+            shares = self._calibration.chances_of([child.choice for child in children], node.scores, node.hint)
+            for child, share in zip(children, shares, strict=True):
+                child.chance, child.depth = share * node.chance, node.depth + 1
         if len(children) < self._width and node.depth < self._room:
             there = {child.choice for child in children}
             for choice, share in self._calibration.likeliest(node.scores, self._width + len(there), node.hint):
@@ -239,7 +234,7 @@ class Growth:
                 if chance < _LEAST or len(children) == self._width:
                     break
                 if choice not in there:
-                    children.append(Node(node.choices[choice], node, chance, choice))
+                    children.append(Node(node.choices[choice], node, node.depth + 1, chance, choice))
         if len(children) > 1:
             children.sort(key=_by_chance, reverse=True)
 
@@ -256,8 +251,7 @@ def _let_go(node: Node) -> None:
 
 def _drafts(nodes: Sequence[Node], numbers: Mapping[Node, int]) -> DraftTree:
     """These nodes as drafts, numbered as they and their parents are."""
-    parents = tuple(numbers[node.parent] for node in nodes if node.parent)
-    by_number = {numbers[node.parent]: node.parent for node in nodes if node.parent}
-    views = tuple(view for number in branching(parents) if (view := by_number[number].view))
-    tokens, chances = tuple(node.token for node in nodes), tuple(node.chance for node in nodes)
-    return DraftTree(tokens, parents, chances, views=views)
+    parents = tuple([numbers[node.parent] for node in nodes if node.parent])
+    tokens, chances = tuple([node.token for node in nodes]), tuple([node.chance for node in nodes])
+    seen = {numbers[node.parent]: node.parent.view for node in nodes if node.parent and node.parent.view}
+    return DraftTree(tokens, parents, chances, views=tuple(seen[number] for number in sorted(seen)))

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 _USUAL = 0.7
@@ -26,6 +27,8 @@ _WORST = -5.0  # log-likelihood of a token that no scale explains
 _MEMORY = 0.98  # weight of what was known before, against one more token
 _LEAST = 1e-300
 _MISSES = 0.03  # share of tokens that are none of the first choices, until it is known
+
+_by_chance = itemgetter(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +94,26 @@ class Calibration:
 
     def chances(self, scores: Sequence[float], hint: Hint | None = None) -> list[float]:
         """For each of the choices; together less than 1. `scores`: one for each choice, in any order."""
-        trust = self._trusted[hint.length - 1] if hint else 0.0
-        known = (1 - self._misses) * (1 - trust)
-        chances = [known * share for share in Scores(scores).shares(self.scale)]
-        if hint:
-            chances[hint.choice] += (1 - self._misses) * trust
-        return chances
+        return self.chances_of(range(len(scores)), Scores(scores), hint)
+
+    def chances_of(self, choices: Sequence[int], scores: Scores, hint: Hint | None = None) -> list[float]:
+        """For these of the choices, told by their places."""
+        shares, known = scores.shares(self.scale), 1 - self._misses
+        if hint is None:
+            return [known * shares[choice] for choice in choices]
+        trust = self._trusted[hint.length - 1]
+        hinted, known = known * trust, known * (1 - trust)
+        return [known * shares[choice] + (hinted if choice == hint.choice else 0.0) for choice in choices]
 
     def likeliest(self, scores: Scores, count: int, hint: Hint | None = None) -> list[tuple[int, float]]:
         """So many of the choices, by their places, with their chances: the likeliest first."""
-        chances, best = self.chances(scores, hint), scores.order[:count]
-        if hint and hint.choice not in best:  # a hint alone may be likelier than its scores say
+        best = scores.order[:count]
+        if hint is None:
+            return [*zip(best, self.chances_of(best, scores), strict=True)]
+        if hint.choice not in best:  # a hint alone may be likelier than its scores say
             best = (*best, hint.choice)
-        return [(choice, chances[choice]) for choice in sorted(best, key=chances.__getitem__, reverse=True)[:count]]
+        found = zip(best, self.chances_of(best, scores, hint), strict=True)
+        return sorted(found, key=_by_chance, reverse=True)[:count]
 
     def learn(self, scores: Sequence[float], taken: int | None, hint: Hint | None = None) -> None:
         """The target took this one of the choices; None: another token."""
@@ -114,7 +124,7 @@ class Calibration:
             return
         likelihoods = Scores(scores).likelihoods(taken)
         self._fit = [_MEMORY * fit + likelihood for fit, likelihood in zip(self._fit, likelihoods, strict=True)]
-        self.scale = SCALES[max(range(len(SCALES)), key=self._fit.__getitem__)]
+        self.scale = SCALES[self._fit.index(max(self._fit))]
 
     def _learn_trust(self, scores: Sequence[float], taken: int | None, hint: Hint) -> None:
         """One step of expectation and maximisation for the weight of such a hint."""

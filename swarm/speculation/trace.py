@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Annotated
 
@@ -27,7 +28,7 @@ Place = Annotated[int, Meta(ge=-1, le=CHOICES)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Row(msgspec.Struct, frozen=True, dict=True, array_like=True, forbid_unknown_fields=True):
     """One position of a text."""
 
     taken: Place
@@ -39,7 +40,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     scores: Annotated[tuple[float, ...], Meta(min_length=1, max_length=CHOICES + 1)]
     """Of the choices, less that of the first: the least of them may come last, if it is the hint's."""
 
-    @property
+    @cached_property
     def known_hint(self) -> Hint | None:
         """As a calibration takes it."""
         return Hint(self.hint, self.length) if self.hint >= 0 else None

@@ -7,8 +7,9 @@ are the first nodes, as far as each follows the one before: a chain is all trunk
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from swarm.speculation.evidence import MAX_WEIGHT, Evidence
 
@@ -36,8 +37,7 @@ def branching(parents: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(parents)))
 
 
-@dataclass(frozen=True)
-class DraftTree:
+class DraftTree(msgspec.Struct, frozen=True, dict=True):
     """What a drafter proposes."""
 
     tokens: tuple[int, ...] = ()
@@ -70,6 +70,8 @@ class DraftTree:
 
     def cut(self, size: int) -> DraftTree:
         """Its first `size` nodes."""
+        if size >= len(self.tokens):
+            return self
         kept = set(self.parents[:size])
         views = tuple(view for node, view in zip(branching(self.parents), self.views, strict=False) if node in kept)
         return DraftTree(self.tokens[:size], self.parents[:size], self.chances[:size], self.proofs[:size], views)
