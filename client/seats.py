@@ -1,9 +1,10 @@
 """Where drafts are best made: here, or at a peer that offers it, which may be nearer to the chain, or faster. Pure.
 
-    tokens/s = E[tokens](g) / (trip + g * draft)
+    tokens/s = E[tokens](g) / (trip + g * draft + waiting)
 
 with g as the window says, or the best; see `speculation.closed_form`. The trip is that of the chain which the place
-itself would choose: a peer that is the first or the last hop saves one link of N + 1.
+itself would choose: a peer that is the first or the last hop saves one link of N + 1. But its stage and its drafts take
+turns on one thread: a round that arrives while it drafts ahead waits for half a draft, on the average.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Seat:
     """For one more draft."""
     acceptance: float
     """Of a draft, if the one before stands."""
+    is_hop: bool = False
+    """Whether a stage of its chain computes there, too."""
 
     def rate(self, window: int | None) -> float:
         """Tokens per second with so many drafts a round; None: with as many as are best."""
@@ -41,7 +44,9 @@ class Seat:
             return 1 / self.trip_seconds
         cost = min(max(self.draft_seconds / self.trip_seconds, 1e-3), 0.99)
         drafts = best_length(self.acceptance, cost) if window is None else window
-        return expected_tokens(self.acceptance, drafts) / (self.trip_seconds + drafts * self.draft_seconds)
+        waiting = self.draft_seconds / 2 if self.is_hop and drafts else 0.0
+        seconds = self.trip_seconds + drafts * self.draft_seconds + waiting
+        return expected_tokens(self.acceptance, drafts) / seconds
 
 
 def best(here: Seat | None, others: Sequence[Seat], window: int | None) -> Seat:
@@ -67,7 +72,8 @@ def seats_at(atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> li
         except ChainLost:
             continue
         trip = trip_seconds(hops, atlas, tokens=tokens)
-        found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL))
+        is_hop = peer.contact in [hop.contact for hop in hops]
+        found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL, is_hop))
     return found
 
 

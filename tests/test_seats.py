@@ -29,6 +29,15 @@ def test_a_slow_draft_there_is_not() -> None:
     assert best(here, [seat(0.100, draft=0.05)], 0) == seat(0.100, draft=0.05)  # where nothing is drafted
 
 
+def test_a_stage_on_the_same_thread_takes_half_a_draft_more_where_anything_is_drafted() -> None:
+    apart, together = (Seat(THERE, 0.1, 0.006, 0.8, is_hop) for is_hop in (False, True))
+    assert together.rate(4) == pytest.approx(Seat(THERE, 0.103, 0.006, 0.8).rate(4))
+    assert together.rate(0) == apart.rate(0)
+    here = seat(0.106, draft=0.006, contact=None)
+    assert best(here, [apart], 0) == apart
+    assert best(here, [together], 4) is here
+
+
 def test_who_has_no_draft_goes_where_there_is_one_even_if_that_is_farther() -> None:
     assert best(seat(0.1, acceptance=0.0, contact=None), [seat(0.15)], None) == seat(0.15)
 
@@ -51,6 +60,7 @@ def test_a_peer_is_judged_by_its_own_links() -> None:
     drafting = [peers[0], peers[1].model_copy(update={"draft_seconds": 0.003})]
     found = seats_at(Atlas(drafting), {"first": 0.05, "last": 0.05}, tokens=11)
     assert [(one.contact.peer_id if one.contact else None, one.draft_seconds) for one in found] == [("last", 0.003)]
+    assert found[0].is_hop
     assert found[0].trip_seconds == pytest.approx(0.025 + 0.025 + 2 * (0.01 + 10 * 0.001))
     assert seats_at(Atlas(drafting), {"first": 0.05}, tokens=11) == []
     assert seats_at(Atlas(peers), {"first": 0.05, "last": 0.05}, tokens=11) == []
