@@ -14,7 +14,7 @@ from simulator.texts import following
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import ROOT
-from swarm.wire import Ask, Contact, Open, Progress, Relink, Round, Verdict, beyond
+from swarm.wire import Ask, Contact, Copy, Open, Progress, Relink, Round, Verdict, beyond
 
 HEADER = 100  # bytes of a message beside its tokens and states
 TOKEN = 4  # bytes of a token's id, with its parent
@@ -185,10 +185,22 @@ class Peer:
             for round, _, compute in seat.session.sent.since(message.holds, message.chunk):
                 self._push(downstream, round, compute)
 
-    def ask(self, message: Ask) -> None:
-        """Say how far a session got."""
+    def copy(self, message: Copy, to: Peer) -> None:
+        """Bring another peer what was passed on of a session."""
         seat = self._seats.get(message.session)
-        if seat is not None and (progress := seat.session.progress(message)) is not None:
+        if seat is not None:
+            for round, _, compute in seat.session.sent.text(message.start, message.end, message.chunk):
+                self._push(to, round, compute)
+
+    def ask(self, message: Ask) -> None:
+        """Say how far a session got, now or when it is far enough."""
+        seat = self._seats.get(message.session)
+        if seat is None:
+            return
+        progress = seat.session.progress(message)
+        if progress is None:
+            seat.session.asked.append(message)
+        else:
             self._network.send(
                 self.host, seat.client.host, HEADER, seat.client.take_progress, self.peer_id, progress
             )
