@@ -131,10 +131,8 @@ class ChainSession:
         for i, hop in enumerate(hops):
             upstream = hops[i - 1] if i else None
             downstream, holds = (hops[i + 1], points[i + 1]) if i + 1 < len(hops) else (None, 0)
-            if hop in fresh:
-                self._open(hop, upstream, downstream, holds)
-            else:
-                self._relink(hop, upstream, downstream, holds)
+            tell = self._open if hop in fresh else self._relink
+            tell(hop, upstream, downstream, holds)
         found = [self._peers(hop.contact.peer_id) for hop in hops]
         hosts = [self.host, *(peer.host for peer in found if peer is not None), self.host]
         self.links = sum(self._network.delay(one, other) for one, other in itertools.pairwise(hosts))
@@ -225,10 +223,9 @@ class ChainSession:
         return [hop for hop in hops if hop.contact.peer_id not in self._open_at]
 
     def _open(self, hop: Hop, upstream: Hop | None, downstream: Hop | None, holds: int) -> None:
-        """Have a peer take part; it is lost if it is gone since the stream was opened."""
-        peer = self._peers(hop.contact.peer_id)
+        """Have a peer take part."""
+        peer = self._found(hop)
         if peer is None:
-            self.lost.add(hop.contact.peer_id)
             return
         message = Open(
             session=self._id,
@@ -245,13 +242,18 @@ class ChainSession:
         self._network.send(self.host, peer.host, HEADER, peer.open, message, self, self._next(downstream))
 
     def _relink(self, hop: Hop, upstream: Hop | None, downstream: Hop | None, holds: int) -> None:
-        """Tell a peer that takes part who its neighbours are; it is lost if it is gone."""
+        """Tell a peer that takes part who its neighbours are."""
+        peer = self._found(hop)
+        if peer is not None:
+            message = Relink(self._id, _id(upstream), _contact(downstream), holds, self._chunk)
+            self._network.send(self.host, peer.host, HEADER, peer.relink, message, self._next(downstream))
+
+    def _found(self, hop: Hop) -> Peer | None:
+        """A hop's peer; if it is gone since its stream was opened, it is lost."""
         peer = self._peers(hop.contact.peer_id)
         if peer is None:
             self.lost.add(hop.contact.peer_id)
-            return
-        message = Relink(self._id, _id(upstream), _contact(downstream), holds, self._chunk)
-        self._network.send(self.host, peer.host, HEADER, peer.relink, message, self._next(downstream))
+        return peer
 
     def _copy(self, hop: Hop, to: Hop, end: int, chunk: int) -> None:
         """Have a hop bring another peer the text up to position `end`."""
