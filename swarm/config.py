@@ -15,7 +15,7 @@ INITIAL_PEERS_VARIABLE = "SPECSWARM_INITIAL_PEERS"
 SECTIONS = ("bootstrap", "join", "client", "generate")  # of a configuration file
 SHARED = ("initial_peers", "swarm_key")  # keys that stand above the sections, for all of them
 
-_HINTS = {"initial_peers": f"; give --initial-peer, set {INITIAL_PEERS_VARIABLE}, or use a --config file"}
+_NO_PEERS = f"none is given: use --initial-peer, set {INITIAL_PEERS_VARIABLE}, or give a --config file"
 
 
 class Config(BaseModel):
@@ -46,8 +46,9 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"])) or section
         where = f"{file}: " if file and key not in given else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}{key}: {message}{_HINTS.get(key, '')}") from None
+        is_empty = key == "initial_peers" and first["type"] == "too_short"
+        message = _NO_PEERS if is_empty else first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}{key}: {message}") from None
 
 
 def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:

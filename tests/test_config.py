@@ -92,6 +92,15 @@ def test_program_that_needs_no_peers_starts_without(file: Path) -> None:
     assert load(GenerationConfig, "generate", file, {}).max_new_tokens == 64
 
 
+def test_who_needs_an_initial_peer_is_told_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(INITIAL_PEERS_VARIABLE, raising=False)
+    for kind, section in ((PeerConfig, "join"), (ClientConfig, "client")):
+        with pytest.raises(
+            UsageError, match=rf"^initial_peers: none is given: use --initial-peer, set {INITIAL_PEERS_VARIABLE}"
+        ):
+            load(kind, section, None, {"model": "m"})
+
+
 def test_home_folder_is_found(file: Path) -> None:
     assert load(PeerConfig, "join", file, {"identity": "~/peer.key"}).identity == Path.home() / "peer.key"
 
