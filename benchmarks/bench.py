@@ -7,8 +7,6 @@ Needs root.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -17,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import evidence
+from benchmarks import evidence, machine
 from benchmarks.bar import Outcome, conclude
 from benchmarks.lab import LabUnavailable
 from benchmarks.parts import PARTS
@@ -29,7 +27,7 @@ def main() -> int:
     console = Console(width=150)
     outcomes: list[Outcome] = []
     record: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        "machine": machine.describe(),
         "options": {key: getattr(value, "name", str(value)) for key, value in vars(options).items()},
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }

@@ -1,13 +1,23 @@
-"""What the machine beneath a lab is doing."""
+"""The machine beneath a benchmark: what it is, and what it is doing."""
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from pathlib import Path
 
-_STAT = Path("/proc/stat")
+_STAT, _PROCESSORS = Path("/proc/stat"), Path("/proc/cpuinfo")
 _STEP, _LONGEST = 0.2, 10.0  # seconds
 _CALM = 0.8  # share of the time that no core has anything to do
+
+
+def describe() -> str:
+    """On what figures were measured: cores, processor and interpreter, in words."""
+    lines = _PROCESSORS.read_text().splitlines() if _PROCESSORS.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    processor = next(names, platform.machine())
+    return f"{os.cpu_count()} cores, {processor}, {platform.python_implementation()} {platform.python_version()}"
 
 
 def await_calm() -> None:

@@ -1,40 +1,29 @@
 """The peer's side of the protocol: which message does what.
 
-A client's stream brings Open, Round, Relink, Copy, Ask, Recall and Ping; the peer before pushes Hidden. An admitted
-round goes to the worker; what comes of it goes to the next peer or, as a verdict, to the client. What cannot be done is
-answered with Refused, and what breaks around this peer with Broken: neither ends the stream.
+A client's stream brings Open, Round, Relink, Copy, Ask, Recall and Ping; the peer before pushes Hidden. What becomes of
+rounds is for `peer.rounds` to see to. What cannot be done is answered with Refused, and what breaks around this peer
+with Broken: neither ends the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
 
 from peer.complaints import Complaints
-from peer.compute import Engine, Failure, Job, Outcome, States
+from peer.compute import Engine
 from peer.early import EarlyResults
 from peer.intake import states_of
 from peer.links import Links, Outbox
-from peer.metrics import (
-    COMPUTE_SECONDS,
-    FAILURES,
-    LAYER_TOKENS,
-    LINKS_LOST,
-    REFUSALS,
-    REPLAYED_BYTES,
-    ROUNDS,
-    STALE,
-)
+from peer.metrics import LINKS_LOST, REFUSALS
 from peer.packer import UPLINK_MBIT, Packer
+from peer.rounds import Rounds
 from peer.session import Refusal, Session
 from peer.table import SessionTable
-from peer.worker import Worker
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
-from swarm.rows import form_of, from_rows
+from swarm.rows import from_rows
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_RECALLED,
@@ -44,7 +33,6 @@ from swarm.wire import (
     AnyMessage,
     Ask,
     Broken,
-    Compute,
     Contact,
     Copy,
     Hidden,
@@ -59,9 +47,7 @@ from swarm.wire import (
     Refused,
     Relink,
     Round,
-    Verdict,
     Views,
-    beyond,
 )
 
 log = logging.getLogger("specswarm")
@@ -70,7 +56,7 @@ MAX_QUESTIONS = 8  # of one session, that wait to be answered; the oldest goes
 
 
 class PeerService:
-    """Connects streams, sessions, worker and links."""
+    """Connects streams, sessions, rounds and links."""
 
     def __init__(
         self,
@@ -86,17 +72,18 @@ class PeerService:
         self._transport = transport
         self._stage = stage
         self._table = table
-        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
         self._links = Links(transport, self._on_link_lost, Packer(uplink_mbit).pack)
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
-        self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
+        self._rounds = Rounds(
+            transport.peer_id, stage, table, engine, thread, max_batch_tokens, self._links, self._replies
+        )
         self._closed = asyncio.Event()  # a session has ended
 
     def load(self) -> float:
         """The share of the time since the last question in which the stage computed, 0..1."""
-        return self._worker.load()
+        return self._rounds.load()
 
     async def start(self) -> None:
         """Accept streams from now on."""
@@ -108,7 +95,7 @@ class PeerService:
         try:
             await self._expire(idle_seconds)
         finally:
-            self._worker.stop()
+            self._rounds.stop()
             await self._links.close()
 
     async def drain(self, seconds: float) -> None:
@@ -177,9 +164,9 @@ class PeerService:
                 case Round():
                     self._take_round(message, client)
                 case Proofs():
-                    self._take_proofs(message, replies)
+                    self._rounds.prove(self._opened_on(replies, message.session), message)
                 case Views():
-                    self._take_views(message, replies)
+                    self._table.tell(self._opened_on(replies, message.session), message)
                 case Ask():
                     return self._ask(message, replies)
                 case Recall():
@@ -202,8 +189,7 @@ class PeerService:
         if unused is not None:
             self._end(unused, "it got no round, and others need the room")
         session = self._table.open(message, client)
-        self._worker.drop(session.id)  # of a session that this one replaces
-        self._unproven.pop(session.id, None)
+        self._rounds.drop(session.id)  # of a session that this one replaces
         self._replies[session.id] = replies
         self._meet_neighbours(session)
 
@@ -212,17 +198,14 @@ class PeerService:
         session = self._opened_on(replies, message.session)
         session.relink(message, self._stage.info.num_layers)
         if session.downstream is not None:
-            for round, rows, compute in session.sent.since(session.holds, session.chunk):
-                REPLAYED_BYTES.inc(len(rows))
-                self._push(session.downstream, session, round, rows, compute)
+            self._rounds.pass_again(session.downstream, session, session.sent.since(session.holds, session.chunk))
         self._meet_neighbours(session)
 
     def _copy(self, message: Copy, replies: Outbox) -> None:
         """Bring another peer what the next one has. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        for round, rows, compute in session.sent.text(message.start, message.end, message.chunk):
-            REPLAYED_BYTES.inc(len(rows))
-            self._push(message.to, session, round, rows, compute)
+        passed = session.sent.text(message.start, message.end, message.chunk)
+        self._rounds.pass_again(message.to, session, passed)
 
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
         """How far a session got, now or when it is far enough. Raises Refusal."""
@@ -249,9 +232,8 @@ class PeerService:
 
     def _close(self, session_id: bytes) -> None:
         self._table.close(session_id)
-        self._worker.drop(session_id)
+        self._rounds.drop(session_id)
         self._replies.pop(session_id, None)
-        self._unproven.pop(session_id, None)
         self._closed.set()
 
     def _end(self, session: Session, reason: str) -> None:
@@ -274,7 +256,7 @@ class PeerService:
         session = self._table.find(round.session)
         if session.span.start != 0:
             raise Refusal("unlawful", "only the first hop takes token ids")
-        self._submit(session, round, 0, sender, None, ())
+        self._rounds.submit(session, round, 0, sender, None, ())
 
     def _take_hidden(self, message: Hidden, sender: str) -> None:
         """Hidden states from the peer before. Raises Refusal, of a session that is open and fed by `sender`.
@@ -293,88 +275,10 @@ class PeerService:
         except BadMessage as error:
             self._replies[session.id].post(Broken(session.id, sender, str(error)))
             return
-        self._submit(session, round, message.layer, sender, states, message.compute)
+        self._rounds.submit(session, round, message.layer, sender, states, message.compute)
         if session.witness is not None and not round.grown:
             inputs = from_rows(states.data, states.form, hidden_size)
             session.witness.note(round.position, inputs[: round.num_kept])
-
-    def _submit(
-        self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
-    ) -> None:
-        if session.is_stale(round):
-            STALE.inc()
-            return
-        if session.lacks_proofs(round, self._stage.info):
-            self._table.check(session, round, layer, sender)
-            again = partial(self._submit, session, round, layer, sender, states, compute)
-            self._unproven[session.id] = (round, again)
-            return
-        self._table.admit(session, round, layer, sender)
-        self._leave_out_stale(session)
-        judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
-        context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
-        tree = session.tree if round.parents else None
-        proofs, views = session.proven.of(round), session.told.of(round)
-        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, views))
-
-    def _take_proofs(self, part: Proofs, replies: Outbox) -> None:
-        """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
-        session = self._opened_on(replies, part.session)
-        session.prove(part, self._stage.info)
-        waiting = self._unproven.pop(session.id, None)
-        if waiting is not None and waiting[0].number >= session.proven.number:
-            waiting[1]()
-
-    def _take_views(self, message: Views, replies: Outbox) -> None:
-        """What the draft holds of what may follow a round's drafts. Raises Refusal."""
-        self._table.tell(self._opened_on(replies, message.session), message)
-
-    def _leave_out_stale(self, session: Session) -> None:
-        """Do not run what waits of a tree that was given up with the newest round."""
-        for job in self._worker.leave_out(lambda job: job.session is session and session.is_given_up(job.round)):
-            session.ran(job.round)
-            STALE.inc()
-
-    def _deliver(self, job: Job, result: Outcome | Failure) -> None:
-        """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
-        session, round = job.session, job.round
-        session.ran(round)
-        if not self._table.has(session):
-            return
-        reply = self._replies[session.id]
-        if isinstance(result, Failure):
-            FAILURES.inc()
-            reply.post(Broken(session.id, self._transport.peer_id, result.reason))
-            return
-        if session.is_given_up(round):
-            STALE.inc()
-            return
-        ROUNDS.inc()
-        LAYER_TOKENS.inc(len(round.tokens) * len(session.span))
-        COMPUTE_SECONDS.inc(result.seconds)
-        compute = (*job.compute, result.seconds)
-        if result.states is not None:
-            self._table.keep(round, result.states, compute)
-            self._pass_on(session, round, result.states, compute)
-        elif result.tokens:
-            reply.post(Verdict(session.id, round.number, result.tokens, compute, result.margin))
-        for question in list(session.asked):
-            if (answer := session.progress(question)) is not None:
-                session.asked.remove(question)
-                reply.post(answer)
-
-    def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        """Push a result, as far as the next peer lacks it."""
-        rest = beyond(round, session.holds)
-        if rest is not None and session.downstream is not None:
-            row_bytes = len(states) // len(round.tokens)
-            start = (rest.position - round.position) * row_bytes
-            rows = states[start : start + len(rest.tokens) * row_bytes]
-            self._push(session.downstream, session, rest, rows, compute)
-
-    def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        form = form_of(session.wire, self._stage.dtype)
-        self._links.push(to, Hidden(round, session.span.end, form, states, compute))
 
     def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""

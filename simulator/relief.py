@@ -51,8 +51,8 @@ class Relief:
         """
         ready = self._preparing
         if ready is None:
-            if session.leaving:
-                self._prepare(session, session.leaving & session.peer_ids, number, length, seconds)
+            if session.leaving and (leaving := session.leaving & session.peer_ids):
+                self._prepare(session, leaving, number, length, seconds)
         elif may_move and not ready.process.is_alive:
             self._preparing, error = None, None if ready.process.ok else ready.process.value
             if error is None:
@@ -76,7 +76,7 @@ class Relief:
             self._note(PeerRefused(peer_id, "leaving", "it is about to leave"))
         with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
             hops = self._substitutes(session.hops, leaving)
-            if leaving and not leaving & {hop.contact.peer_id for hop in hops}:
+            if not leaving & {hop.contact.peer_id for hop in hops}:
                 process = self._env.process(session.prepare(hops, number, length, seconds))
                 process.defused = True  # who asks for it later is told what has failed, and nobody else
                 self._preparing = _Preparing(hops, session.limit(length), process)

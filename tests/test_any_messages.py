@@ -244,7 +244,7 @@ def whole(swarm: ToySwarm, name: str) -> Any:
         table.free_tokens,
         dict(table.admission._opened._full_at),
         dict(service._replies),
-        list(service._worker._waiting),
+        list(service._rounds._worker._waiting),
         list(service._links._outboxes),
         service._early._bytes.total(),
     )

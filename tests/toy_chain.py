@@ -43,8 +43,8 @@ def assert_consistent(swarm: ToySwarm) -> None:
         assert sum(table._reserved.values()) <= 1 << 20
         assert all(0 <= session.in_flight <= LIMITS.max_in_flight for session in sessions.values())
         assert all(len(session.tokens) <= 100 for session in sessions.values())
-        assert service._unproven.keys() <= sessions.keys()
-        waiting = Counter(job.session.id for job in service._worker._waiting)
+        assert service._rounds._unproven.keys() <= sessions.keys()
+        waiting = Counter(job.session.id for job in service._rounds._worker._waiting)
         assert waiting.keys() <= sessions.keys()
         assert all(sessions[id_].waiting >= count for id_, count in waiting.items())
         per_client = Counter(session.client for session in sessions.values())

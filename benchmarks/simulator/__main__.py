@@ -6,8 +6,6 @@ Accuracy needs root, for the wide-area lab.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import prompts
+from benchmarks import machine, prompts
 from benchmarks.bar import Outcome, check, conclude
 from benchmarks.lab import LabUnavailable
 from benchmarks.simulator import accuracy, speed
@@ -42,7 +40,7 @@ def main() -> int:
     console = Console(width=150)
     outcomes: list[Outcome] = []
     record: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        "machine": machine.describe(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     try:
@@ -68,13 +66,20 @@ def _accuracy(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]
 
 
 def _speed(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]:
-    found, route, hour = speed.events(), speed.route(), speed.hour()
+    alone, found, route, hour = speed.simpy_alone(), speed.events(), speed.route(), speed.hour()
+    console.print(f"SimPy with nothing to do: {alone:,.0f} events/s")
     for one in found:
         console.print(f"{one.mode}: {one.events_per_second:,.0f} events/s, {one.ms_per_request:.1f} ms a request")
     console.print({key: round(value, 2) for key, value in hour.items()})
     chains = next(one.events_per_second for one in found if one.mode == "chain of 6")
     figures = {speed.EVENTS: chains, speed.HOUR: hour["seconds"], speed.ROUTE: route}
-    return {"events": [asdict(one) for one in found], "hour": hour, "route_ms": route}, check(speed.BARS, figures)
+    record = {
+        "simpy_alone": alone,
+        "events": [asdict(one) for one in found],
+        "hour": hour,
+        "route_ms": route,
+    }
+    return record, check(speed.BARS, figures)
 
 
 def _questions(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]:

@@ -11,10 +11,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import simpy
 
 from benchmarks.bar import Bar
 from client.routing import Atlas, plan
 from simulator.experiments import run
+from simulator.hosts import Steps
 from simulator.population import Population
 from simulator.scenario import load
 from simulator.swarm import Swarm
@@ -28,6 +30,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
 }
 _SECONDS = 60.0  # of virtual time, in which events are counted
 _ROUTES = 50
+_PROCESSES, _WAITS = 10_000, 100
 
 EVENTS = Bar("events a second on one core, chains of 6", 100_000, "events/s", is_floor=True)
 HOUR = Bar("an hour of 1,000 peers and 10,000 clients", 300, "s")
@@ -54,6 +57,21 @@ def events() -> list[Speed]:
         seconds = time.process_time() - started
         found.append(Speed(mode, figures.events / seconds, 1e3 * seconds / figures.requests))
     return found
+
+
+def simpy_alone() -> float:
+    """Events a second of SimPy by itself, on one core: as many processes as there are clients, which only wait."""
+    env, chance = simpy.Environment(), np.random.default_rng(1)
+
+    def wait(seconds: list[float]) -> Steps:
+        for one in seconds:
+            yield env.timeout(one)
+
+    for seconds in chance.exponential(size=(_PROCESSES, _WAITS)).tolist():
+        env.process(wait(seconds))
+    started = time.process_time()
+    env.run()
+    return _PROCESSES * _WAITS / (time.process_time() - started)
 
 
 def hour() -> dict[str, float]:

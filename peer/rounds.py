@@ -1,0 +1,138 @@
+"""What becomes of rounds: they wait for their proofs, are admitted and computed, and the result goes on its way.
+
+Its way is to the next peer or, as a verdict, to the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+
+from peer.compute import Engine, Failure, Job, Outcome, States
+from peer.links import Links, Outbox
+from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
+from peer.sent import Result
+from peer.session import Session
+from peer.table import SessionTable
+from peer.worker import Worker
+from swarm.model.stage import Stage
+from swarm.rows import form_of
+from swarm.wire import Broken, Compute, Contact, Hidden, Proofs, Round, Verdict, beyond
+
+
+class Rounds:
+    """Of all sessions of a peer."""
+
+    def __init__(
+        self,
+        peer_id: str,
+        stage: Stage,
+        table: SessionTable,
+        engine: Engine,
+        thread: Executor,
+        max_batch_tokens: int,
+        links: Links,
+        replies: Mapping[bytes, Outbox],
+    ) -> None:
+        """`engine` runs them, on `thread`; `replies`: by session, the way to its client."""
+        self._peer_id = peer_id
+        self._stage = stage
+        self._table = table
+        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
+        self._links = links
+        self._replies = replies
+        self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
+
+    def load(self) -> float:
+        """The share of the time since the last question in which the stage computed, 0..1."""
+        return self._worker.load()
+
+    def stop(self) -> None:
+        """Start nothing more."""
+        self._worker.stop()
+
+    def drop(self, session_id: bytes) -> None:
+        """Forget those of a session that ended."""
+        self._worker.drop(session_id)
+        self._unproven.pop(session_id, None)
+
+    def submit(
+        self, session: Session, round: Round, layer: int, sender: str, states: States | None, compute: Compute
+    ) -> None:
+        """One that is to run from `layer` on; states [n, hidden], or None where it has token ids. Raises Refusal."""
+        if session.is_stale(round):
+            STALE.inc()
+            return
+        if session.lacks_proofs(round, self._stage.info):
+            self._table.check(session, round, layer, sender)
+            again = partial(self.submit, session, round, layer, sender, states, compute)
+            self._unproven[session.id] = (round, again)
+            return
+        self._table.admit(session, round, layer, sender)
+        self._leave_out_stale(session)
+        judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
+        context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
+        tree = session.tree if round.parents else None
+        proofs, views = session.proven.of(round), session.told.of(round)
+        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, views))
+
+    def prove(self, session: Session, part: Proofs) -> None:
+        """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
+        session.prove(part, self._stage.info)
+        waiting = self._unproven.pop(session.id, None)
+        if waiting is not None and waiting[0].number >= session.proven.number:
+            waiting[1]()
+
+    def pass_again(self, to: Contact, session: Session, passed: Iterable[Result]) -> None:
+        """Bring a peer what was passed on before."""
+        for round, rows, compute in passed:
+            REPLAYED_BYTES.inc(len(rows))
+            self._push(to, session, round, rows, compute)
+
+    def _leave_out_stale(self, session: Session) -> None:
+        """Do not run what waits of a tree that was given up with the newest round."""
+        for job in self._worker.leave_out(lambda job: job.session is session and session.is_given_up(job.round)):
+            session.ran(job.round)
+            STALE.inc()
+
+    def _deliver(self, job: Job, result: Outcome | Failure) -> None:
+        """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
+        session, round = job.session, job.round
+        session.ran(round)
+        if not self._table.has(session):
+            return
+        reply = self._replies[session.id]
+        if isinstance(result, Failure):
+            FAILURES.inc()
+            reply.post(Broken(session.id, self._peer_id, result.reason))
+            return
+        if session.is_given_up(round):
+            STALE.inc()
+            return
+        ROUNDS.inc()
+        LAYER_TOKENS.inc(len(round.tokens) * len(session.span))
+        COMPUTE_SECONDS.inc(result.seconds)
+        compute = (*job.compute, result.seconds)
+        if result.states is not None:
+            self._table.keep(round, result.states, compute)
+            self._pass_on(session, round, result.states, compute)
+        elif result.tokens:
+            reply.post(Verdict(session.id, round.number, result.tokens, compute, result.margin))
+        for question in list(session.asked):
+            if (answer := session.progress(question)) is not None:
+                session.asked.remove(question)
+                reply.post(answer)
+
+    def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
+        """Push a result, as far as the next peer lacks it."""
+        rest = beyond(round, session.holds)
+        if rest is not None and session.downstream is not None:
+            row_bytes = len(states) // len(round.tokens)
+            start = (rest.position - round.position) * row_bytes
+            rows = states[start : start + len(rest.tokens) * row_bytes]
+            self._push(session.downstream, session, rest, rows, compute)
+
+    def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
+        form = form_of(session.wire, self._stage.dtype)
+        self._links.push(to, Hidden(round, session.span.end, form, states, compute))
