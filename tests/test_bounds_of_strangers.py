@@ -51,7 +51,7 @@ def test_a_session_that_ends_leaves_none_of_its_rounds_waiting() -> None:
     async def run() -> None:
         swarm = await toy_chain()
         stream = await opened(swarm, "first", open_at(0))
-        worker = swarm.services["first"]._worker
+        worker = swarm.services["first"]._rounds._worker
         worker._is_busy = True  # with something long
         for _ in range(3):
             await stream.send(Round(IDS[0], 0, 0, (1,) * 16, 0, False))

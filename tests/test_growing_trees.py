@@ -123,7 +123,8 @@ def test_what_waits_of_a_tree_that_was_given_up_is_not_run() -> None:
         swarm = await toy_chain()
         stream = await opened(swarm, "first", open_at(0))
         stale = STALE._value.get()
-        swarm.services["first"]._worker._thread._free = asyncio.get_running_loop().time() + 1.0  # busy with others
+        thread = swarm.services["first"]._rounds._worker._thread
+        thread._free = asyncio.get_running_loop().time() + 1.0  # busy with others
         for message in (tree, *more, another, late):
             await stream.send(message)
         await asyncio.sleep(2.0)

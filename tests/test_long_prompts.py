@@ -50,7 +50,7 @@ def test_a_long_prompt_is_never_more_in_flight_than_a_part(slow: float, most: li
         swarm = ToySwarm(network, 2, limits=LIMITS)
         for i in range(2):
             await swarm.start(f"peer{i}", Span(i, i + 1))
-        thread = swarm.services["peer1"]._worker._thread
+        thread = swarm.services["peer1"]._rounds._worker._thread
         submit = thread.submit
 
         def slowly(*arguments: object) -> object:
