@@ -2,12 +2,13 @@
 
 Everything is a sum of so much for each of a few things, so least squares, with nothing below 0, find it:
 
-    compute of a round = hops * hop_ms + layers * (start_ms + token_ms * tokens)
-    rest of its trip - delays of its links = messages * 2 * message_us + 2 * delay * bytes / window_bytes
+    compute of a round = hops * hop_ms + layers * (start_ms + token_ms * tokens + several_ms, for more tokens than one)
+    rest of its trip - delays of its links =
+        2 * (messages * message_us + bytes * kilobyte_us / 1000) + 2 * delay * bytes / window_bytes
     seconds of a draft = start_ms / (drafts of a forward pass) + node_ms
 
-By how much work is slower where cores are shared shows only in crowds: it is what makes simulated ones, with the same
-texts, as fast as real ones, in the geometric mean.
+What it costs to find all cores taken shows only in crowds: it is what makes simulated ones, with the same texts, as
+fast as real ones, in the geometric mean.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from swarm.speculation import trace
 from swarm.speculation.trace import Trace
 
 _LEAST = 1e-9
-_MOST, _EXACTLY = 10.0, 0.005  # of a slowdown
+_MOST, _EXACTLY = 10.0, 0.005  # milliseconds
 _LONG = 1e6  # seconds
 
 
@@ -102,7 +103,7 @@ def fit(run: LabRun) -> Tables:
     """The tables that fit. Raises UsageError if the run does not tell."""
     tables = fit_alone(run.samples)
     if run.crowds:
-        tables["cores"] = {"slowdown": _rounded(_slowdown(tables, run))}
+        tables["cores"] = {"switch_ms": _rounded(_switch(tables, run))}
     return tables
 
 
@@ -110,27 +111,39 @@ def fit_alone(samples: Sequence[Sample]) -> Tables:
     """Of what is no crowd. Raises UsageError if the samples do not tell."""
     if len({(sample.hops, trip.tokens) for sample in samples for trip in sample.trips}) < 3:
         raise UsageError("too few kinds of rounds: calibrate on chains of two lengths, with drafts and without")
-    hop, start, token = _solve(
+    hop, start, token, several = _solve(
         [
-            ((sample.hops, sample.layers, sample.layers * trip.tokens), trip.compute)
+            (
+                (sample.hops, sample.layers, sample.layers * trip.tokens, sample.layers * (trip.tokens > 1)),
+                trip.compute,
+            )
             for sample in samples
             for trip in sample.trips
         ]
     )
-    message, per_window = _solve(
+    message, byte, per_window = _solve(
         [
-            ((2 * (sample.hops + 1), 2 * sample.delay_ms * 1e-3 * _bytes(sample, trip)), _rest(sample, trip))
+            (
+                (2 * (sample.hops + 1), 2 * sent, 2 * sample.delay_ms * 1e-3 * sent),
+                _rest(sample, trip),
+            )
             for sample in samples
             for trip in sample.trips
+            for sent in [_bytes(sample, trip)]
         ]
     )
     draft_start, node = _solve(
         [((1 / sample.at_once, 1.0), sample.draft_seconds) for sample in samples if sample.draft_seconds]
     )
     found = {
-        "stage": {"hop_ms": 1e3 * hop, "start_ms": 1e3 * start, "token_ms": 1e3 * token},
+        "stage": {
+            "hop_ms": 1e3 * hop,
+            "start_ms": 1e3 * start,
+            "several_ms": 1e3 * several,
+            "token_ms": 1e3 * token,
+        },
         "draft": {"start_ms": 1e3 * draft_start, "node_ms": 1e3 * node},
-        "transport": {"message_us": 1e6 * message},
+        "transport": {"message_us": 1e6 * message, "kilobyte_us": 1e9 * byte},
     }
     if per_window > _LEAST:
         found["transport"]["window_bytes"] = 1 / per_window
@@ -155,11 +168,11 @@ def _solve(equations: Sequence[tuple[tuple[float, ...], float]]) -> tuple[float,
     return tuple(float(value) for value in found / scale)
 
 
-def _slowdown(tables: Tables, run: LabRun) -> float:
-    """With which simulated crowds are as fast as the real ones; 0 if they are slower anyhow."""
+def _switch(tables: Tables, run: LabRun) -> float:
+    """Milliseconds, with which simulated crowds are as fast as the real ones; 0 if they are slower anyhow."""
 
-    def too_fast(slowdown: float) -> float:
-        speeds = (_simulated(tables, crowd, run.texts, slowdown) / crowd.tokens_per_second for crowd in run.crowds)
+    def too_fast(switch: float) -> float:
+        speeds = (_simulated(tables, crowd, run.texts, switch) / crowd.tokens_per_second for crowd in run.crowds)
         return sum(map(math.log, speeds))
 
     if too_fast(0.0) <= 0:
@@ -169,7 +182,7 @@ def _slowdown(tables: Tables, run: LabRun) -> float:
     return float(brentq(too_fast, 0.0, _MOST, xtol=_EXACTLY))
 
 
-def _simulated(tables: Tables, crowd: Crowd, texts: Sequence[Trace], slowdown: float) -> float:
+def _simulated(tables: Tables, crowd: Crowd, texts: Sequence[Trace], switch: float) -> float:
     """Tokens a second of a generation in a crowd."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "texts.jsonl"
@@ -196,7 +209,7 @@ def _simulated(tables: Tables, crowd: Crowd, texts: Sequence[Trace], slowdown: f
                     }
                 ],
                 "link": {"delay_ms": crowd.delay_ms},
-                "cores": {"slowdown": slowdown},
+                "cores": {"switch_ms": switch},
             }
         )
         figures = simulate(scenario, 1)

@@ -81,11 +81,11 @@ class Machine:
 class SharedMachine(Machine):
     """So many cores, of which all that is to be computed has the same share, as by time slices."""
 
-    def __init__(self, env: simpy.Environment, cores: int, slowdown: float = 0.0) -> None:
-        """`slowdown`: by which share of itself work takes longer while cores are shared."""
+    def __init__(self, env: simpy.Environment, cores: int, switch: float = 0.0) -> None:
+        """`switch`: seconds that work takes longer if it finds all cores taken."""
         super().__init__(env)
         self._cores = cores
-        self._slowdown = slowdown
+        self._switch = switch
         self._jobs: list[
             tuple[float, int, Job]
         ] = []  # a heap: what `_done` will be when it is finished, and in turn
@@ -98,14 +98,14 @@ class SharedMachine(Machine):
         """Do it, together with what is there."""
         self._go_on()
         self._number += 1
-        heapq.heappush(self._jobs, (self._done + job.seconds, self._number, job))
+        seconds = job.seconds + (self._switch if len(self._jobs) >= self._cores else 0.0)
+        heapq.heappush(self._jobs, (self._done + seconds, self._number, job))
         self._set_alarm()
 
     @property
     def _rate(self) -> float:
         """Seconds of work that each job gets in a second."""
-        share = self._cores / max(len(self._jobs), 1)
-        return 1.0 if share >= 1 else share / (1 + self._slowdown)
+        return min(self._cores / max(len(self._jobs), 1), 1.0)
 
     def _go_on(self) -> None:
         self._done += (self.env.now - self._since) * self._rate
@@ -128,7 +128,7 @@ class SharedMachine(Machine):
 
 
 class Thread:
-    """A program's torch thread: one thing after the other, on a core of its machine."""
+    """One of a program's own, for torch or for messages: one thing after the other, on a core of its machine."""
 
     def __init__(self, machine: Machine) -> None:
         self.busy_seconds = 0.0
@@ -214,13 +214,16 @@ class Uplink:
 class Host:
     """A node of the network."""
 
-    __slots__ = ("arrived", "bytes_sent", "is_up", "machine", "name", "place", "thread", "uplink")
+    __slots__ = ("arrived", "bytes_sent", "is_up", "loop", "machine", "name", "place", "thread", "uplink")
 
     def __init__(self, name: str, machine: Machine, place: str, uplink: float | None) -> None:
         """`place`: between which links are told; `uplink`: bytes a second that it can send, if there is a limit."""
         self.name = name
         self.machine = machine
         self.thread = Thread(machine)
+        """For torch, ..."""
+        self.loop = Thread(machine)
+        """... and for messages."""
         self.place = place
         self.uplink = Uplink(machine.env, uplink) if uplink else None
         self.is_up = True
@@ -246,7 +249,9 @@ class Protocol:
     """What the transport makes of links."""
 
     message_seconds: float = 0.0
-    """That a machine computes for a message, at each end."""
+    """That a machine computes for a message, at each end, ..."""
+    byte_seconds: float = 0.0
+    """... and for each byte of it."""
     window: float = float("inf")
     """Bytes that are sent before an answer must be back; what is longer takes a share of a round trip more."""
     packet: int = 1200
@@ -278,9 +283,8 @@ class Network:
         self.messages += 1
         if sender is receiver:
             after(self.env, 0.0, act, *arguments)
-        elif self._protocol.message_seconds:
-            work = self._protocol.message_seconds
-            sender.machine.run(work, self._upload, sender, receiver, size, act, arguments)
+        elif work := self._work(size):
+            sender.loop.run(work, self._upload, sender, receiver, size, act, arguments)
         else:
             self._upload(sender, receiver, size, act, arguments)
 
@@ -299,7 +303,11 @@ class Network:
         if link.loss:
             arrival += self._lost(link, size)
         arrival = sender.arrived[receiver.name] = max(arrival, sender.arrived.get(receiver.name, 0.0))
-        after(self.env, arrival - now, self._arrive, receiver, act, arguments)
+        after(self.env, arrival - now, self._arrive, receiver, size, act, arguments)
+
+    def _work(self, size: int) -> float:
+        """Seconds that a machine computes for a message of so many bytes."""
+        return self._protocol.message_seconds + self._protocol.byte_seconds * size
 
     def _lost(self, link: Link, size: int) -> float:
         """Seconds by which lost packets hold a message up: each time a round trip, until the loss is noticed."""
@@ -309,10 +317,10 @@ class Network:
             packets = 1
         return seconds
 
-    def _arrive(self, receiver: Host, act: Act, arguments: tuple[Any, ...]) -> None:
+    def _arrive(self, receiver: Host, size: int, act: Act, arguments: tuple[Any, ...]) -> None:
         if not receiver.is_up:
             return
-        if self._protocol.message_seconds:
-            receiver.machine.run(self._protocol.message_seconds, act, *arguments)
+        if work := self._work(size):
+            receiver.loop.run(work, act, *arguments)
         else:
             act(*arguments)

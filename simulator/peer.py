@@ -11,6 +11,7 @@ import simpy
 from peer.session import Session
 from simulator.hosts import Host, Network, after
 from simulator.texts import following
+from swarm.model.speed import MANY
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import ROOT
@@ -43,6 +44,8 @@ class StageSpeed:
     """For a batch, ..."""
     per_token: float
     """... for each of its tokens, ..."""
+    several: float = 0.0
+    """... if there is more than one of them, ..."""
     per_round: float = 0.0
     """... for each of its rounds after the first, ..."""
     per_context: float = 0.0
@@ -53,11 +56,11 @@ class StageSpeed:
         tokens = sum(len(round.tokens) for round in rounds)
         context = sum(len(round.tokens) * round.position for round in rounds)
         work = self.per_token * tokens + self.per_round * (len(rounds) - 1) + self.per_context * context
-        return share * (self.start + work)
+        return share * (self.start + work + (self.several if tokens > 1 else 0.0))
 
     def announced(self) -> tuple[float, float]:
         """Of one token, and of each further one of a round, as a peer would measure it."""
-        return self.start + self.per_token, self.per_token
+        return self.start + self.per_token, self.per_token + self.several / (MANY - 1)
 
 
 class Client(Protocol):

@@ -51,9 +51,9 @@ class Population:
         self._network = network
         self._env = network.env
         self._seed = seed
-        slowdown = scenario.cores.slowdown
+        switch = scenario.cores.switch_ms * 1e-3
         self._machines = {
-            name: SharedMachine(self._env, cores, slowdown) for name, cores in scenario.machines.items()
+            name: SharedMachine(self._env, cores, switch) for name, cores in scenario.machines.items()
         }
         self._joined = 0
         self._view = View(-math.inf, {}, Atlas(()), {})
@@ -195,6 +195,7 @@ def _stage_speed(scenario: Scenario, layers: int, times: float) -> StageSpeed:
     return StageSpeed(
         (stage.hop_ms / times + stage.start_ms * scale) * 1e-3,
         stage.token_ms * scale * 1e-3,
+        stage.several_ms * scale * 1e-3,
         stage.round_ms * scale * 1e-3,
         stage.context_us * scale * 1e-6,
     )

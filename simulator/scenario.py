@@ -37,6 +37,8 @@ class Stage(Table):
     """For a batch, whatever the layers."""
     start_ms: Milliseconds = 0.5
     """For a batch, ..."""
+    several_ms: Milliseconds = 0.0
+    """... if it has more tokens than one, ..."""
     token_ms: Milliseconds = 0.1
     """... for each of its tokens, ..."""
     round_ms: Milliseconds = 0.0
@@ -148,15 +150,17 @@ class Link(Table):
 class Cores(Table):
     """What sharing a machine costs beyond having a share of it."""
 
-    slowdown: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """By which share of itself work takes longer while there is more of it than cores: others use the caches, too."""
+    switch_ms: Milliseconds = 0.0
+    """That work takes longer if it finds all cores taken: it is put on one later, and others have used the caches."""
 
 
 class Transport(Table):
     """What the transport makes of links."""
 
     message_us: Milliseconds = 0.0
-    """That each end computes for a message, which waits for it."""
+    """That each end computes for a message, which waits for it, ..."""
+    kilobyte_us: Milliseconds = 0.0
+    """... and for each 1,000 bytes of it."""
     window_bytes: Annotated[float, Field(gt=0)] = float("inf")
     """Sent before an answer must be back; what is longer takes a share of a round trip more."""
 

@@ -27,7 +27,7 @@ class Swarm:
         self._running: dict[int, Record] = {}
         self._scenario = scenario
         transport, links, usual = scenario.transport, _links(scenario), _link(scenario.link)
-        protocol = Protocol(transport.message_us * 1e-6, transport.window_bytes)
+        protocol = Protocol(transport.message_us * 1e-6, transport.kilobyte_us * 1e-9, transport.window_bytes)
         network = Network(env, lambda one, other: links.get((one, other), usual), protocol, chance(seed, "links"))
         self._population = Population(scenario, network, seed)
         routing, alive = scenario.policies.routing, self._population.alive

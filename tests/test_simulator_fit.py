@@ -17,8 +17,8 @@ from swarm.errors import UsageError
 from swarm.speculation import trace
 
 LAYERS, ROW_BYTES = 8, 1000
-HOP, START, TOKEN = 0.4e-3, 0.2e-3, 0.05e-3
-MESSAGE, WINDOW = 150e-6, 400_000
+HOP, START, SEVERAL, TOKEN = 0.4e-3, 0.2e-3, 0.1e-3, 0.05e-3
+MESSAGE, BYTE, WINDOW = 150e-6, 20e-9, 400_000
 PASS, NODE = 2e-3, 0.3e-3
 
 
@@ -26,9 +26,9 @@ def sample(hops: int, delay_ms: float, drafts: tuple[int, ...], at_once: int = 1
     trips = []
     for count in drafts:
         tokens = 1 + count
-        compute = hops * HOP + LAYERS * (START + TOKEN * tokens)
+        compute = hops * HOP + LAYERS * (START + SEVERAL * (tokens > 1) + TOKEN * tokens)
         size = hops * (100 + 4 * tokens) + (hops - 1) * ROW_BYTES * tokens
-        links = (hops + 1) * (delay_ms * 1e-3 + 2 * MESSAGE) + 2 * delay_ms * 1e-3 * size / WINDOW
+        links = (hops + 1) * (delay_ms * 1e-3 + 2 * MESSAGE) + 2 * size * (BYTE + delay_ms * 1e-3 / WINDOW)
         trips.append(Trip(tokens, compute + links, compute))
     draft = PASS / at_once + NODE if any(drafts) else 0.0
     return Sample(hops, LAYERS, ROW_BYTES, delay_ms, at_once, draft, tuple(trips))
@@ -43,9 +43,11 @@ RUN = (
 
 def test_the_parameters_are_found_again() -> None:
     tables = fit_alone(RUN)
-    assert tables["stage"] == pytest.approx({"hop_ms": 0.4, "start_ms": 0.2, "token_ms": 0.05}, rel=0.01)
+    stage = {"hop_ms": 0.4, "start_ms": 0.2, "several_ms": 0.1, "token_ms": 0.05}
+    assert tables["stage"] == pytest.approx(stage, rel=0.01)
     assert tables["draft"] == pytest.approx({"start_ms": 2, "node_ms": 0.3}, rel=0.01)
-    assert tables["transport"] == pytest.approx({"message_us": 150, "window_bytes": WINDOW}, rel=0.01)
+    transport = {"message_us": 150, "kilobyte_us": 20, "window_bytes": WINDOW}
+    assert tables["transport"] == pytest.approx(transport, rel=0.01)
 
 
 def test_they_are_parts_of_a_scenario() -> None:
@@ -55,7 +57,7 @@ def test_they_are_parts_of_a_scenario() -> None:
 
 def test_a_transport_without_a_window_has_none() -> None:
     near = [one for one in RUN if not one.delay_ms]
-    assert set(fit_alone(near)["transport"]) == {"message_us"}
+    assert set(fit_alone(near)["transport"]) == {"message_us", "kilobyte_us"}
 
 
 TEXTS = tuple(trace.read(SHIPPED / "code-T0.8.jsonl.gz")[:2])
@@ -65,9 +67,9 @@ def crowd(tokens_per_second: float) -> Crowd:
     return Crowd(2, 8, 1, 2, LAYERS, ROW_BYTES, 0.0, 4, False, tokens_per_second)
 
 
-def test_crowds_tell_how_much_slower_work_is_where_cores_are_shared() -> None:
+def test_crowds_tell_what_it_costs_to_find_all_cores_taken() -> None:
     found = [
-        fit(LabRun(RUN, tuple(map(crowd, speeds)), TEXTS))["cores"]["slowdown"]
+        fit(LabRun(RUN, tuple(map(crowd, speeds)), TEXTS))["cores"]["switch_ms"]
         for speeds in ((10.0,), (20.0, 5.0), (15.0,), (1e6,))
     ]
     assert found[0] > found[2] > found[3] == 0
@@ -93,7 +95,7 @@ def test_the_command_prints_the_tables(tmp_path: Path, capsys: pytest.CaptureFix
         cli.main(["simulate", "calibrate", str(file), "--json"])
     tables = json.loads(capsys.readouterr().out)
     assert tables["draft"]["node_ms"] == pytest.approx(0.3, rel=0.01)
-    assert tables["cores"]["slowdown"] > 0
+    assert tables["cores"]["switch_ms"] > 0
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"samples": [{"hops": "many"}]}'])

@@ -11,7 +11,8 @@ import torch
 from swarm.model.stage import Slice, Stage
 
 _REPEATS = 7
-_MANY = 17  # tokens of the larger trial round
+MANY = 17
+"""Tokens of the larger trial round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,8 @@ class Speed:
 
 def measure(stage: Stage) -> Speed:
     """Time decode steps of one and of several tokens, on an empty cache."""
-    one, many = _seconds(stage, 1), _seconds(stage, _MANY)
-    return Speed(one, max(many - one, 0.0) / (_MANY - 1))
+    one, many = _seconds(stage, 1), _seconds(stage, MANY)
+    return Speed(one, max(many - one, 0.0) / (MANY - 1))
 
 
 def _seconds(stage: Stage, tokens: int) -> float:
