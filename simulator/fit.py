@@ -123,10 +123,7 @@ def fit_alone(samples: Sequence[Sample]) -> Tables:
     )
     message, byte, per_window = _solve(
         [
-            (
-                (2 * (sample.hops + 1), 2 * sent, 2 * sample.delay_ms * 1e-3 * sent),
-                _rest(sample, trip),
-            )
+            ((2 * (sample.hops + 1), 2 * sent, 2 * sample.delay_ms * 1e-3 * sent), _rest(sample, trip))
             for sample in samples
             for trip in sample.trips
             for sent in [_bytes(sample, trip)]

@@ -214,12 +214,11 @@ class Uplink:
 class Host:
     """A node of the network."""
 
-    __slots__ = ("arrived", "bytes_sent", "is_up", "loop", "machine", "name", "place", "thread", "uplink")
+    __slots__ = ("arrived", "bytes_sent", "is_up", "loop", "name", "place", "thread", "uplink")
 
     def __init__(self, name: str, machine: Machine, place: str, uplink: float | None) -> None:
         """`place`: between which links are told; `uplink`: bytes a second that it can send, if there is a limit."""
         self.name = name
-        self.machine = machine
         self.thread = Thread(machine)
         """For torch, ..."""
         self.loop = Thread(machine)
