@@ -57,7 +57,7 @@ def _accuracy(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]
     texts = [*prompts.code(options.num_prompts, options.prompts), *prompts.arithmetic(options.num_prompts)]
     with tempfile.TemporaryDirectory(prefix="specswarm-bench-") as scratch:
         calibration, tables, cells = accuracy.run(
-            texts, options.tokens, Path(scratch), lambda cell: console.print(_line(cell), highlight=False)
+            texts, options.tokens, Path(scratch), lambda *seen: console.print(_line(*seen), highlight=False)
         )
     console.print(as_toml(tables), markup=False)
     console.print(_accuracy_table(cells))
@@ -102,10 +102,8 @@ def _questions(options: Namespace, console: Console) -> tuple[Any, list[Outcome]
 PARTS: dict[str, Part] = {"accuracy": _accuracy, "speed": _speed, "questions": _questions}
 
 
-def _line(cell: accuracy.Cell) -> str:
-    place = cell.place
-    where = f"{place.peers} peers, {place.delay_ms:g} ms, {place.clients} clients"
-    return f"{where}, {cell.setting}: measured {cell.measured:.1f}, predicted {cell.predicted:.1f} tokens/s"
+def _line(place: accuracy.Place, setting: str, speed: float) -> str:
+    return f"{place.peers} peers, {place.delay_ms:g} ms, {place.clients} clients, {setting}: {speed:.1f} tokens/s"
 
 
 def _accuracy_table(cells: list[accuracy.Cell]) -> Table:

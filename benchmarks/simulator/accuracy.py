@@ -43,6 +43,7 @@ CALIBRATION_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "chain of 8": {"window": 8, "tree": False, "in_flight": 1},
     "tree of 32": {"window": 32, "in_flight": 1},
 }
+CROWD_SETTINGS = {name: setting for name, setting in CALIBRATION_SETTINGS.items() if setting["window"]}
 
 MEDIAN = Bar("tokens/s predicted against measured, off by, median of the cells", 10, "%")
 WORST = Bar("tokens/s predicted against measured, off by, worst cell", 20, "%")
@@ -51,8 +52,11 @@ ORDER = Bar("pairs of settings that differ by more than 10 %: predicted in the s
 BARS = (MEDIAN, WORST, CELLS, ORDER)
 
 PASSES = 2
-"""In which all settings are measured at a place, one after the other: a machine is not always as fast."""
+"""In which everything is measured, calibration and cells, one after the other: a machine is not always as fast."""
 _CLOSE = 1.1  # times as fast, at which two settings are told apart
+
+Result = Mapping[str, Any]
+"""Of a generation, as a client tells it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,16 @@ class Place:
 
 CALIBRATION = (Place(2, 0.0, 1), Place(8, 0.0, 1), Place(2, 25.0, 1), Place(8, 25.0, 1))
 CROWDS = (Place(4, 0.0, 8), Place(4, 25.0, 8))
-CROWD_SETTINGS = tuple(setting for setting in CALIBRATION_SETTINGS.values() if setting["window"])
 MEASURED = (
     *(Place(peers, delay, 1) for peers, delay in ((4, 10.0), (4, 50.0), (2, 10.0), (8, 10.0))),
     *(Place(peers, delay, 8) for peers, delay in ((4, 10.0), (4, 50.0))),
 )
+ASKED: Mapping[Place, Mapping[str, Mapping[str, Any]]] = {
+    **dict.fromkeys(CALIBRATION, CALIBRATION_SETTINGS),
+    **dict.fromkeys(CROWDS, CROWD_SETTINGS),
+    **dict.fromkeys(MEASURED, SETTINGS),
+}
+"""The settings of each place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,51 +100,44 @@ class Cell:
 
 
 def run(
-    texts: Sequence[str], tokens: int, folder: Path, told: Callable[[Cell], None]
+    texts: Sequence[str], tokens: int, folder: Path, told: Callable[[Place, str, float], None]
 ) -> tuple[LabRun, Tables, list[Cell]]:
-    """What was calibrated by, the scenario's tables that fit it, and the cells."""
+    """What was calibrated by, the tables that fit it, and the cells; each speed is told as it is measured."""
     traces = folder / "texts.jsonl"
-    samples, crowds = _samples(texts, tokens, folder), _crowds(texts, tokens, folder, traces)
-    calibration = LabRun(samples, crowds, tuple(trace.read(traces)))
-    tables = fit(calibration)
-    return calibration, tables, _cells(tables, texts, tokens, folder, traces, told)
-
-
-def _samples(texts: Sequence[str], tokens: int, folder: Path) -> tuple[Sample, ...]:
-    """One client alone."""
-    return tuple(
-        _sample(place, setting, clients[0], texts, tokens)
-        for place, clients in _at(CALIBRATION, folder / "samples")
-        for setting in CALIBRATION_SETTINGS.values()
+    made = _measure(texts, tokens, folder, traces, told)
+    calibration = LabRun(
+        tuple(_sample(*key, made[key]) for key in _keys(CALIBRATION)),
+        tuple(_crowd(*key, made[key], len(texts)) for key in _keys(CROWDS)),
+        tuple(trace.read(traces)),
     )
+    tables = fit(calibration)
+    cells = [
+        Cell(place, name, _speed(made[place, name]), predict(tables, place, SETTINGS[name], traces, len(texts)))
+        for place, name in _keys(MEASURED)
+    ]
+    return calibration, tables, cells
 
 
-def _crowds(texts: Sequence[str], tokens: int, folder: Path, traces: Path) -> tuple[Crowd, ...]:
-    """Many at once; what they generate is recorded."""
-    found = []
-    for place, clients in _at(CROWDS, folder / "crowds"):
-        if not traces.exists():
-            for text in texts:
-                _generate(clients[0], text, tokens, {"window": 0, "record": str(traces)})
-        found += [
-            _crowd(place, setting, _all_at_once(clients, texts, tokens, setting)) for setting in CROWD_SETTINGS
-        ]
-    return tuple(found)
+def _keys(places: Sequence[Place]) -> list[tuple[Place, str]]:
+    """Each place with each of its settings, by name."""
+    return [(place, name) for place in places for name in ASKED[place]]
 
 
-def _cells(
-    tables: Tables, texts: Sequence[str], tokens: int, folder: Path, traces: Path, told: Callable[[Cell], None]
-) -> list[Cell]:
-    cells = list[Cell]()
-    for place, clients in _at(MEASURED, folder / "cells"):
-        made = dict[str, list[dict[str, Any]]]()
-        for name, setting in [*SETTINGS.items()] * PASSES:
-            made.setdefault(name, []).extend(_all_at_once(clients, texts, tokens, setting))
-        for name, setting in SETTINGS.items():
-            predicted = predict(tables, place, setting, traces, len(texts))
-            cells.append(Cell(place, name, _speed(made[name]), predicted))
-            told(cells[-1])
-    return cells
+def _measure(
+    texts: Sequence[str], tokens: int, folder: Path, traces: Path, told: Callable[[Place, str, float], None]
+) -> dict[tuple[Place, str], list[Result]]:
+    """The generations of all passes; the texts are recorded once."""
+    made = dict[tuple[Place, str], list[Result]]()
+    for number in range(PASSES):
+        for place, clients in _at([*ASKED], folder / f"{number}"):
+            if not traces.exists():
+                for text in texts:
+                    _generate(clients[0], text, tokens, {"window": 0, "record": str(traces)})
+            for name, setting in ASKED[place].items():
+                results = _all_at_once(clients, texts, tokens, setting)
+                made.setdefault((place, name), []).extend(results)
+                told(place, name, _speed(results))
+    return made
 
 
 def predict(
@@ -216,16 +218,16 @@ def _swarm(peers: int, clients: int, folder: Path) -> Iterator[tuple[Lab, list[C
         yield lab, found
 
 
-def _generate(client: Client, text: str, tokens: int, setting: Mapping[str, Any]) -> dict[str, Any]:
+def _generate(client: Client, text: str, tokens: int, setting: Mapping[str, Any]) -> Result:
     return client.generate(text, temperature=TEMPERATURE, seed=SEED, max_new_tokens=tokens, **setting)
 
 
 def _all_at_once(
     clients: Sequence[Client], texts: Sequence[str], tokens: int, setting: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+) -> list[Result]:
     """Each client generates all texts, each beginning with another one, one after the other."""
 
-    def work(number: int) -> list[dict[str, Any]]:
+    def work(number: int) -> list[Result]:
         first = number % len(texts)
         own = [*texts[first:], *texts[:first]]
         return [_generate(clients[number], text, tokens, setting) for text in own]
@@ -234,8 +236,8 @@ def _all_at_once(
         return [one for made in pool.map(work, range(len(clients))) for one in made]
 
 
-def _sample(place: Place, setting: Mapping[str, Any], client: Client, texts: Sequence[str], tokens: int) -> Sample:
-    results = [_generate(client, text, tokens, setting) for text in texts]
+def _sample(place: Place, name: str, results: Sequence[Result]) -> Sample:
+    setting = CALIBRATION_SETTINGS[name]
     trips = tuple(
         Trip(1 + verdict["drafted"], seconds, compute)
         for one in results
@@ -254,11 +256,12 @@ def _sample(place: Place, setting: Mapping[str, Any], client: Client, texts: Seq
     )
 
 
-def _crowd(place: Place, setting: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Crowd:
+def _crowd(place: Place, name: str, results: Sequence[Result], requests: int) -> Crowd:
+    setting = CALIBRATION_SETTINGS[name]
     return Crowd(
         cores=os.cpu_count() or 1,
         clients=place.clients,
-        requests=len(results) // place.clients,
+        requests=requests,
         hops=place.peers,
         layers=LAYERS,
         row_bytes=ROW_BYTES,
@@ -269,7 +272,8 @@ def _crowd(place: Place, setting: Mapping[str, Any], results: Sequence[Mapping[s
     )
 
 
-def _speed(results: Sequence[Mapping[str, Any]]) -> float:
+def _speed(results: Sequence[Result]) -> float:
+    """Tokens a second of a generation."""
     return sum(len(one["token_ids"]) for one in results) / sum(float(one["seconds"]) for one in results)
 
 
