@@ -61,6 +61,7 @@ def _accuracy(options: Namespace, console: Console) -> tuple[Any, list[Outcome]]
         )
     console.print(as_toml(tables), markup=False)
     console.print(_accuracy_table(cells))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_name(LAB_RUN).write_bytes(msgspec.json.encode(calibration) + b"\n")
     return accuracy.as_record(tables, cells), check(accuracy.BARS, accuracy.figures(cells))
 
