@@ -43,7 +43,6 @@ CALIBRATION_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "chain of 8": {"window": 8, "tree": False, "in_flight": 1},
     "tree of 32": {"window": 32, "in_flight": 1},
 }
-CROWD_SETTINGS = {name: setting for name, setting in CALIBRATION_SETTINGS.items() if setting["window"]}
 
 MEDIAN = Bar("tokens/s predicted against measured, off by, median of the cells", 10, "%")
 WORST = Bar("tokens/s predicted against measured, off by, worst cell", 20, "%")
@@ -76,11 +75,10 @@ MEASURED = (
     *(Place(peers, delay, 8) for peers, delay in ((4, 10.0), (4, 50.0))),
 )
 ASKED: Mapping[Place, Mapping[str, Mapping[str, Any]]] = {
-    **dict.fromkeys(CALIBRATION, CALIBRATION_SETTINGS),
-    **dict.fromkeys(CROWDS, CROWD_SETTINGS),
-    **dict.fromkeys(MEASURED, SETTINGS),
+    place: SETTINGS if place in MEASURED else CALIBRATION_SETTINGS
+    for place in sorted((*CALIBRATION, *CROWDS, *MEASURED), key=lambda place: (place.clients, place.delay_ms))
 }
-"""The settings of each place."""
+"""The settings of each place; calibration and cells take turns."""
 
 
 @dataclass(frozen=True, slots=True)
