@@ -86,9 +86,7 @@ class SharedMachine(Machine):
         super().__init__(env)
         self._cores = cores
         self._switch = switch
-        self._jobs: list[
-            tuple[float, int, Job]
-        ] = []  # a heap: what `_done` will be when it is finished, and in turn
+        self._jobs = list[tuple[float, int, Job]]()  # a heap: what `_done` will be when it is finished, its number
         self._done = 0.0  # seconds of work that whoever was there all the time would have got
         self._since = 0.0
         self._number = 0  # of jobs so far
