@@ -105,7 +105,10 @@ def join(
     layers: Annotated[str | None, typer.Option(help="Layers A:B to serve, half open.")] = None,
     num_layers: Annotated[int | None, typer.Option(help="How many layers; which, the swarm decides.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 (default), bfloat16 or float16: see README on which texts stay the same."),
+    ] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
     draft: Annotated[
         str | None, typer.Option(help="Draft model, to draft for clients and run their generations here.")
