@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-simulator chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
+.PHONY: demo test check bench bench-simulator overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -24,6 +24,11 @@ bench: $(STAMP)
 # How near the simulator comes to the lab, how fast it is, and the pictures of docs/simulator.md. Needs root, an hour.
 bench-simulator: $(STAMP)
 	$(BIN)/python -m benchmarks.simulator $(ARGS)
+
+# What this revision costs a generation that nothing disturbs, against a checkout of another one:
+# make overhead ARGS="--against FOLDER"
+overhead: $(STAMP)
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 # Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and two hours.
 # Each part can be made alone; `make -k chaos` goes on where one has missed a bar.

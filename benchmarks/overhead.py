@@ -1,0 +1,155 @@
+"""What a revision costs an undisturbed generation, against another one: by turns, in pairs, on this machine.
+
+    make overhead ARGS="--against FOLDER"
+
+FOLDER is a checkout of the other revision. Both swarms (a bootstrap node, four peers, a client) are up all the time, on
+loopback, and only one of them works at a time. In each pair both generate the same text, in alternating order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+
+from benchmarks.bar import Bar, check, conclude
+from benchmarks.deployment import Client, start_client
+from benchmarks.machine import await_calm, describe
+from benchmarks.prompts import CODE
+from specswarm.processes import LOOPBACK, Place, running_swarm
+
+SPANS = ("0:2", "2:4", "4:6", "6:8")
+HERE = Path(__file__).resolve().parents[1]
+SLOWER = Bar("time of a generation against the other revision's, upper limit of 95 %", 1.03, "x")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one generation."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all programs of the swarm together, for each token."""
+    bytes: float
+    """That the client sent and received, for each token."""
+
+
+class Side:
+    """One revision's swarm and its client."""
+
+    def __init__(self, client: Client, processes: Sequence[psutil.Process]) -> None:
+        self._client = client
+        self._processes = processes
+
+    def generate(self, prompt: str, tokens: int) -> tuple[Cost, list[int]]:
+        """What a greedy text costs, and its token ids."""
+        before = self._cpu_seconds()
+        result = self._client.generate(prompt, max_new_tokens=tokens)
+        count = len(result["token_ids"])
+        cost = Cost(
+            result["seconds"],
+            (self._cpu_seconds() - before) / count,
+            (result["bytes_sent"] + result["bytes_received"]) / count,
+        )
+        return cost, result["token_ids"]
+
+    def _cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in self._processes]
+        return sum(time.user + time.system for time in times)
+
+
+@contextmanager
+def swarm(checkout: Path, draft: str, folder: Path) -> Iterator[Side]:
+    """The programs of a checkout, up and waiting."""
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    popen = partial(subprocess.Popen, cwd=checkout, env=environment)
+
+    def place(_: int) -> Place:
+        return LOOPBACK, popen
+
+    with running_swarm("embedded", SPANS, folder, options=["--threads", "1"], place=place) as (peers, programs):
+        client = start_client(popen)
+        try:
+            client.connect(model="embedded", initial_peers=peers, draft=draft, threads=1)
+            client.await_peers(len(SPANS))
+            parents = [psutil.Process(pid) for pid in (client.pid, *(program.process.pid for program in programs))]
+            yield Side(client, [one for parent in parents for one in (parent, *parent.children(recursive=True))])
+        finally:
+            client.close()
+
+
+def ratio_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The first figure of each pair against its second: the geometric mean of all pairs, and the upper end of its
+    one-sided confidence interval of 95 % (Student's t on the logarithms)."""
+    logs = [math.log(one / other) for one, other in pairs]
+    margin = float(student.ppf(0.95, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean(logs)), math.exp(mean(logs) + margin)
+
+
+def run(against: Path, draft: str, num_pairs: int, tokens: int) -> list[tuple[Cost, Cost]]:
+    """The costs of this revision and of the other one. Raises ValueError if their texts differ."""
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        sides = [
+            stack.enter_context(swarm(checkout, draft, Path(scratch) / name))
+            for name, checkout in (("here", HERE), ("there", against))
+        ]
+        for prompt in CODE:  # the first text of a client also pays for what is made once
+            for side in sides:
+                side.generate(prompt, tokens)
+        pairs = []
+        for number in range(num_pairs):
+            await_calm()
+            prompt = CODE[number // 2 % len(CODE)]
+            order = (0, 1) if number % 2 == 0 else (1, 0)
+            made = {i: sides[i].generate(prompt, tokens) for i in order}
+            if made[0][1] != made[1][1]:
+                raise ValueError(f"the two revisions go on differently with {prompt!r}")
+            pairs.append((made[0][0], made[1][0]))
+    return pairs
+
+
+def main() -> int:
+    """Measure, print a table and the bar, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, required=True, help="a checkout of the other revision")
+    parser.add_argument("--draft", default="embedded-draft", help="ngram and none are others")
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
+    args = parser.parse_args()
+    pairs = run(args.against.resolve(), args.draft, args.pairs, args.tokens)
+
+    console = Console()
+    table = Table(title=f"{args.pairs} pairs of {args.tokens} tokens, draft {args.draft}, {describe()}")
+    for heading in ("", "here", "there", "ratio", "upper limit"):
+        table.add_column(heading)
+    record: dict[str, Any] = {"machine": describe(), "draft": args.draft, "tokens": args.tokens, "figures": {}}
+    for name, unit in (("seconds", "s"), ("cpu_seconds", "s/token"), ("bytes", "/token")):
+        figures = [(getattr(here, name), getattr(there, name)) for here, there in pairs]
+        ratio, upper = ratio_of(figures)
+        here, there = (mean(side) for side in zip(*figures, strict=True))
+        table.add_row(f"{name}, {unit}", f"{here:.4g}", f"{there:.4g}", f"{ratio:.3f}", f"{upper:.3f}")
+        record["figures"][name] = {"pairs": figures, "ratio": ratio, "upper": upper}
+    console.print(table)
+    outcomes = check((SLOWER,), {SLOWER: record["figures"]["seconds"]["upper"]})
+    return conclude(console, outcomes, record, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
