@@ -11,24 +11,23 @@ they are by a chance of its own: those that are about as good share the work.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.shortest import Costs, shortest
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
 from swarm.wire import Contact
 
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
-MAX_CHAINS = 10_000  # looked at before the best whole one so far is taken: announcements may be made to mislead
 HUBS = 8
 """So many peers, to which most others know the way, stand in for links that nobody has measured."""
 CHANCE = 0.1
@@ -36,7 +35,6 @@ CHANCE = 0.1
 it is, the more others have changed that since."""
 FULL = 0.9
 """The greatest load that is believed: it is some seconds old."""
-BEFORE = -1  # where what is planned begins, beside the peers by their places
 
 Floats = NDArray[np.float64]
 
@@ -138,10 +136,25 @@ def plan(
     usable[[atlas.places[peer_id] for peer_id in atlas.places.keys() & excluded]] = False
     if kinds is not None:
         usable &= np.array([(peer.dtype, peer.quantize) in kinds for peer in atlas.peers], dtype=bool)
-    map_ = _Map(span, atlas, usable, to_client, penalties, salt, tokens, before, after)
-    chain = map_.shortest_walk()
-    if chain is not None and len({i for i, _ in chain}) < len(chain):
-        chain = _shortest(map_)
+    stages = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
+    visits = np.zeros(len(usable))
+    if salt is not None:
+        seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
+        visits[usable] = (seems_slower * (stages + to_client))[usable]
+    for peer_id in penalties.keys() & atlas.places.keys():
+        visits[atlas.places[peer_id]] += penalties[peer_id]
+    costs = Costs(
+        start=span.start,
+        end=span.end,
+        starts=atlas.starts,
+        ends=atlas.ends,
+        layer_seconds=stages / (atlas.ends - atlas.starts),
+        visit_seconds=visits,
+        links=atlas.links,
+        way_in=to_client if before is None else atlas.links_of(before),
+        way_out=to_client if after is None else atlas.links_of(after),
+    )
+    chain = shortest(costs, usable)
     if chain is None:
         raise ChainLost(_missing(span, num_layers, list(itertools.compress(atlas.peers, usable))))
     starts = [span.start, *(end for _, end in chain)]
@@ -177,126 +190,6 @@ def stage_seconds(peer: Announcement, layers: int, tokens: int) -> float:
     """Announced compute of `layers` of the peer's layers for a round of `tokens` tokens."""
     whole = peer.step_seconds + peer.token_seconds * (tokens - 1)
     return whole * layers / len(peer.span)
-
-
-class _Map:
-    """What every step costs, and how much is still to come. Peers by their places in the atlas, beside BEFORE."""
-
-    def __init__(
-        self,
-        span: Span,
-        atlas: Atlas,
-        usable: NDArray[np.bool_],
-        to_client: Floats,
-        penalties: Mapping[str, float],
-        salt: int | None,
-        tokens: int,
-        before: str | None,
-        after: str | None,
-    ) -> None:
-        """`usable`: which peers of the atlas; `to_client`: one-way seconds."""
-        self.span = span
-        self._usable = usable
-        self._starts, self._ends, self._links = atlas.starts, atlas.ends, atlas.links
-        stages = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
-        self._layer_seconds = stages / (atlas.ends - atlas.starts)
-        self._penalties = np.zeros(len(usable))
-        if salt is not None:
-            seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
-            self._penalties[usable] = (seems_slower * (stages + to_client))[usable]
-        for peer_id in penalties.keys() & atlas.places.keys():
-            self._penalties[atlas.places[peer_id]] += penalties[peer_id]
-        self._from_before = to_client if before is None else atlas.links_of(before)
-        self._to_after = to_client if after is None else atlas.links_of(after)
-        ends = np.unique(np.concatenate([atlas.starts[usable], atlas.ends[usable], [span.start, span.end]]))
-        self._boundaries = [int(end) for end in ends if span.start <= end <= span.end]
-        self._to_go, self._entering = self._least_to_go()
-
-    def steps(self, done: int, last: int) -> Iterator[tuple[float, int, int]]:
-        """(seconds, peer, layers done then) of every way on from `last`, which has done the layers up to `done`."""
-        links = self._from_before if last == BEFORE else self._links[last]
-        for i in map(int, np.flatnonzero(self._serving(done))):
-            if i != last:
-                for end in self._boundaries:
-                    if done < end <= self._ends[i]:
-                        yield links[i] + self._stage(i, done, end), i, end
-
-    def to_go(self, done: int, last: int) -> float:
-        """At least the seconds from there back to the client; exactly those, if no peer has to be visited twice."""
-        return float(self._to_go[done][last])
-
-    def shortest_walk(self) -> tuple[tuple[int, int], ...] | None:
-        """The shortest chain as (peer, end of its layers) of each hop, if no matter how often a peer is visited; None
-        if there is none."""
-        done, walk = self.span.start, list[tuple[int, int]]()
-        ways = self._from_before + self._entering[done]
-        while done < self.span.end:
-            i = int(ways.argmin()) if len(ways) else 0
-            if not len(ways) or ways[i] == math.inf:
-                return None
-            ends = [end for end in self._boundaries if done < end <= self._ends[i]]
-            done = min((self._stage(i, done, end) + self._to_go[end][i], end) for end in ends)[1]
-            walk.append((i, done))
-            if done < self.span.end:
-                ways = self._links[i] + self._entering[done]
-                ways[i] = math.inf
-        return tuple(walk)
-
-    def _serving(self, layer: int) -> NDArray[np.bool_]:
-        """Who can do this layer."""
-        return self._usable & (self._starts <= layer) & (layer < self._ends)
-
-    def _ending(self, layer: int) -> NDArray[np.bool_]:
-        """Who can have done the layers before this one."""
-        return self._usable & (self._starts < layer) & (layer <= self._ends)
-
-    def _stage(self, i: int, start: int, end: int) -> float:
-        return float(self._penalties[i] + self._layer_seconds[i] * (end - start))
-
-    def _least_to_go(self) -> tuple[dict[int, Floats], dict[int, Floats]]:
-        """By layers done, seconds to go for each peer that did the last of them; and for each that does the next. From
-        the end backwards; peers may be visited twice."""
-        whole, size = self.span.end, len(self._starts)
-        to_go = {whole: np.where(self._ending(whole), self._to_after, math.inf)}
-        entering = dict[int, Floats]()
-        for done in reversed(self._boundaries[:-1]):
-            best, serving = np.full(size, math.inf), self._serving(done)
-            for end in self._boundaries:
-                if end > done:
-                    seconds = self._penalties + self._layer_seconds * (end - done) + to_go[end]
-                    np.minimum(best, seconds, out=best, where=serving & (end <= self._ends))
-            entering[done] = best
-            ending = self._ending(done)
-            before, after = np.flatnonzero(ending), np.flatnonzero(serving)
-            to_go[done] = np.full(size, math.inf)
-            if len(before) and len(after):
-                ways = self._links[np.ix_(before, after)]
-                ways += best[after]
-                if (ending & serving).any():
-                    ways[before[:, None] == after] = math.inf
-                to_go[done][before] = ways.min(axis=1)
-        return to_go, entering
-
-
-def _shortest(map_: _Map) -> tuple[tuple[int, int], ...] | None:
-    """The shortest chain as (peer, end of its layers) of each hop, no peer twice; None if there is none.
-
-    A* over chains: the map's least time to go never says too much, so the first whole chain taken is the shortest.
-    """
-    frontier: list[tuple[float, int, float, tuple[tuple[int, int], ...]]] = [(0.0, -map_.span.start, 0.0, ())]
-    for _ in range(MAX_CHAINS):
-        if not frontier:
-            return None
-        _, minus_done, cost, chain = heapq.heappop(frontier)
-        if -minus_done == map_.span.end:
-            return chain
-        visited = {i for i, _ in chain}
-        for seconds, i, end in map_.steps(-minus_done, chain[-1][0] if chain else BEFORE):
-            total = cost + seconds + map_.to_go(end, i)
-            if i not in visited and total < math.inf:
-                heapq.heappush(frontier, (total, -end, cost + seconds, (*chain, (i, end))))
-    whole = [entry for entry in frontier if -entry[1] == map_.span.end]
-    return min(whole)[3] if whole else None
 
 
 def _completed(measured: Floats) -> Floats:
