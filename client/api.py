@@ -30,7 +30,7 @@ from swarm.drafting.ngram import NgramDrafter
 from swarm.errors import ChainLost, UsageError
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
-from swarm.lifetime import end
+from swarm.lifetime import torch_thread
 from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model.source import ModelSource
@@ -38,6 +38,7 @@ from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
+from swarm.tasks import end, kept_up, owned
 from swarm.transport import Network
 from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact
 
@@ -111,16 +112,16 @@ class AsyncSwarmModel:
     ) -> AsyncIterator[AsyncSwarmModel]:
         """The same, on a network that is up already; with the torch thread of this program, if it has one."""
         directory = Directory(network, network.swarm)
-        own = contextlib.nullcontext(thread) if thread else ThreadPoolExecutor(1, "torch")
-        with own as torch_thread:
+        own = contextlib.nullcontext(thread) if thread else torch_thread()
+        with own as computing:
             loop = asyncio.get_running_loop()
-            source, tokenizer, draft = await loop.run_in_executor(torch_thread, _load, settings)
+            source, tokenizer, draft = await loop.run_in_executor(computing, _load, settings)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
             await target.refresh()
-            freshness = asyncio.create_task(target.keep_fresh())
+            freshness = owned(kept_up(target.keep_fresh, "looking at the swarm"), "looking at the swarm")
             try:
-                yield cls(settings, source, target, tokenizer, draft, torch_thread)
+                yield cls(settings, source, target, tokenizer, draft, computing)
             finally:
                 await end(freshness)
 

@@ -26,6 +26,7 @@ from client.routing import Hop, Kind
 from swarm.errors import ChainLost, PeerError, PeerLied, SwarmUnreachable
 from swarm.sketch import ROW_BYTES, distances
 from swarm.speculation.tree import DraftTree
+from swarm.tasks import end, owned
 from swarm.wire import Verdict
 
 log = logging.getLogger("specswarm")
@@ -147,7 +148,7 @@ class Auditor:
             self._task.result()  # a bug of ours is not lost
             self._task = None
         if self._task is None:
-            self._task = asyncio.create_task(self._work())
+            self._task = owned(self._work(), "auditing")
 
     async def finish(self, text: Sequence[int]) -> None:
         """Wait for what is due, of the whole text if anything was left open."""
@@ -160,8 +161,7 @@ class Auditor:
     async def close(self) -> None:
         """Stop, whatever is due."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
         await self._drop_shadow()
 
     async def _work(self) -> None:

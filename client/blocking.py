@@ -25,7 +25,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        self._thread = threading.Thread(target=uvloop.run, args=(self._serve(),), name="specswarm", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="specswarm", daemon=True)
         self._thread.start()
         self._loop, self._stop = self._started.result()
 
@@ -44,6 +44,14 @@ class LoopThread:
         """End the loop and its thread."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._serve())
+        except BaseException as error:  # whoever waits for the loop would wait for ever
+            if self._started.done():
+                raise
+            self._started.set_exception(error)
 
     async def _serve(self) -> None:
         stop = asyncio.Event()

@@ -14,8 +14,8 @@ from client.loop import Context
 from client.patience import TripTimer
 from client.result import Statistics
 from swarm.errors import BadMessage, PeerLost, PeerRefused
-from swarm.lifetime import end
 from swarm.span import Span
+from swarm.tasks import end, owned
 from swarm.transport import Stream, Transport
 from swarm.wire import DRAFT_PROTOCOL, AnyMessage, Contact, Generate, Generated, Ping, Pong, Refused
 
@@ -71,10 +71,13 @@ class Elsewhere:
             compute_seconds=news.compute,
         )
 
+    def _listening(self, stream: Stream) -> asyncio.Task[AnyMessage]:
+        return owned(stream.receive(), f"listening to {self.peer_id}")
+
     async def _next(self, stream: Stream) -> Generated:
         """The next verdict's tokens; a peer that is silent is asked whether it lives. Raises PeerError."""
         asked, deadline = False, _now() + self._timeout
-        listening = asyncio.create_task(stream.receive())
+        listening = self._listening(stream)
         try:
             while True:
                 done, _ = await asyncio.wait([listening], timeout=self._timer.wait())
@@ -89,7 +92,7 @@ class Elsewhere:
                     return news
                 if _now() > deadline:
                     raise PeerLost(self.peer_id, f"it brought no token for {self._timeout:.0f} s")
-                listening = asyncio.create_task(stream.receive())
+                listening = self._listening(stream)
         finally:
             await end(listening)
 

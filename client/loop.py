@@ -17,6 +17,7 @@ from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.tree import NOTHING, DraftTree
 from swarm.speculation.windows import Window
+from swarm.tasks import Alongside
 
 T = TypeVar("T")
 
@@ -57,12 +58,8 @@ class Draft:
     async def working_ahead(self, chain: Chain) -> AsyncIterator[None]:
         """Meanwhile let the drafter work on what it proposed, whatever of it will stand, and send what is worth it."""
         self._next_round = max(self._next_round, time.perf_counter() + self._overlap.gap)
-        task = asyncio.create_task(self._work_ahead(chain))
-        try:
+        async with Alongside(self._work_ahead(chain), "working ahead"):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def _work_ahead(self, chain: Chain) -> None:
         if not self._window.limit:
@@ -186,11 +183,7 @@ async def generate(
 
 async def _draft(context: Context, draft: Draft, chain: Chain) -> DraftTree:
     """Drafts of the next round, while the chain prefills whatever it lacks of the text."""
-    prefill = asyncio.create_task(chain.prefill(context.tokens))
-    try:
+    async with Alongside(chain.prefill(context.tokens), "prefilling") as prefill:
         drafts = await draft.propose(context.tokens, context.room - 1)
         await prefill
-    finally:
-        prefill.cancel()
-        await asyncio.wait([prefill])
     return drafts

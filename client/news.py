@@ -11,17 +11,25 @@ class News:
 
     def __init__(self) -> None:
         self._came = asyncio.Event()
+        self._failure: Exception | None = None
 
     def come(self) -> None:
         """Something is otherwise than before."""
         self._came.set()
 
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come, by a fault of this program: whoever waits is told so."""
+        self._failure = error
+        self._came.set()
+
     async def until(self, is_so: Callable[[], bool], seconds: float) -> None:
-        """Wait until something is so, or for `seconds`."""
+        """Wait until something is so, or for `seconds`. Raises what `fail` was told."""
         try:
             async with asyncio.timeout(seconds):
-                while not is_so():
+                while not (self._failure or is_so()):
                     self._came.clear()
                     await self._came.wait()
         except TimeoutError:
             pass
+        if self._failure is not None:
+            raise self._failure

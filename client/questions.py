@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import MutableMapping, Sequence
 
@@ -10,6 +9,7 @@ from client.news import News
 from client.routing import Hop
 from client.streams import HopStreams
 from swarm.errors import PeerError, PeerLost
+from swarm.tasks import end, owned
 from swarm.wire import MAX_RECALLED, Ask, Progress, Recall, Recalled
 
 _PREPARING = 0  # the nonce of questions to peers that are prepared; surveys begin with 1
@@ -58,13 +58,11 @@ class Questions:
         reachable = self._streams.peer_ids - self._faults.keys()
         asked = [peer_id for hop in hops if (peer_id := hop.contact.peer_id) in reachable]
         message = Ask(self._id, self._surveys, held)
-        questions = [asyncio.create_task(self._ask(peer_id, message)) for peer_id in asked]
+        questions = [owned(self._ask(peer_id, message), f"asking {peer_id}") for peer_id in asked]
         try:
             await self._news.until(lambda: self.reports.keys() | self._faults.keys() >= set(asked), seconds)
         finally:
-            for question in questions:
-                question.cancel()
-            await asyncio.gather(*questions, return_exceptions=True)
+            await end(*questions)
         return dict(self.reports)
 
     async def await_prepared(self, hops: Sequence[Hop], held: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from client.routing import Hop
 from client.session import ChainSession
 from swarm.errors import ChainLost, PeerError, PeerRefused
-from swarm.lifetime import end
+from swarm.tasks import end, owned
 
 log = logging.getLogger("specswarm")
 
@@ -90,4 +90,4 @@ class Relief:
             hops = self._substitutes(session.hops, leaving)
             if not leaving & {hop.contact.peer_id for hop in hops}:
                 work = session.prepare(hops, number, list(tokens), seconds)
-                self._preparing = _Preparing(hops, session.limit(len(tokens)), asyncio.create_task(work))
+                self._preparing = _Preparing(hops, session.limit(len(tokens)), owned(work, "preparing others"))

@@ -66,11 +66,11 @@ class ChainSession:
         """By peer: which neighbour says that it is lost."""
         self.leaving: set[str] = set()
         """Peers that will be gone soon."""
-        self._streams = HopStreams(transport, self._note, self._note_end)
+        self._news = News()
+        self._streams = HopStreams(transport, self._note, self._note_end, self._news.fail)
         self._fingerprint = fingerprint
         self._terms = terms
         self._id = secrets.token_bytes(16)
-        self._news = News()
         self._questions = Questions(self._id, self._streams, self._news, self.faults)
         self.evidence_bytes = 0
         """That went to last hops as proofs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from client.routing import Hop
 from swarm.errors import BadMessage, PeerLost
+from swarm.tasks import owned
 from swarm.transport import Stream, Transport
 from swarm.wire import SESSION_PROTOCOL, AnyMessage
 
@@ -31,12 +32,14 @@ class HopStreams:
         transport: Transport,
         on_message: Callable[[str, AnyMessage], None],
         on_lost: Callable[[PeerLost], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         """`on_message` is given what a peer, by its id, sends; `on_lost` is told when a stream ends that was not
-        dropped."""
+        dropped; `on_failure`, when nobody listens any more by a fault of this program."""
         self._transport = transport
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_failure = on_failure
         self._ends: dict[str, _End] = {}
         self._past = [0, 0]  # bytes sent and received on streams that were closed
 
@@ -56,7 +59,7 @@ class HopStreams:
         """Open a stream to every hop, at once, and listen. Raises PeerLost, with none of them left open."""
         for hop, stream in zip(hops, await _open_streams(self._transport, hops), strict=True):
             peer_id = hop.contact.peer_id
-            self._ends[peer_id] = _End(stream, asyncio.create_task(self._listen(peer_id, stream)))
+            self._ends[peer_id] = _End(stream, self._listening(peer_id, stream))
 
     async def send(self, peer_id: str, message: AnyMessage) -> None:
         """Raises PeerLost."""
@@ -81,6 +84,9 @@ class HopStreams:
             self.drop(peer_id)
         await asyncio.gather(*listeners, return_exceptions=True)
 
+    def _listening(self, peer_id: str, stream: Stream) -> asyncio.Task[None]:
+        return owned(self._listen(peer_id, stream), f"listening to {peer_id}", on_failure=self._on_failure)
+
     async def _listen(self, peer_id: str, stream: Stream) -> None:
         try:
             while True:
@@ -93,7 +99,7 @@ class HopStreams:
 
 async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Stream]:
     """A stream to every hop, opened at once. Raises PeerLost, with none left open."""
-    tasks = [asyncio.create_task(_open_stream(transport, hop)) for hop in hops]
+    tasks = [owned(_open_stream(transport, hop), f"opening a stream to {hop.contact.peer_id}") for hop in hops]
     try:
         return list(await asyncio.gather(*tasks))
     except BaseException:

@@ -13,6 +13,7 @@ from swarm.directory import Directory
 from swarm.identity import Identity
 from swarm.ping import round_trips
 from swarm.records import Announcement
+from swarm.tasks import end, owned
 from swarm.transport import Network
 
 log = logging.getLogger("specswarm")
@@ -31,6 +32,11 @@ class Announcer:
         self._identity = identity
         self._period = period
         self._published: Announcement | None = None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether anything is."""
+        return self._published is not None
 
     async def publish(self, announcement: Announcement) -> None:
         """Announce this, in place of whatever was announced before.
@@ -58,7 +64,7 @@ class Announcer:
         try:
             while self._published is not None:
                 changes: dict[str, Any] = {**state(), "maddrs": tuple(await self._network.maddrs())}
-                measuring = measuring or asyncio.create_task(self._measure_links(self._published))
+                measuring = measuring or owned(self._measure_links(self._published), "measuring links")
                 await asyncio.wait([measuring], timeout=self._period / 2)
                 if measuring.done():
                     changes["links"] = measuring.result()
@@ -68,7 +74,7 @@ class Announcer:
                 pause = self._period
         finally:
             if measuring is not None:
-                measuring.cancel()
+                await end(measuring)
 
     async def withdraw(self) -> None:
         """Say that the peer has left."""

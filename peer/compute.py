@@ -75,6 +75,10 @@ class Failure:
     reason: str
 
 
+FAILED = Failure("it failed inside; its log has the cause")
+"""By a bug, or for want of memory."""
+
+
 class Engine:
     """Runs jobs on a stage, or on the parts of it that sessions use."""
 
@@ -92,7 +96,7 @@ class Engine:
                 return [result for job in jobs for result in self.run([job])]
             # A bug of ours, or no memory: nobody else is blamed, and the peer lives.
             log.exception("a round failed")
-            return [Failure("it failed inside; its log has the cause")]
+            return [FAILED]
 
     def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Jobs of the same layers share a forward pass."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import partial
 
 from swarm.errors import BadMessage, PeerLost
+from swarm.tasks import end, owned
 from swarm.transport import Stream, Transport
 from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, size_of
 
@@ -66,7 +68,9 @@ class Links:
         """Open the stream to a peer, unless it is open, so that the first push finds it ready."""
         if contact not in self._outboxes:
             outbox = self._outboxes[contact] = Outbox()
-            self._tasks[contact] = asyncio.create_task(self._serve(contact, outbox))
+            failed = partial(self._fail, contact, outbox)
+            name = f"the link to {contact.peer_id}"
+            self._tasks[contact] = owned(self._serve(contact, outbox), name, on_failure=failed)
 
     def push(self, contact: Contact, message: AnyMessage) -> None:
         """Queue a message for a peer. If it cannot be brought there, `on_lost` is told and the queue is dropped."""
@@ -77,10 +81,7 @@ class Links:
 
     async def close(self) -> None:
         """End all streams."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks.values())
 
     async def _serve(self, contact: Contact, outbox: Outbox) -> None:
         try:
@@ -93,6 +94,11 @@ class Links:
             if self._outboxes.get(contact) is outbox:
                 error = errors.exceptions[0]
                 self._drop(contact, error if isinstance(error, PeerLost) else PeerLost(contact.peer_id, str(error)))
+
+    def _fail(self, contact: Contact, outbox: Outbox, _: Exception) -> None:
+        """What was to go there is lost by a fault of this peer, and the neighbour is not to blame."""
+        if self._outboxes.get(contact) is outbox:
+            self._drop(contact, PeerLost(self._transport.peer_id, "it failed inside; its log has the cause"))
 
     def _drop(self, contact: Contact, error: PeerLost) -> None:
         self._outboxes.pop(contact, None)

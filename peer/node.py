@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ from peer.service import PeerService
 from peer.table import SessionTable
 from swarm import VERSION
 from swarm.directory import Directory
-from swarm.errors import UsageError
+from swarm.errors import SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.libp2p import Libp2pNetwork
-from swarm.lifetime import end, run_until
+from swarm.lifetime import run_until, torch_thread
 from swarm.membership import Membership
 from swarm.metrics import served
 from swarm.model import speed
@@ -38,12 +39,13 @@ from swarm.model.speed import Speed
 from swarm.model.stage import Stage
 from swarm.records import Announcement
 from swarm.span import Span
+from swarm.tasks import Alongside, kept_up
 from swarm.tensors import DTYPES
 from swarm.transport import Network
 
 log = logging.getLogger("specswarm")
 
-_WITHDRAW_SECONDS = 3.0
+_WITHDRAW_SECONDS, _HASTE_SECONDS = 3.0, 0.5
 _CHOICES = 10  # rounds in which peers that join together agree on their layers
 _SETTLE_SECONDS = 0.5  # for the others' choices to reach the directory
 
@@ -93,21 +95,29 @@ async def serve_on(
     beside: Beside = nothing_else,
 ) -> None:
     """The same on a network that is up already."""
+    announcer = Announcer(Directory(network, network.swarm), network, identity, config.announce_seconds)
+    async with _withdrawing(announcer):
+        await _load_and_serve(network, config, announcer, on_ready, stop, beside)
+
+
+async def _load_and_serve(
+    network: Network,
+    config: PeerConfig,
+    announcer: Announcer,
+    on_ready: Callable[[Ready], None],
+    stop: asyncio.Event,
+    beside: Beside,
+) -> None:
     loop = asyncio.get_running_loop()
-    directory = Directory(network, network.swarm)
-    with ThreadPoolExecutor(1, "torch") as thread:
+    with torch_thread() as thread:
         source, fingerprint = await loop.run_in_executor(thread, _find_model, config)
-        announcer = Announcer(directory, network, identity, config.announce_seconds)
         offer = _offer(config, source, fingerprint, network.peer_id, tuple(await network.maddrs()))
         if config.layers is None:
             offer = await _choose_layers(announcer, offer, _num_layers(config, source))
         span = offer.span
         log.info("loading layers %s of %s", span, source.name)
-        joining = asyncio.create_task(announcer.run(dict))  # the choice must stand however long loading takes
-        try:
+        async with _announcing(announcer):  # the choice must stand however long loading takes
             stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
-        finally:
-            await end(joining)
         table = SessionTable(
             stage,
             fingerprint,
@@ -128,16 +138,40 @@ async def serve_on(
             await announcer.publish(offer)
             on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
             left = asyncio.Event()
+
+            def figures() -> dict[str, Any]:
+                return {"free_tokens": table.free_tokens, "load": round(service.load(), 3)}
+
             await run_until(
                 left,
                 network.run(),
                 service.run(config.idle_seconds),
-                announcer.run(lambda: {"free_tokens": table.free_tokens, "load": round(service.load(), 3)}),
+                kept_up(partial(announcer.run, figures), "announcing"),
                 _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
             )
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WITHDRAW_SECONDS):
+
+
+@contextlib.asynccontextmanager
+async def _withdrawing(announcer: Announcer) -> AsyncIterator[None]:
+    """Say in the end that the peer has left, if that is done in time: in haste, if it is broken off or fails."""
+    seconds = _HASTE_SECONDS
+    try:
+        yield
+        seconds = _WITHDRAW_SECONDS
+    finally:
+        with contextlib.suppress(TimeoutError, SwarmUnreachable):
+            async with asyncio.timeout(seconds):
                 await announcer.withdraw()
+
+
+@contextlib.asynccontextmanager
+async def _announcing(announcer: Announcer) -> AsyncIterator[None]:
+    """Meanwhile renew what is published, if anything is."""
+    if announcer.is_published:
+        async with Alongside(kept_up(partial(announcer.run, dict), "announcing"), "announcing"):
+            yield
+    else:
+        yield
 
 
 async def _leave_well(
@@ -150,9 +184,10 @@ async def _leave_well(
 ) -> None:
     """Once `stop` is set, serve whoever is there until they have moved on, `seconds` at most; then set `left`."""
     await stop.wait()
-    announcing = asyncio.create_task(announcer.publish(offer.model_copy(update={"state": "draining"})))
-    await service.drain(seconds)
-    await end(announcing)
+    clients = service.num_clients
+    log.info("leaving, %d client%s, at most %.0f s; again to stop at once", clients, "s" * (clients != 1), seconds)
+    async with Alongside(announcer.publish(offer.model_copy(update={"state": "draining"})), "announcing"):
+        await service.drain(seconds)
     left.set()
 
 

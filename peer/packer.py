@@ -19,6 +19,7 @@ import msgspec
 from peer.metrics import SAVED_BYTES
 from swarm.packing import pack
 from swarm.rows import value_bytes
+from swarm.tasks import report
 from swarm.wire import AnyMessage, Hidden
 
 UPLINK_MBIT = 100.0
@@ -59,13 +60,19 @@ class Packer:
         self._uplink_mbit = uplink_mbit
         self._learnt: dict[str, deque[Experience]] = {}  # by form
         self._passed_over = 0  # messages since one was tried
+        self._has_failed = False
 
     async def pack(self, message: AnyMessage) -> AnyMessage:
         """The message as it is to be sent. Large states are packed on another thread: the event loop goes on."""
         if not isinstance(message, Hidden) or len(message.states) < LEAST or not self._is_wanted(message.dtype):
             return message
         size = len(message.states)
-        packed, seconds = await asyncio.to_thread(_timed, message)
+        try:
+            packed, seconds = await asyncio.to_thread(_timed, message)
+        except Exception as error:  # without packing all goes on, only slower
+            report("packing failed, and is left alone from now on", error)
+            self._has_failed = True
+            return message
         learnt = self._learnt.setdefault(message.dtype, deque(maxlen=_KEPT))
         learnt.append(Experience(len(packed) / size, seconds / size))
         if len(packed) >= size:
@@ -74,6 +81,8 @@ class Packer:
         return msgspec.structs.replace(message, states=packed, packed=True)
 
     def _is_wanted(self, form: str) -> bool:
+        if self._has_failed:
+            return False
         learnt = self._learnt.get(form, ())
         if len(learnt) < _FEWEST or pays(usual(learnt), self._uplink_mbit):
             return True

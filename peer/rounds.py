@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
-from peer.compute import Engine, Failure, Job, Outcome, States
+from peer.compute import FAILED, Engine, Failure, Job, Outcome, States
 from peer.links import Links, Outbox
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
 from peer.sent import Result
@@ -18,6 +18,7 @@ from peer.table import SessionTable
 from peer.worker import Worker
 from swarm.model.stage import Stage
 from swarm.rows import form_of
+from swarm.tasks import report
 from swarm.wire import Broken, Compute, Contact, Hidden, Proofs, Round, Verdict, beyond
 
 
@@ -98,15 +99,24 @@ class Rounds:
 
     def _deliver(self, job: Job, result: Outcome | Failure) -> None:
         """Bring a result on its way; the session may have ended, or been replaced, meanwhile."""
-        session, round = job.session, job.round
-        session.ran(round)
+        session = job.session
+        session.ran(job.round)
         if not self._table.has(session):
             return
+        if isinstance(result, Outcome):
+            try:
+                self._bring(job, result)
+                return
+            except Exception as error:
+                report("bringing a result on its way failed", error)
+                result = FAILED
+        FAILURES.inc()
+        self._replies[session.id].post(Broken(session.id, self._peer_id, result.reason))
+
+    def _bring(self, job: Job, result: Outcome) -> None:
+        """To the next peer or, as a verdict, to the client; and answer the questions that waited for it."""
+        session, round = job.session, job.round
         reply = self._replies[session.id]
-        if isinstance(result, Failure):
-            FAILURES.inc()
-            reply.post(Broken(session.id, self._peer_id, result.reason))
-            return
         if session.is_given_up(round):
             STALE.inc()
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Executor
+from functools import partial
 
 from peer.complaints import Complaints
 from peer.compute import Engine
@@ -24,6 +25,7 @@ from peer.table import SessionTable
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
 from swarm.rows import from_rows
+from swarm.tasks import kept_up
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_RECALLED,
@@ -85,6 +87,11 @@ class PeerService:
         """The share of the time since the last question in which the stage computed, 0..1."""
         return self._rounds.load()
 
+    @property
+    def num_clients(self) -> int:
+        """That have sessions here."""
+        return len({session.client for session in self._table})
+
     async def start(self) -> None:
         """Accept streams from now on."""
         await self._transport.serve(SESSION_PROTOCOL, self._serve_client)
@@ -93,7 +100,7 @@ class PeerService:
     async def run(self, idle_seconds: float) -> None:
         """Serve until cancelled. Sessions unused for `idle_seconds` end."""
         try:
-            await self._expire(idle_seconds)
+            await kept_up(partial(self._expire, idle_seconds), "ending idle sessions")
         finally:
             self._rounds.stop()
             await self._links.close()

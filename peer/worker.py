@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 from peer.batching import next_batch
-from peer.compute import Engine, Failure, Job, Outcome
+from peer.compute import FAILED, Engine, Failure, Job, Outcome
+from swarm.tasks import report
 
 
 class Worker:
@@ -67,12 +69,24 @@ class Worker:
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
         started = time.perf_counter()
-        results = self._engine.run(batch)
-        loop.call_soon_threadsafe(self._finish, batch, results, time.perf_counter() - started)
+        results: list[Outcome | Failure] = [FAILED] * len(batch)
+        try:
+            results = self._engine.run(batch)
+        except BaseException as error:  # nothing may end the thread's work but the program
+            report("computing failed", error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the program has ended meanwhile
+            loop.call_soon_threadsafe(self._finish, batch, results, time.perf_counter() - started)
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False
         self._busy_seconds += seconds
         for job, result in zip(batch, results, strict=True):
-            self._deliver(job, result)
+            self._bring(job, result)
         self._start()
+
+    def _bring(self, job: Job, result: Outcome | Failure) -> None:
+        """Deliver a result; if that fails, the others are delivered all the same."""
+        try:
+            self._deliver(job, result)
+        except Exception as error:
+            report("delivering a round's result failed", error)

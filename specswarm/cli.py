@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from specswarm import console
-from swarm.errors import SpecswarmError, UsageError
+from swarm.errors import UsageError
+from swarm.lifetime import Signals
 
 app = typer.Typer(
     help="Serve and use large language models over a swarm of volunteer peers.",
@@ -48,11 +50,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; `arguments` are those of the process unless given. Ends by SystemExit."""
-    console.quiet_libraries()
-    try:
+    with console.edge():
+        console.quiet_libraries()
         app(args=arguments, prog_name="specswarm")
-    except SpecswarmError as error:
-        console.fail(error)
 
 
 @app.command()
@@ -69,7 +69,6 @@ def bootstrap(
     """Host a node by which others find the swarm; prints the addresses to hand out."""
     from swarm import bootstrap as node
     from swarm.config import load
-    from swarm.lifetime import stop_on_signals
 
     settings = load(
         node.BootstrapConfig,
@@ -85,17 +84,18 @@ def bootstrap(
         },
     )
 
-    def ready(peer_id: str, maddrs: list[str]) -> None:
+    async def program(signals: Signals) -> None:
+        await node.serve(settings, partial(ready, signals), signals.stop)
+
+    def ready(signals: Signals, peer_id: str, maddrs: list[str]) -> None:
+        signals.serves = True
         if json:
             console.print_json(event="ready", peer_id=peer_id, maddrs=maddrs, span=None, model=None)
         else:
             console.say("bootstrap node is up; peers and clients join with any of:")
             print("\n".join(f"--initial-peer {maddr}" for maddr in maddrs), flush=True)
 
-    async def program() -> None:
-        await node.serve(settings, ready, stop_on_signals())
-
-    console.run(program())
+    console.run(program)
 
 
 @app.command()
@@ -143,7 +143,6 @@ def join(
     from peer.config import PeerConfig
     from specswarm.drafting import drafting
     from swarm.config import load
-    from swarm.lifetime import stop_on_signals
 
     settings = load(
         PeerConfig,
@@ -174,7 +173,12 @@ def join(
         },
     )
 
-    def ready(peer: node.Ready) -> None:
+    async def program(signals: Signals) -> None:
+        beside = drafting(settings) if settings.draft else node.nothing_else
+        await node.serve(settings, partial(ready, signals), signals.stop, beside)
+
+    def ready(signals: Signals, peer: node.Ready) -> None:
+        signals.serves = True
         gc.freeze()  # a full collection over all that the libraries hold would stop a round for 0.2 s
         if json:
             span = [peer.span.start, peer.span.end]
@@ -182,11 +186,7 @@ def join(
         else:
             console.say(f"peer {peer.peer_id} serves layers {peer.span} of {peer.model}")
 
-    async def program() -> None:
-        beside = drafting(settings) if settings.draft else node.nothing_else
-        await node.serve(settings, ready, stop_on_signals(), beside)
-
-    console.run(program())
+    console.run(program)
 
 
 @app.command()
@@ -308,7 +308,7 @@ def generate(
     if not text and not goes_on:
         console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
 
-    async def program() -> None:
+    async def program(_: Signals) -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:
             gc.freeze()  # as for a peer
             generation = connected.stream(text, **options.model_dump(exclude_unset=True))
@@ -323,7 +323,7 @@ def generate(
             if explain:
                 console.say(outcome.explanation(generation.result))
 
-    console.run(program())
+    console.run(program)
 
 
 @app.command()
@@ -352,7 +352,7 @@ def calibrate(
         GenerationConfig, "generate", config, {"temperature": temperature, "max_new_tokens": max_new_tokens}
     )
     examples = calibration.read_examples(file)
-    match, others = console.run(calibration.calibrate(settings, wanted, examples, seed))
+    match, others = console.run(lambda _: calibration.calibrate(settings, wanted, examples, seed))
     chosen = calibration.report(match, others, loss, is_json=json)
     if chosen is None:
         sys.exit(1)
@@ -370,14 +370,14 @@ def status(
 
     settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer, "swarm_key": swarm_key})
 
-    async def program() -> None:
+    async def program(_: Signals) -> None:
         models = await report.look(settings)
         if json:
             console.print_json(models=[model.as_dict() for model in models])
         else:
             report.show(models)
 
-    console.run(program())
+    console.run(program)
 
 
 class _FileFirst(TyperGroup):

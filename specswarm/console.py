@@ -1,19 +1,47 @@
-"""Standard output and standard error: events as JSON lines, errors as one line, logs that do not shout."""
+"""The command's edge to the system: standard output and standard error, errors as one line, logs that do not shout.
+
+Here errors of the operating system, which may come from anywhere, become a sentence; what nobody foresaw is a bug, and
+said to be one.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
+import io
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import uvloop
 
 from swarm.errors import SpecswarmError, UsageError
+from swarm.lifetime import Signals, Stopped, obeying_signals
+from swarm.tasks import report
 
 T = TypeVar("T")
+
+
+class OutputFailed(SpecswarmError):
+    """Standard output takes nothing any more."""
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors are told from those of other files."""
+
+    def write(self, data: Any, /) -> int:
+        """Raises OutputFailed."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            raise OutputFailed(f"standard output: {error.strerror}") from None
 
 
 def print_json(**fields: Any) -> None:
@@ -22,8 +50,9 @@ def print_json(**fields: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line for a person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for a person, on standard error; that nobody can read it ends nothing."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def fail(error: SpecswarmError) -> NoReturn:
@@ -32,19 +61,37 @@ def fail(error: SpecswarmError) -> NoReturn:
     sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a program's coroutine to its end; its known errors become one line and an exit code."""
-    try:
-        return uvloop.run(work)
-    except SpecswarmError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BaseExceptionGroup as group:
-        known = group.subgroup(SpecswarmError)
-        if known is None:
-            raise
-        fail(_first(known))
+def run(program: Callable[[Signals], Coroutine[Any, Any, T]]) -> T:
+    """Run a program to its end, or until a signal ends it, and with it the process."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(obeying_signals(program))
+        except Stopped as stopped:
+            # not by sys.exit: that would wait for threads, and one of them may be loading a model
+            with contextlib.suppress(OutputFailed, OSError):
+                sys.stdout.flush()
+            os._exit(stopped.code)
+
+
+@contextlib.contextmanager
+def edge() -> Iterator[None]:
+    """Where a command meets the system: whatever it raises ends as one line and an exit code."""
+    _prepare_streams()
+    with _signals_end_it():
+        try:
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+        except OutputFailed as error:
+            _give_up_output()
+            fail(error)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+        except BaseExceptionGroup as group:
+            _fail_by(_first(group))
+        except Exception as error:
+            _fail_by(error)
 
 
 def quiet_libraries() -> None:
@@ -53,6 +100,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
+    logging.raiseExceptions = False  # what cannot be written to the log is lost, and nothing else
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("specswarm")
@@ -61,6 +109,71 @@ def quiet_libraries() -> None:
     log.propagate = False
 
 
-def _first(group: BaseExceptionGroup[SpecswarmError]) -> SpecswarmError:
-    error = group.exceptions[0]
+def _fail_by(error: BaseException) -> NoReturn:
+    """End as fits this error."""
+    match error:
+        case SpecswarmError():
+            fail(error)
+        case OSError():
+            what = error.strerror or str(error) or type(error).__name__
+            fail(SpecswarmError(f"{os.fsdecode(error.filename)}: {what}" if _is_path(error.filename) else what))
+        case MemoryError():
+            fail(SpecswarmError("out of memory"))
+        case Exception():
+            report("it ended", error)
+            text = (str(error) or type(error).__name__).partition("\n")[0]
+            fail(SpecswarmError(f"a bug of this program ended it: {text}; its log above says where"))
+    raise error
+
+
+def _is_path(name: object) -> bool:
+    return isinstance(name, str | bytes | os.PathLike)
+
+
+def _prepare_streams() -> None:
+    """Have standard output tell its own errors, and take any text; where a stream is closed, no file gets its place."""
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):  # to write to 1 is an error
+        try:
+            os.fstat(descriptor)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.dup2(os.open(os.devnull, mode), descriptor)
+    sys.stdin = sys.stdin or os.fdopen(0, "r", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None or sys.stdout is sys.__stdout__:
+        encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else ("utf-8", "strict")
+        raw = io.BufferedWriter(_Output(1, "wb", closefd=False))
+        is_terminal = raw.isatty()
+        lossless = "backslashreplace" if errors == "strict" else errors  # text must not end a generation
+        sys.stdout = io.TextIOWrapper(raw, encoding, lossless, line_buffering=is_terminal)
+
+
+def _give_up_output() -> None:
+    """What is still in its buffer would fail once more when Python ends."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """While no event loop runs that heeds them, signals end the process, without a trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a person should know of: a known one, if there is any."""
+    known = group.subgroup((SpecswarmError, OSError))
+    error = (known or group).exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

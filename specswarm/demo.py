@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Line:
 def run_demo() -> int:
     """Run it; the exit code. Every process it starts is gone when it returns, also after Ctrl-C."""
     console = Console()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # which `SwarmModel` heeds
     try:
         with tempfile.TemporaryDirectory(prefix="specswarm-demo-") as folder:
             console.print(f"starting a bootstrap node and {len(SPANS)} peers, each with 2 of the target's 8 layers")

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -31,6 +32,7 @@ from swarm.errors import BadMessage
 from swarm.membership import REFUSAL, Membership
 from swarm.rates import Rates
 from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
+from swarm.tasks import report
 
 log = logging.getLogger("specswarm")
 
@@ -67,6 +69,24 @@ def accepts(place: DHTID, subkey: str, entry: Entry, swarm: Membership) -> bool:
     except BadMessage:
         return False
     return any(place == DHTID.generate(key) for key in directory.keys_of(announcement))
+
+
+def _telling_of_bugs(
+    answer: Callable[[DhtNode, Any, P2PContext], Awaitable[Any]],
+) -> Callable[[DhtNode, Any, P2PContext], Awaitable[Any]]:
+    """hivemind tells the caller alone what went wrong."""
+
+    @functools.wraps(answer)
+    async def telling(node: DhtNode, request: Any, context: P2PContext) -> Any:
+        try:
+            return await answer(node, request, context)
+        except PermissionError:  # what the caller is told
+            raise
+        except Exception as error:
+            report(f"answering {answer.__name__} failed", error)
+            raise
+
+    return telling
 
 
 class _WaitingCalls(dict[UUID, asyncio.Future[bytes]]):
@@ -166,25 +186,28 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
 
     # Calls of others. hivemind finds them by their names, and reads the annotations.
 
+    @_telling_of_bugs
     async def rpc_ping(self, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
         """I am here."""
         auth = self._welcome(context.remote_id, request)
         return dht_pb2.PingResponse(auth=auth, peer=self._info, dht_time=time.time(), available=True)
 
+    @_telling_of_bugs
     async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
         """Keep records."""
         auth = self._welcome(context.remote_id, request)
         given = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=False)
         kept = [
-            self.keep(DHTID.from_bytes(key), subkey.decode(errors="replace"), Entry(record, expires))
+            self.keep(_place(key), subkey.decode(errors="replace"), Entry(record, expires))
             for key, subkey, record, expires in list(given)[:_MAX_KEYS]
         ]
         return dht_pb2.StoreResponse(auth=auth, store_ok=kept, peer=self._info)
 
+    @_telling_of_bugs
     async def rpc_find(self, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
         """Say what is here, and who is nearer."""
         auth = self._welcome(context.remote_id, request)
-        found = [self._result(DHTID.from_bytes(key), context.remote_id) for key in request.keys[:_MAX_KEYS]]
+        found = [self._result(_place(key), context.remote_id) for key in request.keys[:_MAX_KEYS]]
         return dht_pb2.FindResponse(auth=auth, results=found, peer=self._info)
 
     def _welcome(self, caller: PeerID, request: Any) -> auth_pb2.ResponseAuthInfo:
@@ -253,6 +276,13 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     def _get_handle_name(cls, _namespace: str | None, method_name: str) -> str:
         """The name of a call on the wire."""
         return f"specswarm/1/{method_name}"
+
+
+def _place(key: bytes) -> DHTID:
+    """Of a stranger's request. Raises PermissionError if it is no place."""
+    if len(key) != DHTID.HASH_NBYTES:
+        raise PermissionError("a key has another length")
+    return DHTID.from_bytes(key)
 
 
 def _pack(records: Mapping[str, Entry]) -> bytes:

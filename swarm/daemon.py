@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from hivemind.p2p import P2P, PeerID
@@ -17,21 +19,40 @@ from hivemind.utils.multiaddr import Multiaddr
 from swarm.circuits import address_of
 from swarm.errors import SwarmUnreachable, UsageError
 from swarm.identity import Identity
+from swarm.lifetime import gone, remains
+from swarm.tasks import end as end_tasks
+from swarm.tasks import owned, report
 from swarm.wire import Contact
 
 BROKEN = (P2PDaemonError, OSError, EOFError, TimeoutError)  # IncompleteReadError is an EOFError
 """What goes wrong with a stream, or with reaching a peer."""
 
 _LEAVE_SECONDS = 5.0  # for the daemon to end
+_LOOK_SECONDS = 5.0  # between looks at what hivemind has running
 _SETSID = ("setsid",) if shutil.which("setsid") else ()
 
 
 class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
     """A daemon in a session of its own: Ctrl-C in a terminal is for this program, which needs it in order to leave."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        remains(self.kill)
+        _made.get().append(self)
+
+    def kill(self) -> None:
+        """End it at once, and remove its sockets."""
+        gone(self.kill)
+        self._terminate()
+        if self._child is not None and self._child.returncode is None:
+            self._child.kill()
+
     @staticmethod
     def _make_process_args(*args: Any, **options: Any) -> list[str]:
         return [*_SETSID, *P2P._make_process_args(*args, **options)]
+
+
+_made: ContextVar[list[_Daemon]] = ContextVar("daemons that are being started")
 
 
 async def start(
@@ -42,6 +63,9 @@ async def start(
     is_server: bool,
     is_relay: bool,
 ) -> P2P:
+    """A new daemon, of which nothing is left if it does not start. Raises SwarmUnreachable or UsageError."""
+    made: list[_Daemon] = []
+    _made.set(made)
     try:
         return await _Daemon.create(
             identity_path=str(identity.path) if identity else None,
@@ -55,19 +79,41 @@ async def start(
             nat_port_map=False,
             startup_timeout=30,
         )
-    except P2PDaemonError as error:
-        raise SwarmUnreachable(f"the network daemon did not start: {first_line(error)}") from None
-    except ValueError as error:
-        raise UsageError(f"not a multiaddr: {error}") from None
+    except BaseException as error:
+        for daemon in made:
+            daemon.kill()
+        if isinstance(error, BROKEN):
+            raise SwarmUnreachable(f"the network daemon did not start: {first_line(error)}") from None
+        if isinstance(error, ValueError):
+            raise UsageError(f"not a multiaddr: {error}") from None
+        raise
 
 
 async def end(p2p: P2P) -> None:
     """Have the daemon end, by itself or by force."""
     try:
-        async with asyncio.timeout(_LEAVE_SECONDS):
-            await p2p.shutdown()
-    except TimeoutError:
-        p2p._child.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await p2p.shutdown()
+    finally:
+        p2p.kill()
+
+
+async def ended(p2p: P2P) -> None:
+    """Wait until the daemon ends, or one of the tasks that hivemind has running for it: it is of no use then."""
+    control = p2p._client.control
+    child = owned(p2p._child.wait(), "waiting for the network daemon")
+    try:
+        while True:  # the last of them begins with the first protocol that is served
+            running = {child, control._read_task, control._write_task, p2p._listen_task} - {None}
+            done, _ = await asyncio.wait(running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task is not child and not task.cancelled() and (error := task.exception()):
+                    report("the connection to the network daemon broke", error)
+            if done:
+                return
+    finally:
+        await end_tasks(child)
 
 
 def check_ports(maddrs: Sequence[str]) -> None:

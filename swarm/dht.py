@@ -17,6 +17,7 @@ from hivemind.p2p import P2P, PeerID
 from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepts, place_of
 from swarm.membership import Membership
 from swarm.shelf import Entry
+from swarm.tasks import owned
 
 log = logging.getLogger("specswarm")
 
@@ -113,7 +114,7 @@ class Dht:
                 near = [p for p in waiting if len(answered) < NEAREST or distance(p) < answered[NEAREST - 1]]
                 for peer in sorted(near, key=distance)[: _AT_ONCE - len(asking)]:
                     waiting.remove(peer)
-                    asking[asyncio.create_task(self._node.find(peer, place))] = peer
+                    asking[owned(self._node.find(peer, place), "a question to a node")] = peer
                 if not asking:
                     return
                 done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)

@@ -23,12 +23,12 @@ from swarm.dht import Dht
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
-from swarm.lifetime import end
 from swarm.membership import PUBLIC, REFUSAL, Membership
 from swarm.memory import MemoryNetwork
 from swarm.neighbours import greet_any, stay_in
 from swarm.relay import Relay, reserve
 from swarm.streams import Libp2pStream
+from swarm.tasks import end, kept_up, owned, report
 from swarm.transport import Handler, Stream
 from swarm.wire import MAX_MADDRS, MAX_SIZES, NO_SESSION, Contact, Hello, Refused
 
@@ -61,6 +61,7 @@ class Libp2pNetwork:
         )
         self._relays: dict[str, Contact] = {}  # through which others reach this node
         self._p2p = p2p
+        self._ended = asyncio.Event()  # the daemon has
         self._within = MemoryNetwork().join(self.peer_id)  # for streams to this node itself
         self._dht = dht
         self._incoming = incoming
@@ -106,15 +107,19 @@ class Libp2pNetwork:
             if is_relay:
                 await network._relay_for_others()
             await dht.start()
-            async with network._staying_in(initial):
-                yield network
+            watching = owned(network._watch(), "watching the network daemon")
+            try:
+                async with network._staying_in(initial):
+                    yield network
+            finally:
+                await end(watching)
         finally:
             await daemon.end(p2p)
 
     async def run(self) -> None:
         """Until cancelled. Raises SwarmUnreachable if the daemon ends by itself."""
-        await self._p2p._child.wait()
-        raise SwarmUnreachable("the network daemon has ended: start this program again")
+        await self._ended.wait()
+        self._check()
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included: those of relays, QUIC, others.
@@ -138,6 +143,7 @@ class Libp2pNetwork:
 
     async def dial(self, contact: Contact, protocol: str) -> Libp2pStream:
         """The same, to another node."""
+        self._check()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
@@ -147,6 +153,7 @@ class Libp2pNetwork:
                     self._note_reached(contact)
                 reader, writer = await daemon.open_stream(self._p2p, PeerID.from_base58(contact.peer_id), protocol)
         except (*BROKEN, ValueError) as error:
+            self._check()
             self._known.pop(contact.peer_id, None)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({daemon.first_line(error)})") from None
         stream = Libp2pStream(contact.peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=True)
@@ -168,6 +175,8 @@ class Libp2pNetwork:
                 pass  # the stream's natural end
             except BadMessage as error:
                 log.warning("dropped a stream of %s: %s", stream.peer_id, error)
+            except Exception as error:  # hivemind would keep it to itself
+                report(f"serving a stream of {stream.peer_id} failed", error)
             finally:
                 stream.close()
 
@@ -175,12 +184,25 @@ class Libp2pNetwork:
         await self._p2p.add_binary_stream_handler(protocol, handle)
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
-        """Store a record on the nodes nearest to each key."""
+        """Store a record on the nodes nearest to each key. Raises SwarmUnreachable if the daemon has ended."""
+        self._check()
         return await self._dht.put(keys, subkey, value, expires)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The live records under a key: (subkey, value, expires)."""
-        return await self._dht.get(key)
+        """The live records under a key: (subkey, value, expires). Raises SwarmUnreachable if the daemon has ended."""
+        found = await self._dht.get(key)
+        self._check()
+        return found
+
+    async def _watch(self) -> None:
+        """Note when the daemon ends: who is asked something afterwards is to know why there is no answer."""
+        await daemon.ended(self._p2p)
+        self._ended.set()
+
+    def _check(self) -> None:
+        """Raise SwarmUnreachable if nothing can be reached any more: that is nobody else's fault."""
+        if self._ended.is_set():
+            raise SwarmUnreachable("the network daemon has ended: start this program again")
 
     @contextlib.asynccontextmanager
     async def _staying_in(self, initial: Sequence[Contact]) -> AsyncIterator[None]:
@@ -194,15 +216,15 @@ class Libp2pNetwork:
                 raise SwarmUnreachable(f"the initial peers belong to another swarm ({listed}): {hint}")
             does = "relays for this one" if self._is_behind_nat else "answers"
             raise SwarmUnreachable(f"no initial peer {does} ({listed}): check the address and that it is running")
-        staying = asyncio.create_task(
-            stay_in(
-                initial,
-                self._greet,
-                self._dht.look_around,
-                is_alone=lambda: self._dht.is_alone,
-                reached=lambda: list(self._reached.values()),
-            )
+        work = partial(
+            stay_in,
+            initial,
+            self._greet,
+            self._dht.look_around,
+            is_alone=lambda: self._dht.is_alone,
+            reached=lambda: list(self._reached.values()),
         )
+        staying = owned(kept_up(work, "staying in the swarm"), "staying in the swarm")
         try:
             yield
         finally:
@@ -236,7 +258,10 @@ class Libp2pNetwork:
         relay = Relay(partial(daemon.open_stream, self._p2p), self._dht.knows_caller)
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await relay.serve(info.peer_id, reader, writer)
+            try:
+                await relay.serve(info.peer_id, reader, writer)
+            except Exception as error:  # hivemind would keep it to itself
+                report(f"relaying for {info.peer_id} failed", error)
 
         await self._p2p.add_binary_stream_handler(HOP_PROTOCOL, handle)
 

@@ -1,40 +1,115 @@
-"""How long a program runs: until a signal asks it to stop."""
+"""How long a program runs: to its end, or until a signal asks it to stop.
+
+The first SIGINT or SIGTERM has a program that serves leave well; any other, and one that is not ready yet, is broken
+off and cleans up. The second one ends the process at once. Threads that still compute are not waited for.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from swarm.tasks import end, owned, report_strays
+
+T = TypeVar("T")
+
+_remains: set[Callable[[], object]] = set()
 
 
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set, instead of killing the process; a second one of them kills it."""
-    stop = asyncio.Event()
+class Stopped(Exception):
+    """A signal has ended the program; all is cleaned up, and the process should end with `code`."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped: {code}")
+        self.code = code
+
+
+class Signals:
+    """What signals do to a program."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        """Set when the program should leave well."""
+        self.number = 0
+        """Of the first signal that came."""
+        self.serves = False
+        """Whether the program heeds `stop`, which is for the program to say."""
+        self.task: asyncio.Task[Any] | None = None
+        """The program's."""
+        self._breaking_off: asyncio.Task[None] | None = None
+
+    def note(self, number: int) -> None:
+        """A signal has come."""
+        if self.number:
+            end_at_once(128 + number)
+        self.number = number
+        if self.serves:
+            self.stop.set()
+        elif self.task is not None:
+            self._breaking_off = owned(end(self.task), "breaking off")
+
+
+async def obeying_signals(program: Callable[[Signals], Coroutine[Any, Any, T]]) -> T:
+    """Run a program; what it returns or raises. Raises Stopped if a signal has ended it."""
     loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-
+    report_strays(loop)
+    signals = Signals()
+    signals.task = task = owned(program(signals), "the program", outcomes=(Exception,))
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
+        loop.add_signal_handler(number, signals.note, number)
+    await asyncio.wait([task])
+    if task.cancelled() and signals.number:
+        raise Stopped(128 + signals.number)
+    result = task.result()
+    if signals.number:
+        raise Stopped(0)
+    return result
 
 
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended: a library may swallow a cancellation that comes just as its call ends."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=1.0)
+def remains(clean_up: Callable[[], object]) -> Callable[[], object]:
+    """Something outside this process is here until `gone` is told; `clean_up` takes it away, at once."""
+    _remains.add(clean_up)
+    return clean_up
 
 
-async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
-    """Run coroutines side by side until `stop` is set, then cancel them; if one fails, all end and it raises."""
+def gone(clean_up: Callable[[], object]) -> None:
+    """It is away."""
+    _remains.discard(clean_up)
+
+
+def end_at_once(code: int) -> None:
+    """End the process, and leave nothing behind."""
+    for clean_up in list(_remains):
+        with contextlib.suppress(Exception):
+            clean_up()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def torch_thread() -> Iterator[ThreadPoolExecutor]:
+    """The thread of a program that computes; who leaves does not wait for what it is at: loading may take minutes."""
+    thread = ThreadPoolExecutor(1, "torch")
+    try:
+        yield thread
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
+
+
+async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, object]) -> None:
+    """Run coroutines side by side until `stop` is set, then cancel them; if one fails, or ends before, all end and it
+    raises."""
+
+    async def endless(coroutine: Coroutine[Any, Any, object]) -> None:
+        await coroutine
+        if not stop.is_set():
+            raise RuntimeError(f"{coroutine} has ended by itself")
+
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in work]
+        tasks = [group.create_task(endless(coroutine)) for coroutine in work]
         await stop.wait()
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            await end(task)
+        await end(*tasks)

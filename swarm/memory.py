@@ -13,6 +13,7 @@ from weakref import WeakSet
 from swarm.codec import decode, encode
 from swarm.errors import PeerLost
 from swarm.membership import PUBLIC
+from swarm.tasks import owned
 from swarm.transport import Handler
 from swarm.wire import MAX_SIZES, AnyMessage, Contact
 
@@ -149,7 +150,7 @@ class MemoryTransport:
     def accept(self, protocol: str, stream: MemoryStream) -> None:
         """Hand an incoming stream to its handler."""
         self.streams.add(stream)
-        task = asyncio.create_task(self._handle(self._handlers[protocol], stream))
+        task = owned(self._handle(self._handlers[protocol], stream), f"serving a stream of {stream.peer_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
+from swarm.tasks import end, owned
 from swarm.wire import Contact
 
 PERIOD_SECONDS = 15.0  # between greetings while there are neighbours
 _FIRST_SECONDS = 0.5  # of waiting while there are none; doubles up to the period
 
-Greet = Callable[[Contact], Awaitable[bool]]
+Greet = Callable[[Contact], Coroutine[Any, Any, bool]]
 """Connect to a node and ask whether it is there; both know each other afterwards. Never raises."""
 
 
 async def greet_any(greet: Greet, contacts: Iterable[Contact]) -> bool:
     """Greet all at the same time; True as soon as one answers, when the rest are left to `stay_in`."""
-    waiting = {asyncio.ensure_future(greet(contact)) for contact in contacts}
+    waiting = {owned(greet(contact), f"greeting {contact.peer_id}") for contact in contacts}
     try:
         while waiting:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -29,10 +31,7 @@ async def greet_any(greet: Greet, contacts: Iterable[Contact]) -> bool:
                 return True
         return False
     finally:
-        for task in waiting:
-            task.cancel()
-        if waiting:
-            await asyncio.wait(waiting)
+        await end(*waiting)
 
 
 async def stay_in(

@@ -22,6 +22,7 @@ from hivemind.p2p import PeerID
 
 from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
 from swarm.incoming import IncomingStreams
+from swarm.tasks import end, owned
 
 RESERVED_SECONDS = 60.0  # a peer renews its reservation with each greeting, four times as often
 MAX_RESERVED = 1024  # peers
@@ -136,13 +137,12 @@ async def _answer(streams: Streams, status: Status, **fields: Any) -> None:
 
 async def _copy_both_ways(one: Streams, other: Streams) -> None:
     """Until one of them ends."""
-    copying = {asyncio.create_task(_copy(one[0], other[1])), asyncio.create_task(_copy(other[0], one[1]))}
+    ways = ((one[0], other[1]), (other[0], one[1]))
+    copying = [owned(_copy(*way), "copying on a circuit", outcomes=(EOFError, OSError)) for way in ways]
     try:
         await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in copying:
-            task.cancel()
-        await asyncio.gather(*copying, return_exceptions=True)
+        await end(*copying)
 
 
 async def _have_it_closed(there: Streams) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 from swarm.codec import decode, encode
 from swarm.daemon import BROKEN
 from swarm.errors import PeerLost
+from swarm.tasks import owned
 from swarm.wire import AnyMessage
 
 _HEADER = 4  # bytes of a frame's length
@@ -77,7 +78,7 @@ class Libp2pStream:
         if not self._is_own or self._writer.is_closing():
             self._writer.close()
         elif self._goodbye is None:
-            self._goodbye = asyncio.get_running_loop().create_task(self._say_goodbye())
+            self._goodbye = owned(self._say_goodbye(), f"ending a stream to {self.peer_id}")
 
     async def _say_goodbye(self) -> None:
         with closing(self._writer), contextlib.suppress(*BROKEN):

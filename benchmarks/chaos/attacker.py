@@ -30,10 +30,10 @@ from benchmarks.jsonlines import say, standard_input
 from swarm.calls import DhtNode
 from swarm.errors import BadMessage, PeerLost
 from swarm.libp2p import Libp2pNetwork
-from swarm.lifetime import end
 from swarm.model.source import ModelSource
 from swarm.span import Span
 from swarm.streams import Libp2pStream
+from swarm.tasks import end
 from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact
 
 _PER_STREAM = 40  # messages, then another stream
