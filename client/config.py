@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, field_validator, model_validator
 
-from swarm.config import Config
+from swarm.config import Config, expanded
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
@@ -105,7 +105,7 @@ class ClientConfig(Observed):
     @field_validator("identity")
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
-        return value and value.expanduser()
+        return value and expanded(value)
 
     @model_validator(mode="after")
     def _audit_what_is_exact(self) -> ClientConfig:

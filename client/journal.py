@@ -77,6 +77,9 @@ class Journal:
             raise UsageError(f"{path} is no record of a generation: choose another file for --resume") from None
 
     def write(self, tokens: Sequence[int]) -> None:
-        """Append a verdict's tokens, before anybody has seen them."""
-        with self.path.open("ab") as file:
-            file.write(msgspec.json.encode(list(tokens)) + b"\n")
+        """Append a verdict's tokens, before anybody has seen them. Raises UsageError if they cannot be kept."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(list(tokens)) + b"\n")
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error.strerror}; go on with --resume when there is room") from None

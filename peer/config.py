@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peer.limits import Limits
 from peer.packer import UPLINK_MBIT
+from swarm.config import expanded
 from swarm.errors import UsageError
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
@@ -72,7 +73,7 @@ class PeerConfig(Limits, Observed):
     @field_validator("identity")
     @classmethod
     def _expand(cls, value: Path) -> Path:
-        return value.expanduser()
+        return expanded(value)
 
     @model_validator(mode="after")
     def _one_way_to_choose_layers(self) -> PeerConfig:

@@ -36,9 +36,12 @@ def draw(points: Sequence[Point], title: str, folder: Path) -> Path:
         axes.set(title=name, xlabel=keys[0], ylim=(0, None))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{title}-{'-'.join(key.rpartition('.')[2] for key in keys)}.png"
-    figure.savefig(file, dpi=110)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file, dpi=110)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; choose another folder for --plot") from None
     return file
 
 

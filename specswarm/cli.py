@@ -304,7 +304,9 @@ def generate(
         },
     )
     goes_on = options.resume is not None and options.resume.exists() and prompt is None
-    text = sys.stdin.read() if prompt is None and not goes_on else prompt
+    text = console.read_text() if prompt is None and not goes_on else prompt
+    if text and not console.is_text(text):
+        raise UsageError("the prompt is no text: give it in UTF-8")
     if not text and not goes_on:
         console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
 

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import uvloop
 
@@ -44,15 +44,39 @@ class _Output(io.FileIO):
             raise OutputFailed(f"standard output: {error.strerror}") from None
 
 
+class _Log(io.FileIO):
+    """Standard error: that nobody can read it ends nothing."""
+
+    def write(self, data: Any, /) -> int:
+        """Whatever cannot be written is lost."""
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
 def print_json(**fields: Any) -> None:
     """One object on one line of standard output, at once."""
     print(json.dumps(fields, ensure_ascii=False), flush=True)
 
 
 def say(text: str) -> None:
-    """A line for a person, on standard error; that nobody can read it ends nothing."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    """A line for a person, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_text() -> str:
+    """All of standard input, in UTF-8. Raises UsageError if it cannot be read, or is no text."""
+    try:
+        return sys.stdin.read()
+    except OSError as error:
+        raise UsageError(f"standard input: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is no text: {error}") from None
+
+
+def is_text(text: str) -> bool:
+    """Whether it has bytes only that are characters: an argument of a command may be any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def fail(error: SpecswarmError) -> NoReturn:
@@ -100,13 +124,16 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
-    logging.raiseExceptions = False  # what cannot be written to the log is lost, and nothing else
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("specswarm")
     log.handlers[:] = [handler]
-    log.setLevel(os.environ.get("SPECSWARM_LOGLEVEL", "INFO"))
     log.propagate = False
+    level = os.environ.get("SPECSWARM_LOGLEVEL") or "INFO"
+    try:
+        log.setLevel(level)
+    except ValueError:
+        raise UsageError(f"SPECSWARM_LOGLEVEL={level} is no level: DEBUG, INFO, WARNING or ERROR") from None
 
 
 def _fail_by(error: BaseException) -> NoReturn:
@@ -139,13 +166,19 @@ def _prepare_streams() -> None:
             if error.errno == errno.EBADF:
                 os.dup2(os.open(os.devnull, mode), descriptor)
     sys.stdin = sys.stdin or os.fdopen(0, "r", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
-        encoding, errors = (sys.stdout.encoding, sys.stdout.errors) if sys.stdout else ("utf-8", "strict")
-        raw = io.BufferedWriter(_Output(1, "wb", closefd=False))
-        is_terminal = raw.isatty()
-        lossless = "backslashreplace" if errors == "strict" else errors  # text must not end a generation
-        sys.stdout = io.TextIOWrapper(raw, encoding, lossless, line_buffering=is_terminal)
+        sys.stdout = _over(_Output(1, "wb", closefd=False), sys.stdout)
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = _over(_Log(2, "wb", closefd=False), sys.stderr)
+
+
+def _over(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+    """A text stream like the one before, but of a terminal that cannot show a character none fails for it."""
+    encoding, errors = (before.encoding, before.errors) if before is not None else ("utf-8", None)
+    lossless = "backslashreplace" if errors in (None, "strict") else errors
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding, lossless, line_buffering=raw.name == 2 or raw.isatty()
+    )
 
 
 def _give_up_output() -> None:

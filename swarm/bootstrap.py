@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from swarm.config import expanded
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import run_until
@@ -32,7 +33,7 @@ class BootstrapConfig(Observed):
     @field_validator("identity")
     @classmethod
     def _expand(cls, value: Path) -> Path:
-        return value.expanduser()
+        return expanded(value)
 
 
 async def serve(config: BootstrapConfig, on_ready: Callable[[str, list[str]], None], stop: asyncio.Event) -> None:

@@ -27,6 +27,14 @@ class Config(BaseModel):
 T = TypeVar("T", bound=Config)
 
 
+def expanded(path: Path) -> Path:
+    """A path whose `~` is the home folder. Raises ValueError if this user has none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: no home folder is known: give a whole path, or set HOME") from None
+
+
 def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]) -> T:
     """The program's configuration: options that are given (not None, not empty), then the file's `[section]`, then
     what stands above the sections, and for the initial peers the environment.

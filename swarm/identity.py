@@ -6,6 +6,7 @@ signature under a peer id can be checked by anyone, with nothing but the peer id
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ class Identity:
         try:
             _lock(descriptor, path)
             if os.fstat(descriptor).st_size == 0:
-                os.write(descriptor, _to_file(Ed25519PrivateKey.generate()))
+                _write(descriptor, path, _to_file(Ed25519PrivateKey.generate()))
             yield cls(path, _from_file(path))
         finally:
             os.close(descriptor)
@@ -82,6 +83,16 @@ def _lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"identity file {path} is in use by another node: give each its own --identity") from None
+
+
+def _write(descriptor: int, path: Path, data: bytes) -> None:
+    """All of it, or nothing."""
+    try:
+        if os.write(descriptor, data) < len(data):
+            os.ftruncate(descriptor, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise UsageError(f"identity file {path}: {error.strerror}; choose another with --identity") from None
 
 
 def _to_file(key: Ed25519PrivateKey) -> bytes:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from swarm.config import expanded
 from swarm.errors import UsageError
 
 REFUSAL = "not a member of this swarm"
@@ -68,7 +69,7 @@ class Membership:
 PUBLIC = Membership()
 """Everybody's."""
 
-KeyFile = Annotated[Path | None, AfterValidator(lambda path: path and path.expanduser())]
+KeyFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]
 """A swarm key's file in a configuration."""
 
 
@@ -80,5 +81,9 @@ def make_key(path: Path) -> None:
         raise UsageError(f"{path} is there already: a swarm's key is made once and handed to its members") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; choose another file") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+    except OSError as error:
+        path.unlink()  # half a key would be in the way of a whole one
+        raise UsageError(f"{path}: {error.strerror}; choose another file") from None

@@ -67,7 +67,11 @@ def _canonical(value: Any) -> Any:
 
 
 def _memory_path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Raises FileNotFoundError if this user has no home."""
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise FileNotFoundError from None
     return Path(cache) / "specswarm" / "weights.json"
 
 
@@ -79,9 +83,9 @@ def _read_memory() -> dict[str, Any]:
 
 
 def _write_memory(memory: Mapping[str, Any]) -> None:
-    path = _memory_path()
-    draft = path.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):  # a read-only home only costs hashing again
+    with contextlib.suppress(OSError):  # a read-only home, or none, only costs hashing again
+        path = _memory_path()
+        draft = path.with_suffix(f".{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(json.dumps(memory), encoding="utf-8")
         draft.replace(path)

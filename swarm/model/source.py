@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoTokenizer
 
+from swarm.config import expanded
 from swarm.errors import ModelUnsupported, UsageError
 from swarm.model import fingerprint
 
@@ -63,7 +65,7 @@ class ModelSource:
     def label(self) -> str:
         """What to call it before strangers: a hub id, an alias, or the folder's own name; at most 256 characters."""
         own = self.repo or (self.name if self.name in _ALIASES else self.folder.resolve().name)
-        return own[:256]
+        return os.fsencode(own).decode(errors="replace")[:256]  # a folder's name may be any bytes
 
     @classmethod
     def resolve(cls, name: str, revision: str | None = None) -> ModelSource:
@@ -71,8 +73,12 @@ class ModelSource:
 
         Raises UsageError if there is nothing of that name, ModelUnsupported if transformers does not know its kind.
         """
-        folder = _ALIASES.get(name, Path(name).expanduser())
-        if folder.is_dir():
+        try:
+            folder = _ALIASES.get(name, expanded(Path(name)))
+            is_folder = folder.is_dir()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"model {name[:200]}: {getattr(error, 'strerror', None) or error}") from None
+        if is_folder:
             if not (folder / "config.json").is_file():
                 raise UsageError(f"{folder} has no config.json: name the folder that holds the model's files")
             return cls(name, folder, config=_read_config(folder))
