@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import uvloop
 
 from swarm.errors import SpecswarmError, UsageError
+from swarm.foreign import printable
 from swarm.lifetime import Signals, Stopped, obeying_signals
 from swarm.tasks import report
 
@@ -60,8 +61,8 @@ def print_json(**fields: Any) -> None:
 
 
 def say(text: str) -> None:
-    """A line for a person, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A few lines for a person, on standard error; names in them may be anything."""
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def read_text() -> str:
@@ -125,7 +126,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HIVEMIND_LOGLEVEL", "ERROR")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Printable("%(asctime)s %(message)s", "%H:%M:%S"))
     log = logging.getLogger("specswarm")
     log.handlers[:] = [handler]
     log.propagate = False
@@ -134,6 +135,14 @@ def quiet_libraries() -> None:
         log.setLevel(level)
     except ValueError:
         raise UsageError(f"SPECSWARM_LOGLEVEL={level} is no level: DEBUG, INFO, WARNING or ERROR") from None
+
+
+class _Printable(logging.Formatter):
+    """Escapes what a message quotes; a traceback below it is left as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def _fail_by(error: BaseException) -> NoReturn:

@@ -1,25 +1,31 @@
 """Messages as bytes, and back.
 
 A message is a msgpack array whose first element names its type; `decode` checks types, ranges and sizes in one place,
-so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing.
+so what lies behind it trusts what it gets. Bytes that do not fit raise BadMessage and change nothing. Text in
+messages is printable on both sides of the wire (see `swarm.foreign`).
 """
 
 from __future__ import annotations
 
+from typing import cast, get_args
+
 import msgspec
+from msgspec import inspect
 
 from swarm.errors import BadMessage, UsageError
+from swarm.foreign import cleaner
 from swarm.span import Span
 from swarm.speculation.semantic import Leniency
 from swarm.wire import MAX_MESSAGE, AnyMessage, Generate, Generated, Hidden, Open, Proofs, Round, Rule, Views
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+_cleaners = {kind: cleaner(inspect.type_info(kind)) for kind in get_args(AnyMessage)}
 
 
 def encode(message: AnyMessage) -> bytes:
     """The message's bytes, without a frame."""
-    return _encoder.encode(message)
+    return _encoder.encode(_cleaned(message))
 
 
 def decode(data: bytes) -> AnyMessage:
@@ -30,8 +36,15 @@ def decode(data: bytes) -> AnyMessage:
         message = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMessage(f"not a message: {error}") from None
+    message = _cleaned(message)
     _check(message)
     return message
+
+
+def _cleaned(message: AnyMessage) -> AnyMessage:
+    """The message with printable text."""
+    clean = _cleaners[type(message)]
+    return message if clean is None else cast(AnyMessage, clean(message))
 
 
 def _check(message: AnyMessage) -> None:

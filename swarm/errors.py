@@ -18,13 +18,23 @@ from __future__ import annotations
 
 from typing import Literal
 
+from swarm.foreign import printable
+
+MAX_REASON = 1024  # characters that one node is told of what went wrong at another
+
 Why = Literal["full", "model", "gone", "unlawful", "stranger", "rate", "leaving"]
 """Why a peer refuses: no room; not served here; no such session is open; against the session's law; not whom its owner
 allows; too often lately; it is about to leave."""
 
 
 class SpecswarmError(Exception):
-    """Base of all errors that a user may see; the text is one line that says what to do."""
+    """Base of all errors that a user may see; the text is one line that says what to do.
+
+    It may quote anything, names of files and what libraries say of strangers' bytes included: it is made printable.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
 
 
 class UsageError(SpecswarmError):
@@ -47,9 +57,9 @@ class PeerError(SpecswarmError):
     """Trouble with one other node of the swarm."""
 
     def __init__(self, peer_id: str, reason: str) -> None:
-        super().__init__(f"peer {peer_id}: {reason}")
+        super().__init__(f"peer {peer_id}: {printable(reason, MAX_REASON)}")
         self.peer_id = peer_id
-        self.reason = reason
+        self.reason = printable(reason, MAX_REASON)
 
 
 class PeerLost(PeerError):

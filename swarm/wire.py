@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from swarm.errors import Why
+from swarm.errors import MAX_REASON, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.evidence import MAX_WEIGHT
 from swarm.speculation.sampling import Sampling
@@ -65,7 +65,7 @@ Node = Annotated[int, Meta(ge=-1, le=2 * MAX_DRAFTS)]
 Chunk = Annotated[int, Meta(ge=1, le=MAX_ROUND_TOKENS)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
-Text = Annotated[str, Meta(max_length=1024)]
+Text = Annotated[str, Meta(max_length=MAX_REASON)]
 Rule = Literal["match", "rejection", "semantic"]
 Wire = Literal["exact", "int8"]
 """In which form hidden states go from hop to hop: in the model's dtype, or in int8, which is lossy."""

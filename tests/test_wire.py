@@ -49,13 +49,14 @@ from swarm.wire import (
 )
 
 sessions = st.binary(min_size=16, max_size=16)
-peer_ids = st.text(min_size=1, max_size=128)
+printable_text = st.characters(exclude_categories=["C", "Zl", "Zp", "Lo", "Mn"])
+peer_ids = st.text(printable_text, min_size=1, max_size=128)
 counts = st.integers(0, 1 << 31)
 chunks = st.integers(1, MAX_ROUND_TOKENS)
-reasons = st.text(max_size=1024)
+reasons = st.text(printable_text, max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
 seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
-contacts = st.builds(Contact, peer_ids, st.lists(st.text(max_size=256), max_size=4).map(tuple))
+contacts = st.builds(Contact, peer_ids, st.lists(st.text(printable_text, max_size=256), max_size=4).map(tuple))
 shares = st.floats(0, 1)
 drafts = st.integers(0, MAX_DRAFTS)
 leniencies = st.builds(Leniency, shares, shares, shares, shares)
@@ -148,7 +149,13 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Refused: st.builds(Refused, sessions, st.sampled_from(get_args(Why)), reasons),
     Round: rounds(),
     Hidden: st.builds(
-        Hidden, rounds(), counts, st.text(max_size=16), st.binary(max_size=200), seconds, st.booleans()
+        Hidden,
+        rounds(),
+        counts,
+        st.text(printable_text, max_size=16),
+        st.binary(max_size=200),
+        seconds,
+        st.booleans(),
     ),
     Verdict: st.builds(Verdict, sessions, counts, tokens, seconds, st.none() | st.floats(0, 1e6)),
     Broken: st.builds(Broken, sessions, peer_ids, reasons),

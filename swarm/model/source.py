@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from swarm.config import expanded
 from swarm.errors import ModelUnsupported, UsageError
+from swarm.foreign import printable
 from swarm.model import fingerprint
 
 _PACKAGED = Path(__file__).parent.parent / "embedded"
@@ -65,7 +65,7 @@ class ModelSource:
     def label(self) -> str:
         """What to call it before strangers: a hub id, an alias, or the folder's own name; at most 256 characters."""
         own = self.repo or (self.name if self.name in _ALIASES else self.folder.resolve().name)
-        return os.fsencode(own).decode(errors="replace")[:256]  # a folder's name may be any bytes
+        return printable(own, 256)
 
     @classmethod
     def resolve(cls, name: str, revision: str | None = None) -> ModelSource:
