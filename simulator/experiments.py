@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import Any
 
 from simulator.figures import Figures
@@ -70,10 +71,16 @@ def sweep(
             found.append(run(scenario, seed))
             done()
     else:
+        others = set(active_children())
         with ProcessPoolExecutor(count) as pool:
-            for figures in pool.map(run, *zip(*jobs, strict=True)):
-                found.append(figures)
-                done()
+            try:
+                for figures in pool.map(run, *zip(*jobs, strict=True)):
+                    found.append(figures)
+                    done()
+            except BaseException:  # Ctrl-C, say: the pool would wait for the runs that have begun
+                for worker in set(active_children()) - others:
+                    worker.kill()
+                raise
     for i, (change, _) in enumerate(scenarios):
         yield Point(change, tuple(found[i * seeds : (i + 1) * seeds]))
 

@@ -54,6 +54,7 @@ STARTED = {
     ("swarm/dht.py", "owned"): "questions to nodes: raised by the look-up",
     ("swarm/relay.py", "owned"): "copying on a circuit: logged, and the circuit ends",
     ("swarm/memory.py", "owned"): "serving a stream: logged, and the stream ends",
+    ("swarm/metrics.py", "start_http_server"): "serving the counters: logged; the program goes on without",
     ("peer/node.py", "kept_up"): "announcing: starts again",
     ("peer/node.py", "Alongside"): "announcing while it loads or leaves: starts again, or breaks that off",
     ("peer/node.py", "run_in_executor"): "loading: the peer ends",
@@ -88,7 +89,7 @@ STARTED = {
 }
 STARTERS = {
     *("create_task", "ensure_future", "owned", "kept_up", "Alongside", "run_in_executor", "to_thread", "submit"),
-    *("call_soon", "call_soon_threadsafe", "call_later", "call_at", "Thread", "Timer", "start_soon"),
+    *("call_soon", "call_soon_threadsafe", "call_later", "call_at", "Thread", "Timer", "start_http_server"),
 }
 
 
