@@ -136,7 +136,7 @@ class Roster:
         """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""
         unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
-        return seats_at(self._known_atlas(), reachable, tokens=tokens)
+        return seats_at(self._num_layers, self._known_atlas(), reachable, tokens=tokens)
 
     def _known_atlas(self) -> Atlas:
         if self._atlas is None:

@@ -21,6 +21,7 @@ from swarm.wire import Contact
 ACCEPTANCE = {"none": 0.0, "ngram": 0.3}
 """Share of drafts that stand, by drafter; rough: what a text will show is not known before it."""
 ACCEPTANCE_OF_A_MODEL = 0.8
+_MOST_PLANS, _FEW_DRAFTS = 4, 4
 _WORTH = 1.05  # times as fast as here a peer must be
 
 
@@ -57,24 +58,46 @@ def best(here: Seat | None, others: Sequence[Seat], window: int | None) -> Seat:
     return fastest if fastest.rate(window) > _WORTH * here.rate(window) else here
 
 
-def seats_at(atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
-    """Those peers that draft and are `reachable`, as far as their own links to others make up a chain.
+def seats_at(num_layers: int, atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
+    """Those peers that draft and are `reachable`, as far as their own links to others make up a chain; of many, a few
+    that are likely to be the best.
 
     `reachable`: round trips from this client, by peer; `tokens` of a usual round.
     """
     found, peers = list[Seat](), atlas.peers
-    for peer in peers:
-        if peer.draft_seconds is None or peer.peer_id not in reachable:
-            continue
+    for peer in _likeliest(num_layers, atlas, reachable, tokens):
         links = _links_of(peer, peers)
         try:
-            hops = plan(peer.num_layers, atlas, links, tokens=tokens)
+            hops = plan(num_layers, atlas, links, tokens=tokens)
         except ChainLost:
             continue
         trip = trip_seconds(hops, atlas, tokens=tokens)
         is_hop = peer.contact in [hop.contact for hop in hops]
-        found.append(Seat(peer.contact, trip, peer.draft_seconds, ACCEPTANCE_OF_A_MODEL, is_hop))
+        found.append(Seat(peer.contact, trip, peer.draft_seconds or 0.0, ACCEPTANCE_OF_A_MODEL, is_hop))
     return found
+
+
+def _likeliest(num_layers: int, atlas: Atlas, reachable: Mapping[str, float], tokens: int) -> list[Announcement]:
+    """Of the peers that draft, those near both ends of the chain that this client would choose, and fast: a plan for
+    each of hundreds would hold up everything else."""
+    drafting = [
+        peer
+        for peer in atlas.peers
+        if peer.draft_seconds is not None and peer.num_layers == num_layers and peer.peer_id in reachable
+    ]
+    if len(drafting) <= _MOST_PLANS:
+        return drafting
+    try:
+        hops = plan(num_layers, atlas, reachable, tokens=tokens)
+    except ChainLost:
+        hops = []
+    ends = [atlas.places[hop.contact.peer_id] for hop in (*hops[:1], *hops[-1:])]
+
+    def seconds(peer: Announcement) -> float:
+        way = float(atlas.links[atlas.places[peer.peer_id], ends].sum())
+        return way + _FEW_DRAFTS * (peer.draft_seconds or 0.0)
+
+    return sorted(drafting, key=seconds)[:_MOST_PLANS]
 
 
 def _links_of(peer: Announcement, peers: Sequence[Announcement]) -> dict[str, float]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from client.routing import Atlas
+from client import seats
+from client.routing import Atlas, Hop
 from client.seats import Seat, best, seats_at
 from swarm.wire import Contact
 from tests.test_routing import peer
@@ -58,9 +61,38 @@ def test_a_peer_is_judged_by_its_own_links() -> None:
         peer("last", 2, 4, num_layers=4, links=links["last"], step_seconds=0.01, token_seconds=0.001),
     ]
     drafting = [peers[0], peers[1].model_copy(update={"draft_seconds": 0.003})]
-    found = seats_at(Atlas(drafting), {"first": 0.05, "last": 0.05}, tokens=11)
+    found = seats_at(4, Atlas(drafting), {"first": 0.05, "last": 0.05}, tokens=11)
     assert [(one.contact.peer_id if one.contact else None, one.draft_seconds) for one in found] == [("last", 0.003)]
     assert found[0].is_hop
     assert found[0].trip_seconds == pytest.approx(0.025 + 0.025 + 2 * (0.01 + 10 * 0.001))
-    assert seats_at(Atlas(drafting), {"first": 0.05}, tokens=11) == []
-    assert seats_at(Atlas(peers), {"first": 0.05, "last": 0.05}, tokens=11) == []
+    assert seats_at(4, Atlas(drafting), {"first": 0.05}, tokens=11) == []
+    assert seats_at(4, Atlas(peers), {"first": 0.05, "last": 0.05}, tokens=11) == []
+
+
+def test_of_many_peers_that_draft_the_near_and_fast_ones_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One plan for this client's own chain, and as many as few peers take."""
+    whole = peer(
+        "whole", 0, 4, num_layers=4, links={f"p{i}": 0.2 for i in range(60)} | {"near": 0.01, "slow": 0.01}
+    )
+    drafting = [peer(f"p{i}", 0, 4, num_layers=4, step_seconds=1.0, draft_seconds=0.001) for i in range(60)]
+    drafting += [
+        peer("near", 0, 4, num_layers=4, step_seconds=1.0, draft_seconds=0.001),
+        peer("slow", 0, 4, num_layers=4, step_seconds=1.0, draft_seconds=1.0),
+    ]
+    plans, planned = list[object](), seats.plan
+
+    def counted(*arguments: Any, **options: Any) -> list[Hop]:
+        plans.append(arguments)
+        return planned(*arguments, **options)
+
+    monkeypatch.setattr(seats, "plan", counted)
+    reachable = dict.fromkeys((one.peer_id for one in [whole, *drafting]), 0.05)
+    found = seats_at(4, Atlas([whole, *drafting]), reachable, tokens=11)
+    assert best(None, found, None).contact == Contact("near", ("/dns/near",))
+    assert len(plans) == 1 + len(found) == 5
+
+
+def test_a_peer_that_says_the_model_has_other_layers_is_no_place_for_drafts() -> None:
+    odd = peer("odd", 0, 1, num_layers=1, draft_seconds=0.0, step_seconds=0.0)
+    own = peer("own", 0, 4, num_layers=4)
+    assert seats_at(4, Atlas([odd, own]), {"odd": 0.05, "own": 0.05}, tokens=11) == []
