@@ -21,6 +21,7 @@ from peer.compute import Engine
 from peer.config import PeerConfig
 from peer.fit import layers_that_fit
 from peer.metrics import FREE_TOKENS, SESSIONS
+from peer.pace import Pace
 from peer.service import PeerService
 from peer.table import SessionTable
 from swarm import VERSION
@@ -117,7 +118,7 @@ async def _load_and_serve(
         span = offer.span
         log.info("loading layers %s of %s", span, source.name)
         async with _announcing(announcer):  # the choice must stand however long loading takes
-            stage, pace = await loop.run_in_executor(thread, _load, config, source, span)
+            stage, first = await loop.run_in_executor(thread, _load, config, source, span)
         table = SessionTable(
             stage,
             fingerprint,
@@ -133,20 +134,19 @@ async def _load_and_serve(
             network, stage, table, Engine(stage), thread, config.max_batch_tokens, config.uplink_mbit
         )
         await service.start()
+        pace = Pace(first)
         async with beside(network, thread) as also:
-            offer = offer.model_copy(update={"state": "serving", **asdict(pace), **also})
+            offer = offer.model_copy(update={"state": "serving", **asdict(pace.speed), **also})
             await announcer.publish(offer)
             on_ready(Ready(network.peer_id, offer.maddrs, span, source.name))
             left = asyncio.Event()
-
-            def figures() -> dict[str, Any]:
-                return {"free_tokens": table.free_tokens, "load": round(service.load(), 3)}
 
             await run_until(
                 left,
                 network.run(),
                 service.run(config.idle_seconds),
-                kept_up(partial(announcer.run, figures), "announcing"),
+                kept_up(partial(pace.keep, service.try_round), "measuring"),
+                kept_up(partial(announcer.run, partial(_figures, table, service, pace)), "announcing"),
                 _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
             )
 
@@ -172,6 +172,11 @@ async def _announcing(announcer: Announcer) -> AsyncIterator[None]:
             yield
     else:
         yield
+
+
+def _figures(table: SessionTable, service: PeerService, pace: Pace) -> dict[str, Any]:
+    """What the announcement says anew each time."""
+    return {"free_tokens": table.free_tokens, "load": round(service.load(), 3), **asdict(pace.speed)}
 
 
 async def _leave_well(

@@ -16,6 +16,7 @@ from peer.sent import Result
 from peer.session import Session
 from peer.table import SessionTable
 from peer.worker import Worker
+from swarm.model.speed import round_seconds
 from swarm.model.stage import Stage
 from swarm.rows import form_of
 from swarm.tasks import report
@@ -48,6 +49,11 @@ class Rounds:
     def load(self) -> float:
         """The share of the time since the last question in which the stage computed, 0..1."""
         return self._worker.load()
+
+    async def try_one(self, tokens: int, patience: float) -> float:
+        """Seconds that a round of so many tokens takes, when no other waits, or after `patience` seconds. Raises what
+        the stage raises."""
+        return await self._worker.time(partial(round_seconds, self._stage, tokens), patience)
 
     def stop(self) -> None:
         """Start nothing more."""

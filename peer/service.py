@@ -92,6 +92,10 @@ class PeerService:
         """That have sessions here."""
         return len({session.client for session in self._table})
 
+    async def try_round(self, tokens: int, patience: float) -> float:
+        """Seconds that a round of so many tokens takes: see `peer.pace`."""
+        return await self._rounds.try_one(tokens, patience)
+
     async def start(self) -> None:
         """Accept streams from now on."""
         await self._transport.serve(SESSION_PROTOCOL, self._serve_client)

@@ -7,10 +7,20 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from peer.batching import next_batch
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
 from swarm.tasks import report
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Work that is timed when nothing better is to be done, or from `due` on."""
+
+    work: Callable[[], float]
+    due: float
+    result: asyncio.Future[float]
 
 
 class Worker:
@@ -31,11 +41,20 @@ class Worker:
         self._is_busy = self._is_stopped = False
         self._busy_seconds = 0.0
         self._asked = (time.perf_counter(), 0.0)  # for the load: when, and what had been computed by then
+        self._trial: _Trial | None = None
 
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
         self._waiting.append(job)
         self._start()
+
+    async def time(self, work: Callable[[], float], patience: float) -> float:
+        """What `work` returns, on the torch thread: as soon as no round waits for it, or after `patience` seconds
+        between two batches. One at a time; raises what `work` raises."""
+        loop = asyncio.get_running_loop()
+        trial = self._trial = _Trial(work, loop.time() + patience, loop.create_future())
+        self._start()
+        return await trial.result
 
     def load(self) -> float:
         """The share of the time since the last question in which rounds were computed, 0..1."""
@@ -58,13 +77,20 @@ class Worker:
         self._is_stopped = True
 
     def _start(self) -> None:
-        """Hand the next batch to the torch thread, unless it has one or none waits."""
-        if self._is_busy or self._is_stopped or not self._waiting:
+        """Hand the next batch to the torch thread, unless it has one or none waits; or a trial, whose turn it is."""
+        if self._is_busy or self._is_stopped:
+            return
+        loop, trial = asyncio.get_running_loop(), self._trial
+        if trial is not None and (not self._waiting or loop.time() >= trial.due):
+            self._trial, self._is_busy = None, True
+            self._thread.submit(self._try, trial, loop)
+            return
+        if not self._waiting:
             return
         batch = next_batch(self._waiting, self._max_batch_tokens)
         self._waiting = [job for job in self._waiting if job not in batch]
         self._is_busy = True
-        self._thread.submit(self._run, batch, asyncio.get_running_loop())
+        self._thread.submit(self._run, batch, loop)
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
@@ -76,6 +102,25 @@ class Worker:
             report("computing failed", error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the program has ended meanwhile
             loop.call_soon_threadsafe(self._finish, batch, results, time.perf_counter() - started)
+
+    def _try(self, trial: _Trial, loop: asyncio.AbstractEventLoop) -> None:
+        """On the torch thread."""
+        try:
+            outcome: float | Exception = trial.work()
+        except Exception as error:
+            outcome = error
+        with contextlib.suppress(RuntimeError):  # as above
+            loop.call_soon_threadsafe(self._finish_trial, trial, outcome)
+
+    def _finish_trial(self, trial: _Trial, outcome: float | Exception) -> None:
+        self._is_busy = False
+        if trial.result.done():
+            pass  # whoever wanted it has gone
+        elif isinstance(outcome, Exception):
+            trial.result.set_exception(outcome)
+        else:
+            trial.result.set_result(outcome)
+        self._start()
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False

@@ -1,0 +1,62 @@
+"""How fast the stage is, as the peer announces it: measured again and again while it serves.
+
+What was measured at the start may have been measured in a busy moment. Rounds that were served would tell too little:
+what they take depends on the length of their texts, on prefill, and on who shares their forward pass. So a round of one
+token and one of several are tried now and then, when no round waits for the stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from statistics import median_low
+
+from swarm.model.speed import MANY, Speed
+
+_KEPT = 3  # trials of which the median counts: one that was disturbed does not
+_NOISE = 0.1  # by less than this share of it, no other speed is announced
+_TIME = 0.005  # share of the stage's time that trials take at most
+_LEAST_PAUSE = 5.0  # seconds between two trials
+_PATIENCE = 60.0  # seconds after which a trial no longer waits until no round does
+
+
+class Pace:
+    """What has been measured of late, and what is announced of it."""
+
+    def __init__(self, first: Speed) -> None:
+        """`first`: as measured at the start; it counts as one trial."""
+        self.speed = first
+        """Announced."""
+        self._trials = deque([(first.step_seconds, _seconds(first))], maxlen=_KEPT)
+
+    def note(self, one: float, many: float) -> None:
+        """A round of one token has taken so many seconds, and one of MANY.
+
+        Of two trials, the faster counts: nothing but disturbance makes them differ.
+        """
+        self._trials.append((one, many))
+        one, many = (median_low(times) for times in zip(*self._trials, strict=True))
+        if _differ(one, self.speed.step_seconds) or _differ(many, _seconds(self.speed)):
+            self.speed = Speed(one, max(many - one, 0.0) / (MANY - 1))
+
+    async def keep(self, trial: Callable[[int, float], Awaitable[float]]) -> None:
+        """Measure until cancelled.
+
+        `trial` gives the seconds that a round of so many tokens took which waited for others, so many seconds at most.
+        """
+        pause = _LEAST_PAUSE
+        while True:
+            await asyncio.sleep(pause)
+            one, many = await trial(1, _PATIENCE), await trial(MANY, _PATIENCE)
+            self.note(one, many)
+            pause = max((one + many) / _TIME, _LEAST_PAUSE)
+
+
+def _seconds(speed: Speed) -> float:
+    """Of a round of MANY tokens."""
+    return speed.step_seconds + speed.token_seconds * (MANY - 1)
+
+
+def _differ(found: float, announced: float) -> bool:
+    return abs(found - announced) > _NOISE * announced
