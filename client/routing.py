@@ -1,8 +1,9 @@
 """Which peers, with which of their layers, make up the chain: the one of least trip time. Pure.
 
 trip time = link to the first peer + every stage's compute + every link between them + link back from the last one.
-A shortest path over layer boundaries that visits no peer twice; a peer may serve any stretch of its span that begins
-and ends at a boundary of some peer's span. A part of a chain is planned in the same way, between the peers that stay.
+A shortest path over layer boundaries that visits no peer twice (`client.shortest`); a peer may serve any stretch of its
+span that begins and ends at a boundary of some peer's span. A part of a chain is planned in the same way, between the
+peers that stay.
 
 Who is busy is not known at the same time everywhere, and whoever is the best for one is the best for all around him. So
 compute is taken to be longer by the waiting that the announced load means, and each plan takes peers to be slower than
@@ -136,20 +137,13 @@ def plan(
     usable[[atlas.places[peer_id] for peer_id in atlas.places.keys() & excluded]] = False
     if kinds is not None:
         usable &= np.array([(peer.dtype, peer.quantize) in kinds for peer in atlas.peers], dtype=bool)
-    stages = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
-    visits = np.zeros(len(usable))
-    if salt is not None:
-        seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
-        visits[usable] = (seems_slower * (stages + to_client))[usable]
-    for peer_id in penalties.keys() & atlas.places.keys():
-        visits[atlas.places[peer_id]] += penalties[peer_id]
     costs = Costs(
         start=span.start,
         end=span.end,
         starts=atlas.starts,
         ends=atlas.ends,
-        layer_seconds=stages / (atlas.ends - atlas.starts),
-        visit_seconds=visits,
+        layer_seconds=_stage_seconds(atlas, tokens) / (atlas.ends - atlas.starts),
+        visit_seconds=_visit_seconds(atlas, usable, to_client, penalties, salt, tokens),
         links=atlas.links,
         way_in=to_client if before is None else atlas.links_of(before),
         way_out=to_client if after is None else atlas.links_of(after),
@@ -161,6 +155,30 @@ def plan(
     return [
         _hop(atlas.peers[i], Span(start, end), round_trips) for (i, end), start in zip(chain, starts, strict=False)
     ]
+
+
+def _stage_seconds(atlas: Atlas, tokens: int) -> Floats:
+    """Of each peer, for all its layers: compute and waiting."""
+    seconds: Floats = (atlas.step_seconds + atlas.token_seconds * (tokens - 1)) * (1 + atlas.waiting)
+    return seconds
+
+
+def _visit_seconds(
+    atlas: Atlas,
+    usable: NDArray[np.bool_],
+    to_client: Floats,
+    penalties: Mapping[str, float],
+    salt: int | None,
+    tokens: int,
+) -> Floats:
+    """By how much each peer seems slower than it is, and the penalties."""
+    seconds = np.zeros(len(usable))
+    if salt is not None:
+        seems_slower = (CHANCE + atlas.load) * atlas.chances(salt)
+        seconds[usable] = (seems_slower * (_stage_seconds(atlas, tokens) + to_client))[usable]
+    for peer_id in penalties.keys() & atlas.places.keys():
+        seconds[atlas.places[peer_id]] += penalties[peer_id]
+    return seconds
 
 
 def trip_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
