@@ -199,10 +199,7 @@ async def _leave_well(
 def _find_model(config: PeerConfig) -> tuple[ModelSource, str]:
     """On the torch thread, for it may hash large files: the model and its fingerprint."""
     source = ModelSource.resolve(config.model, config.revision)
-    fingerprint = source.fingerprint()
-    if fingerprint is None:
-        raise UsageError(f"{source.name} has no weights here: a peer needs model.safetensors or its shards")
-    return source, fingerprint
+    return source, source.own_fingerprint()
 
 
 def _num_layers(config: PeerConfig, source: ModelSource) -> int:

@@ -3,7 +3,10 @@
 The story of a span, file by file:
 
     source       names a model: its configuration, tokenizer, weight files and fingerprint
-    checkpoint   finds tensors in sharded safetensors, and fetches only the shards a span needs
+    files        what a folder holds, what a model's files are to look like, and what is wrong with them
+    hub          a repository's files at one commit: of the hub, or of its cache where that is out of reach
+    fingerprint  the hash that two nodes share only if their models are the same
+    checkpoint   fetches the shards that a span needs, finds its tensors, refuses what it cannot use
     layers       carves the layers [a, b) out of transformers' own model class
     loading      builds the carved model without memory, then reads in just its tensors
     quantize     turns linear layers into int8 or nf4 as they arrive

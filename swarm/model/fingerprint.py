@@ -6,14 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever httpx the hub client uses
-
-from swarm.errors import UsageError
 
 _VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype", "use_cache"}
@@ -32,27 +27,17 @@ def combine(config_hash: str, file_hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def hub_hashes(repo: str, commit: str, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of weight files as the hub states them. Raises UsageError if it cannot be asked."""
-    try:
-        siblings = HfApi().model_info(repo, revision=commit, files_metadata=True).siblings or []
-    except (HTTPError, OSError) as error:
-        raise UsageError(f"the hub is out of reach: cannot learn the hashes of {repo}") from error
-    stated = {s.rfilename: s.lfs.sha256 for s in siblings if s.lfs is not None}
-    missing = [name for name in names if name not in stated]
-    if missing:
-        raise UsageError(f"{repo} has no weights in {missing[0]}: only safetensors can be served")
-    return {name: stated[name] for name in names}
-
-
 def file_hash(path: Path) -> str:
-    """Hex SHA-256 of a file, remembered as long as its size and its time of change stay."""
+    """Hex SHA-256 of a file, remembered as long as its size and its times of change stay.
+
+    The time of the inode's change counts, too: archives and images may give all files the same time of change.
+    """
     status = path.stat()
-    key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+    key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     memory = _read_memory()
     known = memory.get(key)
-    if isinstance(known, list) and known[:2] == stamp:
-        return str(known[2])
+    if isinstance(known, list) and known[:-1] == stamp:
+        return str(known[-1])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _write_memory({**_read_memory(), key: [*stamp, digest]})

@@ -6,29 +6,37 @@ Only small files are read here. A client never needs more; a peer's weights are 
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer
 
 from swarm.config import expanded
 from swarm.errors import ModelUnsupported, UsageError
 from swarm.foreign import printable
 from swarm.model import fingerprint
+from swarm.model.files import (
+    CONFIG,
+    INDEX,
+    SINGLE,
+    SUMS,
+    Files,
+    Folder,
+    find_config,
+    no_weights,
+    read_index,
+    read_object,
+    read_sums,
+)
+from swarm.model.hub import Snapshot
 
 _PACKAGED = Path(__file__).parent.parent / "embedded"
 _ALIASES = {"embedded": _PACKAGED / "target", "embedded-draft": _PACKAGED / "draft"}
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab*", "*.model", "*.tiktoken")
+_QUANTIZATION = "hf_quant_config.json"  # of NVIDIA's ModelOpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +60,16 @@ class ModelSource:
 
     name: str
     """As the user wrote it."""
-    folder: Path
-    """Holds config.json; all of the files, unless `repo` is set."""
-    repo: str | None = None
-    """Hub id, where the files come from the hub."""
-    commit: str | None = None
-    """The hub commit that every file is taken from."""
+    files: Files
+    """In a folder of the user's, or of the hub."""
     config: Any = field(default=None, repr=False, compare=False)
     """transformers' configuration."""
 
     @property
     def label(self) -> str:
         """What to call it before strangers: a hub id, an alias, or the folder's own name; at most 256 characters."""
-        own = self.repo or (self.name if self.name in _ALIASES else self.folder.resolve().name)
-        return printable(own, 256)
+        is_named = self.name in _ALIASES or not isinstance(self.files, Folder)
+        return printable(self.name if is_named else Path(self.files.pretrained).resolve().name, 256)
 
     @classmethod
     def resolve(cls, name: str, revision: str | None = None) -> ModelSource:
@@ -78,30 +82,30 @@ class ModelSource:
             is_folder = folder.is_dir()
         except (OSError, ValueError) as error:
             raise UsageError(f"model {name[:200]}: {getattr(error, 'strerror', None) or error}") from None
+        files: Files
         if is_folder:
-            if not (folder / "config.json").is_file():
-                raise UsageError(f"{folder} has no config.json: name the folder that holds the model's files")
-            return cls(name, folder, config=_read_config(folder))
-        if name in _ALIASES or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            files = Folder(folder)
+        elif name in _ALIASES or name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise UsageError(f"no model folder {name!r}: give a folder, a hub id (owner/model) or 'embedded'")
-        try:
-            folder = Path(hf_hub_download(name, "config.json", revision=revision)).parent
-        except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
-            raise UsageError(f"no folder {name!r}, and the hub has no such model or is out of reach") from error
-        return cls(name, folder, name, folder.name, _read_config(folder))
+        else:
+            files = Snapshot.find(name, revision)
+        return cls(name, files, _read_config(find_config(str(folder), files)))
 
     @functools.cached_property
     def info(self) -> ModelInfo:
-        """The model's sizes and the hash of its configuration."""
+        """The model's sizes and the hash of its configuration. Raises ModelUnsupported if it is no language model."""
         text = self.config.get_text_config(decoder=True)
-        return ModelInfo(
-            num_layers=text.num_hidden_layers,
-            hidden_size=text.hidden_size,
-            vocab_size=text.vocab_size,
-            max_positions=_max_positions(text),
-            family=self.config.model_type,
-            config_hash=fingerprint.hash_config(self._read_json("config.json")),
-        )
+        try:
+            return ModelInfo(
+                num_layers=text.num_hidden_layers,
+                hidden_size=text.hidden_size,
+                vocab_size=text.vocab_size,
+                max_positions=_max_positions(text),
+                family=self.config.model_type,
+                config_hash=fingerprint.hash_config(self._read_json(CONFIG)),
+            )
+        except AttributeError as error:
+            raise ModelUnsupported(f"{self.config.model_type} is no language model: {error}") from error
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
@@ -114,72 +118,115 @@ class ModelSource:
 
     def tokenizer(self) -> Any:
         """transformers' tokenizer. Raises UsageError if the model has none."""
+        present = sorted(n for n in self.files.names() if any(fnmatch(n, kind) for kind in _VOCABULARIES))
+        if not present:
+            raise UsageError(f"{self.name} has no tokenizer: it needs {_VOCABULARIES[0]}")
         try:
-            return AutoTokenizer.from_pretrained(self.repo or self.folder, revision=self.commit or "main")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self.name} has no tokenizer that can be read") from error
+            return AutoTokenizer.from_pretrained(self.files.pretrained, revision=self.files.commit or "main")
+        except Exception as error:  # of many kinds, down to the bare class
+            reason = str(error).strip().split("\n")[0][:120]
+            raise UsageError(
+                f"{self.name}: its tokenizer ({', '.join(present)}) cannot be read: {reason}"
+            ) from error
 
     @functools.cached_property
     def weight_files(self) -> tuple[str, ...]:
         """Names of the safetensors files that make up the model, sorted; empty if there are none."""
-        if self.file(_INDEX):
-            return tuple(sorted(set(self._read_json(_INDEX)["weight_map"].values())))
-        if self.repo is not None or (self.folder / _SINGLE).is_file():
-            return (_SINGLE,)
-        return ()
+        if self.weight_map is not None:
+            return tuple(sorted(set(self.weight_map.values())))
+        return (SINGLE,) if self.files.has(SINGLE) else ()
 
     @functools.cached_property
     def weight_map(self) -> dict[str, str] | None:
-        """The index of a sharded model, tensor name to file name; None if it has one file."""
-        return dict(self._read_json(_INDEX)["weight_map"]) if self.file(_INDEX) else None
+        """The index of a sharded model, tensor name to file name; None if it has one file, or none.
+
+        As in transformers, an index beside a whole file does not count. Raises UsageError if it is no such index.
+        """
+        other = getattr(self.config, "transformers_weights", None)
+        if other is not None:
+            raise ModelUnsupported(
+                f"{self.name}: {CONFIG} has transformers take the weights from {other}: remove that"
+            )
+        index = None if self.files.has(SINGLE) else self.file(INDEX)
+        return None if index is None else read_index(index)
+
+    def check_plain(self) -> None:
+        """Raises ModelUnsupported if a file beside the weights says that they are quantized."""
+        stated = self._read_json(_QUANTIZATION).get("quantization") if self.file(_QUANTIZATION) else None
+        if isinstance(stated, dict) and stated.get("quant_algo"):
+            raise ModelUnsupported(
+                f"{self.name}: {_QUANTIZATION} says that the weights are quantized: take the unquantized model"
+            )
 
     def file(self, name: str) -> Path | None:
         """Local path of a file, fetched from the hub if it is there; None if the model has no such file.
 
-        Raises UsageError if the hub is out of reach and the file was never fetched.
+        Raises UsageError if it cannot be fetched.
         """
-        if self.repo is None:
-            path = self.folder / name
-            return path if path.is_file() else None
-        try:
-            return Path(hf_hub_download(self.repo, name, revision=self.commit))
-        except LocalEntryNotFoundError as error:
-            raise UsageError(f"cannot fetch {name} of {self.repo}: the hub is out of reach") from error
-        except EntryNotFoundError:
-            return None
+        return self.files.file(name)
 
     def fingerprint(self) -> str | None:
-        """Hex SHA-256 over the configuration and every weight file; None for a folder without its weights."""
-        if not self.weight_files:
+        """Hex SHA-256 over the configuration and every weight file, under its name; None if one is not known.
+
+        A file need not be here if SHA256SUMS, or a pointer of Git LFS, states its hash. Raises UsageError if one is not
+        what SHA256SUMS says.
+        """
+        if not self.weight_files or self._unknown_files:
             return None
-        if self.repo is not None and self.commit is not None:
-            hashes = fingerprint.hub_hashes(self.repo, self.commit, self.weight_files)
-        else:
-            paths = [self.folder / name for name in self.weight_files]
-            if not all(path.is_file() for path in paths):
-                return None
-            hashes = {path.name: fingerprint.file_hash(path) for path in paths}
-        return fingerprint.combine(self.info.config_hash, hashes)
+        return fingerprint.combine(self.info.config_hash, {name: self._sha256(name) for name in self.weight_files})
+
+    def own_fingerprint(self) -> str:
+        """The same for a peer, which must know it. Raises UsageError that names what is not here."""
+        found = self.fingerprint()
+        if found is not None:
+            return found
+        if not self.weight_files:
+            raise no_weights(self.name, self.files)
+        lacking = f"{self.name} has no {self._unknown_files[0]}"
+        if not isinstance(self.files, Folder):
+            raise UsageError(f"{lacking} in the hub's cache: fetch it when the hub is in reach")
+        raise UsageError(
+            f"{lacking}: a peer needs all weight files, or, beside those of its own layers, the hashes of the others:"
+            f" run `sha256sum *.safetensors > {SUMS}` where they are, and copy that file into the folder"
+        )
+
+    @property
+    def _unknown_files(self) -> list[str]:
+        """Weight files that are not here and of which nothing is known."""
+        return [name for name in self.weight_files if not self.files.has(name) and name not in self._sums]
+
+    @functools.cached_property
+    def _sums(self) -> dict[str, str]:
+        """Hashes that a list in the folder states."""
+        path = self.files.path / SUMS if isinstance(self.files, Folder) else None
+        return read_sums(path) if path is not None and path.is_file() else {}
+
+    def _sha256(self, name: str) -> str:
+        """Of a weight file, by itself if it is here."""
+        listed = self._sums.get(name)
+        found = self.files.sha256(name) if self.files.has(name) else listed
+        if listed not in (None, found):
+            raise UsageError(
+                f"{self.name}: {name} is not the file of which {SUMS} states the hash: fetch both again"
+            )
+        return str(found)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.file(name)
         if path is None:
             raise UsageError(f"{self.name} has no {name}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path} is no JSON") from error
-        return dict(content)
+        return read_object(path)
 
 
-def _read_config(folder: Path) -> Any:
+def _read_config(path: Path) -> Any:
+    read_object(path)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except OSError as error:
-        raise UsageError(f"{folder / 'config.json'} cannot be read: it is no JSON") from error
-    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise UsageError(f"{path} cannot be read by transformers") from error
+    except (AttributeError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         reason = str(error).split("\n")[0][:200]
-        raise ModelUnsupported(f"transformers cannot build the model in {folder}: {reason}") from error
+        raise ModelUnsupported(f"transformers cannot build the model of {path}: {reason}") from error
 
 
 def _max_positions(config: Any) -> int:

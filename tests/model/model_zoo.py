@@ -158,6 +158,12 @@ def save(model: Any, folder: Path, shard_size: str = "20KB") -> ModelSource:
     return ModelSource.resolve(str(folder))
 
 
+def shards_without(source: ModelSource, *words: str) -> set[str]:
+    """The files in which no tensor has one of `words` in its name."""
+    where = source.weight_map or {}
+    return set(where.values()) - {file for name, file in where.items() if any(word in name for word in words)}
+
+
 def whole_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Logits [n, vocab] of transformers' whole model over ids [n]."""
     with torch.inference_mode():

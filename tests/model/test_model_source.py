@@ -7,23 +7,23 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import model_zoo as zoo
 import pytest
+from models import save_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from swarm.errors import UsageError
+from swarm.errors import ModelUnsupported, UsageError
 from swarm.model import fingerprint
+from swarm.model.files import INDEX
+from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
+from swarm.span import Span
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +91,21 @@ def test_hash_of_an_unchanged_file_is_remembered(tmp_path: Path, own_cache: Path
     file.write_bytes(b"one")
     assert fingerprint.file_hash(file) == hashlib.sha256(b"one").hexdigest()
     memory = json.loads(own_cache.read_text())
-    memory[str(file)][2] = "remembered"
+    memory[str(file)][-1] = "remembered"
     own_cache.write_text(json.dumps(memory))
     assert fingerprint.file_hash(file) == "remembered"
     own_cache.write_text("spoilt")
     assert fingerprint.file_hash(file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_file_of_the_same_size_and_time_is_hashed_anew(tmp_path: Path) -> None:
+    file, other = tmp_path / "weights", tmp_path / "other"
+    for path, content in ((file, b"one"), (other, b"two")):
+        path.write_bytes(content)
+        os.utime(path, (1, 1))  # as in a reproducible image
+    fingerprint.file_hash(file)
+    other.replace(file)
+    assert fingerprint.file_hash(file) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_end_tokens_come_from_the_generation_configuration_first(tmp_path: Path) -> None:
@@ -116,7 +126,7 @@ def test_folder_that_holds_no_model_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.json"):
         ModelSource.resolve(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"')
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is no JSON"):
         ModelSource.resolve(str(tmp_path))
 
 
@@ -134,108 +144,149 @@ def test_model_without_tokenizer_is_a_usage_error(tmp_path: Path) -> None:
         source.tokenizer()
 
 
-# --- a hub ------------------------------------------------------------------------------------------------------
-
-COMMIT = "c" * 40
+# --- folders that are not as they should be ---------------------------------------------------------------------
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The two calls of the hub's HTTP interface that a model needs: a file, and the list of files."""
-
-    folder: Path
-    served: list[str]
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
-        if self.path.startswith("/api/models/owner/model"):
-            return self.send(json.dumps(self.listing()).encode(), "application/json", with_body)
-        file = self.folder / self.path.rsplit("/", 1)[-1]
-        if not self.path.startswith("/owner/model/resolve/") or not file.is_file():
-            self.send_response(404)
-            missing = "EntryNotFound" if self.path.startswith("/owner/model/") else "RepoNotFound"
-            self.send_header("X-Error-Code", missing)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", "0")
-            return self.end_headers()
-        if with_body:
-            self.served.append(file.name)
-        return self.send(file.read_bytes(), "application/octet-stream", with_body)
-
-    def listing(self) -> dict[str, object]:
-        files = []
-        for file in self.folder.iterdir():
-            entry: dict[str, object] = {"rfilename": file.name}
-            if file.suffix == ".safetensors":
-                digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                entry["lfs"] = {"sha256": digest, "size": file.stat().st_size, "pointerSize": 130}
-            files.append(entry)
-        return {"id": "owner/model", "sha": COMMIT, "siblings": files}
-
-    def send(self, body: bytes, kind: str, with_body: bool) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
+def in_folders(folder: Path, factor: float) -> ModelSource:
+    """A model in two files of one name in two folders; the weights of the first are `factor` times as large."""
+    whole = folder / "whole"
+    zoo.save(zoo.build("llama"), whole, shard_size="1GB")
+    tensors = load_file(whole / "model.safetensors")
+    shutil.copy(whole / "config.json", folder)
+    where = {name: f"{'a' if '.layers.' in name else 'b'}/x.safetensors" for name in tensors}
+    for file in set(where.values()):
+        (folder / file).parent.mkdir()
+        mine = {n: t * (factor if file[0] == "a" else 1) for n, t in tensors.items() if where[n] == file}
+        save_file(mine, folder / file)
+    (folder / INDEX).write_text(json.dumps({"weight_map": where}))
+    return ModelSource.resolve(str(folder))
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[Hub, dict[str, str]]]:
-    """A hub on this machine with one sharded model, and the environment of a program that uses it."""
-    zoo.save(zoo.build("llama"), tmp_path / "model", shard_size="1KB")
-    handler = type("OneHub", (Hub,), {"folder": tmp_path / "model", "served": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    environment = dict(
-        os.environ, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=str(tmp_path / "hf")
-    )
-    yield handler, environment  # type: ignore[misc]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def test_files_of_one_name_in_two_folders_both_count_in_the_fingerprint(tmp_path: Path) -> None:
+    one, two = in_folders(tmp_path / "one", 1.0), in_folders(tmp_path / "two", 1.5)
+    assert one.fingerprint() != two.fingerprint()
+    assert one.weight_files == ("a/x.safetensors", "b/x.safetensors")
+    load_stage(one, Span(0, 5))
 
 
-HUB_PROGRAM = """
-import sys
-from swarm.errors import UsageError
-from swarm.model.loading import load_stage
-from swarm.model.source import ModelSource
-from swarm.span import Span
-source = ModelSource.resolve("owner/model")
-print(source.fingerprint())
-print(load_stage(source, Span(2, 3)).num_bytes)
-for name in ("owner/other", "bad name/model"):
-    try:
-        ModelSource.resolve(name)
-    except UsageError as error:
-        print(error)
-"""
+def test_fingerprint_of_files_at_the_top_of_a_folder_stays_what_it_was(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    digests = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.glob("*.safetensors")}
+    assert len(digests) > 1
+    assert source.fingerprint() == fingerprint.combine(source.info.config_hash, digests)
 
 
-def test_hub_model_has_the_folders_fingerprint_and_only_the_spans_shards_are_fetched(
-    hub: tuple[Hub, dict[str, str]], tmp_path: Path
+def test_folder_with_the_shards_of_one_span_serves_it_if_the_hashes_of_the_others_are_stated(
+    tmp_path: Path,
 ) -> None:
-    handler, environment = hub
-    local = ModelSource.resolve(str(tmp_path / "model"))
-    done = subprocess.run(
-        [sys.executable, "-c", HUB_PROGRAM], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    printed = done.stdout.splitlines()
-    assert printed[0] == local.fingerprint()
-    index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())["weight_map"]
-    wanted = {file for tensor, file in index.items() if ".layers.2." in tensor}
-    assert {name for name in handler.served if name.endswith(".safetensors")} == wanted
-    assert ["owner/other" in printed[2], "bad name/model" in printed[3]] == [True, True]
+    whole = zoo.save(zoo.build("llama"), tmp_path / "whole", shard_size="1KB")  # a shard for every tensor
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    part = tmp_path / "part"
+    for file in zoo.shards_without(whole, ".layers.2."):
+        (part / file).unlink()
+    source = ModelSource.resolve(str(part))
+    assert source.fingerprint() is None  # a client asks the swarm
+    with pytest.raises(UsageError, match=r"model-00001-of-\d+\.safetensors: a peer needs .* SHA256SUMS"):
+        source.own_fingerprint()
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
+    sums = subprocess.run(["sha256sum", *names], cwd=tmp_path / "whole", capture_output=True, text=True, check=True)
+    (part / "SHA256SUMS").write_text(sums.stdout)
+    source = ModelSource.resolve(str(part))
+    assert source.own_fingerprint() == whole.fingerprint()
+    load_stage(source, Span(2, 3))
+    with pytest.raises(UsageError, match=r"lacks model-\d+-of-\d+\.safetensors"):
+        load_stage(source, Span(2, 4))
+
+
+def test_shard_of_another_model_among_the_stated_hashes_is_refused_by_name(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    (tmp_path / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in source.weight_files))
+    with pytest.raises(UsageError, match="model-00001-of"):
+        source.fingerprint()
+
+
+def test_index_beside_a_whole_file_does_not_count(tmp_path: Path) -> None:
+    whole = zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    (tmp_path / INDEX).write_text('{"weight_map": {"lm_head.weight": "gone.safetensors"}}')
+    source = ModelSource.resolve(str(tmp_path))
+    assert source.fingerprint() == whole.fingerprint()
+    load_stage(source, Span(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "is no JSON"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "no JSON object"),
+        ("{}", "no weight_map"),
+        ('{"weight_map": {}}', "no weight_map"),
+        ('{"weight_map": ["lm_head.weight"]}', "no weight_map"),
+        ('{"weight_map": {"lm_head.weight": "../x.safetensors"}}', r"names '\.\./x\.safetensors'"),
+        ('{"weight_map": {"lm_head.weight": "/x.safetensors"}}', "names '/x"),
+        ('{"weight_map": {"lm_head.weight": "./x.safetensors"}}', r"names '\./x"),
+        ('{"weight_map": {"lm_head.weight": "x.safetensors\\n0"}}', "names 'x"),
+        ('{"weight_map": {"lm_head.weight": "x.bin"}}', r"names 'x\.bin'"),
+        ('{"weight_map": {"lm_head.weight": 7}}', "names '7'"),
+    ],
+)
+def test_index_that_is_none_is_refused_by_name(content: str, named: str, tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    (tmp_path / INDEX).write_text(content)
+    for use in (source.own_fingerprint, lambda: load_stage(source, Span(0, 1))):
+        with pytest.raises(UsageError, match=f"index\\.json .*{named}") as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"config.json": b"", "model.safetensors": b""}, r"config\.json is no JSON"),
+        ({"config.json": b"[1]"}, r"config\.json is no JSON object"),
+        ({"config.json": b'{"model_type": "llama", "num_hidden_layers": "x"}'}, "num_hidden_layers"),
+        ({"config.json": b'{"model_type": "siglip_vision_model"}'}, "no language model"),
+        ({"config.json": b'{"model_type": "llama", "transformers_weights": "x.safetensors"}'}, "x.safetensors"),
+        ({"config.json": b'{"model_type": "llama"}', "pytorch_model.bin": b""}, r"pytorch_model\.bin"),
+        ({"config.json": b'{"model_type": "llama"}', "model.gguf": b""}, r"model\.gguf"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "adapter_config.json.*: merge"),
+        (
+            {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"", "adapter_config.json": b"{}"},
+            "adapter_config.json.*: merge",
+        ),
+        ({}, r"no config\.json"),
+    ],
+)
+def test_folder_that_is_no_whole_model_is_refused_by_the_file(
+    files: dict[str, bytes], named: str, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((UsageError, ModelUnsupported), match=named) as error:
+        source = ModelSource.resolve(str(tmp_path))
+        assert source.info.num_layers
+        source.own_fingerprint()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", ""),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "["),
+    ],
+)
+def test_tokenizer_that_cannot_be_read_is_named(name: str, content: str, tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    save_tokenizer(tmp_path)
+    source.tokenizer()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=r"tokenizer\.json.*cannot be read") as error:
+        source.tokenizer()
+    assert "\n" not in str(error.value)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"needs tokenizer\.json"):
+        source.tokenizer()
