@@ -6,12 +6,15 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from specswarm.cli import main
 from specswarm.processes import LOOPBACK, running_swarm
@@ -177,3 +180,15 @@ def test_initial_peers_come_from_environment_or_file(
 def test_device_that_is_not_there(how: tuple[str, ...], target: Path, initial_peer: str, tmp_path: Path) -> None:
     arguments = [*how, "--device", "abacus", "--initial-peer", initial_peer, "--identity", tmp_path / "key"]
     assert "abacus" in complaint(run("join", target, *arguments, *LISTEN), 2)
+
+
+def test_weights_in_eight_bits_are_refused_by_name(target: Path, initial_peer: str, tmp_path: Path) -> None:
+    folder = tmp_path / "fp8"
+    shutil.copytree(target, folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors |= {name: tensors[name].to(torch.float8_e4m3fn), f"{name}_scale": torch.ones(1)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    arguments = ["--layers", "0:2", "--identity", tmp_path / "key", "--initial-peer", initial_peer]
+    line = complaint(run("join", folder, *arguments, *LISTEN), 1)
+    assert f"model.safetensors holds {name} as F8_E4M3" in line

@@ -110,9 +110,10 @@ def _read_weights(
     for group in checkpoint.groups(model, mapping, f"{path}.{name}"):
         with checkpoint.opened(group) as tensors:
             loaded, _ = convert_and_load_state_dict_in_model(model, tensors, config)
-        if loaded.mismatched_keys or loaded.conversion_errors:
+        misfits = [*(name for name, *_ in loaded.mismatched_keys), *loaded.conversion_errors]
+        if misfits:
             raise ModelUnsupported(
-                f"the weights of {source.name} do not fit transformers' {model.config.model_type}"
+                f"the weights of {source.name} do not fit its config.json: {min(misfits)} is of another size"
             )
         missing &= loaded.missing_keys
         if quantize is not None:

@@ -21,6 +21,7 @@ from swarm.model.layers import find_decoder, find_layers
 from swarm.model.stage import Slice, Stage
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_QUANTIZATIONS = {"quantization_config", "compression_config", "quantization"}
 _TOLERANCE = {torch.float32: 1e-3}
 _ROUGH_TOLERANCE = 0.3
 """Of 16-bit or quantized stages: the rounding differs with the batch, and may send a token to another expert."""
@@ -33,11 +34,24 @@ def check_config(config: Any) -> None:
     family, text = config.model_type, config.get_text_config(decoder=True)
     if config.is_encoder_decoder:
         raise ModelUnsupported(f"{family} is an encoder-decoder; only decoders can be served")
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelUnsupported(f"the weights of this {family} are already quantized; take the unquantized model")
+    stated = next(_quantizations(config.to_dict()), None)
+    if stated is not None:
+        raise ModelUnsupported(
+            f"config.json says by {stated} that the weights of this {family} are already quantized: take the"
+            " unquantized model"
+        )
     other = set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES
     if other:
         raise ModelUnsupported(f"{family} has {min(other)} layers; only attention to a cache can be served")
+
+
+def _quantizations(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the settings, at any depth, that state a format of quantized weights."""
+    for name, value in settings.items():
+        if name in _QUANTIZATIONS and value:
+            yield name
+        elif isinstance(value, Mapping):
+            yield from _quantizations(value)
 
 
 def check_class(model: PreTrainedModel) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import model_zoo as zoo
 import pytest
 import torch
+from models import save_llama
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from swarm.drafting.model import DraftModel
 from swarm.errors import ModelUnsupported, UsageError
+from swarm.model.files import INDEX
 from swarm.model.loading import load_stage
 from swarm.model.selfcheck import check_stage
 from swarm.model.source import ModelSource
@@ -23,14 +29,6 @@ from swarm.span import Span
 
 def run_whole(stage: Stage, ids: torch.Tensor) -> torch.Tensor:
     return stage.forward([Slice(stage.new_cache(), 0, ids, num_logits=len(ids))])[0]
-
-
-def keep_shards_of(folder: Path, words: tuple[str, ...]) -> None:
-    """Delete every shard that holds no tensor with one of `words` in its name."""
-    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
-    kept = {file for name, file in index.items() if any(word in name for word in words)}
-    for file in set(index.values()) - kept:
-        (folder / file).unlink()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +47,8 @@ def test_a_span_loads_with_the_shards_of_all_other_layers_gone(
 ) -> None:
     source = zoo.save(zoo.build(family), tmp_path, shard_size="1KB")  # a shard for every tensor
     whole = load_stage(source, Span(0, 5)).part(span)
-    keep_shards_of(tmp_path, words)
+    for file in zoo.shards_without(source, *words):
+        (tmp_path / file).unlink()
     stage = load_stage(source, span)
     inputs = zoo.random_ids(6, seed=0) if stage.is_first else torch.randn(6, 32)
     assert torch.equal(run_whole(stage, inputs), run_whole(whole, inputs))
@@ -153,13 +152,176 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         load_stage(ModelSource.resolve(source.name), Span(0, 1))
 
 
-def test_model_that_is_already_quantized_is_refused(tmp_path: Path) -> None:
+FP8, INT8, UINT8 = torch.float8_e4m3fn, torch.int8, torch.uint8
+PROJECTION = "model.layers.1.mlp.up_proj"
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ModelSource:
+    """Change the tensors of a model with one file."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return ModelSource.resolve(str(folder))
+
+
+def scaled(dtype: torch.dtype, largest: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    """A projection in 8 bits, with a scale for each row."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        weight = tensors[f"{PROJECTION}.weight"]
+        scale = weight.abs().amax(1, keepdim=True) / largest
+        tensors[f"{PROJECTION}.weight"] = (weight / scale).to(dtype)
+        tensors[f"{PROJECTION}.weight_scale"] = scale
+
+    return change
+
+
+def beside(*names: str, instead: bool = False) -> Callable[[dict[str, torch.Tensor]], None]:
+    """More tensors beside the projection's weight, or instead of it."""
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        if instead:
+            del tensors[f"{PROJECTION}.weight"]
+        tensors.update({f"model.layers.1.{name}": torch.ones(4) for name in names})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        pytest.param(scaled(FP8, 448), r"up_proj\.weight as F8_E4M3", id="fp8"),
+        pytest.param(scaled(INT8, 127), r"up_proj\.weight as I8", id="int8"),
+        pytest.param(beside("mlp.up_proj.weight_scale"), r"up_proj\.weight_scale, .* quantized", id="scale alone"),
+        pytest.param(beside("mlp.up_proj.weight_scale_inv"), "weight_scale_inv, .* quantized", id="deepseek"),
+        pytest.param(beside("self_attn.k_scale"), "k_scale, .* quantized", id="cache scale"),
+        pytest.param(beside("mlp.up_proj.qweight", instead=True), "qweight, .* quantized", id="gptq"),
+        pytest.param(beside("mlp.up_proj.weight_packed", instead=True), "packed, .* quantized", id="compressed"),
+        pytest.param(beside("mlp.up_proj_blocks", instead=True), "_blocks, .* quantized", id="mxfp4"),
+        pytest.param(beside("mlp.up_proj.W_q", instead=True), "W_q, .* quantized", id="hqq"),
+        pytest.param(
+            beside("mlp.up_proj.weight.quant_state.bitsandbytes__nf4"), "bitsandbytes__nf4, .* quantized", id="nf4"
+        ),
+        pytest.param(beside("mlp.up_proj.weight:qdata", instead=True), "qdata, .* quantized", id="torchao"),
+        pytest.param(beside("mlp.up_proj.bias"), r"up_proj\.bias, .* different models", id="bias"),
+        pytest.param(beside("mlp.up_proj.lora_A.weight"), r"lora_A\.weight, .* different models", id="adapter"),
+    ],
+)
+def test_what_lies_on_disk_for_a_span_is_used_or_refused_by_name(
+    change: Callable[[dict[str, torch.Tensor]], None], named: str, tmp_path: Path
+) -> None:
+    zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    source = edit(tmp_path, change)
+    with pytest.raises(ModelUnsupported, match=named):
+        load_stage(source, Span(0, 2))
+    load_stage(source, Span(2, 5))  # not these layers
+
+
+def test_tensors_around_the_layers_are_refused_by_the_peers_that_hold_them(tmp_path: Path) -> None:
+    zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    source = edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight_scale": torch.ones(1)}))
+    load_stage(source, Span(0, 4))
+    with pytest.raises(ModelUnsupported, match=r"lm_head\.weight_scale"):
+        load_stage(source, Span(4, 5))
+
+
+def test_tensors_that_are_known_to_be_without_effect_are_left_out(tmp_path: Path) -> None:
+    zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    before = run_whole(load_stage(ModelSource.resolve(str(tmp_path)), Span(0, 5)), zoo.random_ids(6, seed=0))
+    idle = (
+        "model.layers.1.self_attn.rotary_emb.inv_freq",
+        "model.layers.5.mlp.up_proj.weight",
+        "vision_tower.scale",
+    )
+    source = edit(tmp_path, lambda tensors: tensors.update({name: torch.ones(4) for name in idle}))
+    assert torch.equal(run_whole(load_stage(source, Span(0, 5)), zoo.random_ids(6, seed=0)), before)
+
+
+def test_draft_in_eight_bits_is_refused_by_name(tmp_path: Path) -> None:
+    save_llama(tmp_path)
+    source = edit(tmp_path, scaled(FP8, 448))
+    with pytest.raises(ModelUnsupported, match=r"up_proj\.weight as F8_E4M3"):
+        DraftModel.load(str(tmp_path), source.tokenizer())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"compression_config": {"format": "int-quantized"}},
+        {"quantization": {"bits": 4, "group_size": 64}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "quantization_config": {"bits": 4}}},
+    ],
+)
+def test_configuration_that_states_a_quantization_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     source = zoo.save(zoo.build("llama"), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelUnsupported, match="already quantized"):
+    (tmp_path / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(ModelUnsupported, match=r"config\.json says by \w+ .* already quantized"):
         load_stage(ModelSource.resolve(source.name), Span(0, 1))
+
+
+def test_quantization_that_a_file_beside_the_weights_states_is_refused(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": null}}')
+    load_stage(source, Span(0, 1))
+    (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    with pytest.raises(ModelUnsupported, match=r"hf_quant_config\.json"):
+        load_stage(source, Span(0, 1))
+
+
+def test_index_that_names_the_wrong_shard_is_refused_with_the_shards_name(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path, shard_size="1KB")
+    where = dict(source.weight_map or {})
+    where["lm_head.weight"] = where["model.norm.weight"]
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(UsageError, match=r"model-\d+-of-\d+\.safetensors lacks lm_head\.weight"):
+        load_stage(ModelSource.resolve(source.name), Span(4, 5))
+
+
+def test_tensor_in_two_shards_is_refused_with_the_shards_names(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path, shard_size="1KB")
+    where = source.weight_map or {}
+    file = tmp_path / where["model.norm.weight"]
+    save_file(
+        {**load_file(file), "lm_head.weight": load_file(tmp_path / where["lm_head.weight"])["lm_head.weight"]}, file
+    )
+    with pytest.raises(
+        UsageError, match=f"{file.name} holds lm_head.weight, and so does {where['lm_head.weight']}"
+    ):
+        load_stage(source, Span(4, 5))
+
+
+def test_scale_that_the_index_does_not_mention_is_refused(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path, shard_size="1KB")
+    where = source.weight_map or {}
+    file = tmp_path / where["lm_head.weight"]
+    tensors = load_file(file)
+    save_file({**tensors, "lm_head.weight_scale": tensors["lm_head.weight"][0].clone()}, file)
+    with pytest.raises(ModelUnsupported, match=rf"{file.name} holds lm_head\.weight_scale"):
+        load_stage(source, Span(4, 5))
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_shard_that_is_not_whole_is_refused_by_name(length: int, tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path)
+    file = tmp_path / source.weight_files[0]
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(UsageError, match=f"{file.name} is no intact safetensors file: fetch it again"):
+        load_stage(source, Span(0, 5))
+
+
+def test_folder_cloned_by_git_serves_the_span_whose_shards_were_pulled(tmp_path: Path) -> None:
+    source = zoo.save(zoo.build("llama"), tmp_path, shard_size="1KB")
+    whole = source.fingerprint()
+    for file in zoo.shards_without(source, ".layers.2."):
+        digest = hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
+        (tmp_path / file).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 5\n")
+    assert source.own_fingerprint() == whole
+    load_stage(source, Span(2, 3))
+    with pytest.raises(UsageError, match=r"safetensors is no intact .* `git lfs pull` it"):
+        load_stage(source, Span(2, 4))
 
 
 class MixesTokens(nn.Module):
@@ -201,6 +363,7 @@ def test_layer_whose_window_is_not_the_one_it_attends_by_is_refused(tmp_path: Pa
 
 MEASURE = """
 import json, sys, resource
+from swarm.model.files import INDEX
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.span import Span
