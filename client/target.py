@@ -50,7 +50,10 @@ class Target:
         as compute in one of `kinds` (None: in any). Raises ChainLost."""
         if not self.roster.peers:
             raise ChainLost(f"nobody serves this model (fingerprint {self.fingerprint[:12]}){await self._others()}")
-        return self.roster.plan(tokens=tokens, excluded=excluded, kinds=kinds)
+        try:
+            return self.roster.plan(tokens=tokens, excluded=excluded, kinds=kinds)
+        except ChainLost as lost:
+            raise ChainLost(f"{lost}{self._directory.trouble(self.fingerprint)}") from None
 
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
         """Whether any of a few peers apart from these answers; True if none is known that could."""
@@ -98,7 +101,10 @@ class Target:
     async def _others(self) -> str:
         """What else there is, for a client that found no peer of its own model."""
         others = {f"{peer.model} ({peer.fingerprint[:12]})" for peer in await self._directory.all_peers()}
-        return f"; there are peers for {', '.join(sorted(others))}" if others else ", nor any other"
+        trouble = self._directory.trouble(self.fingerprint) or self._directory.trouble()
+        if others:
+            return f"; there are peers for {', '.join(sorted(others))}{trouble}"
+        return trouble or ", nor any other"
 
 
 async def find_fingerprint(source: ModelSource, directory: Directory, wanted: str | None) -> str:
@@ -119,6 +125,7 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
     if not fitting:
         raise ChainLost(
             f"nobody serves {source.name} with this configuration{' and fingerprint' if wanted else ''}"
+            f"{directory.trouble(source.info.config_hash)}"
         )
     if len(fitting) > 1:
         listed = ", ".join(fingerprint[:12] for fingerprint in fitting)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from peer.twin import Twin
 from swarm.directory import Directory
 from swarm.identity import Identity
 from swarm.ping import round_trips
-from swarm.records import Announcement
+from swarm.records import Announcement, Envelope
 from swarm.tasks import end, owned
 from swarm.transport import Network
 
@@ -26,12 +27,21 @@ _MAX_LINKS = 32  # neighbours measured and announced
 class Announcer:
     """Owns what this peer has published; renews it every `period` seconds."""
 
-    def __init__(self, directory: Directory, network: Network, identity: Identity, period: float) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        network: Network,
+        identity: Identity,
+        period: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.directory = directory
         self._network = network
         self._identity = identity
         self._period = period
+        self._clock = clock
         self._published: Announcement | None = None
+        self._twin = Twin(_LIFETIME_PERIODS)
 
     @property
     def is_published(self) -> bool:
@@ -41,16 +51,27 @@ class Announcer:
     async def publish(self, announcement: Announcement) -> None:
         """Announce this, in place of whatever was announced before.
 
-        Nobody takes it while this node is cut off; or for a second after a restart, when the nodes still have the
-        record that says it left, which ends later.
+        Nobody takes it while this node is cut off; or at first, where the nodes have a record of this peer that is
+        later by its clock: it was set back, or is another host's with the same key. The next attempt is later still.
         """
         for wait in (0.0, *_RETRY_SECONDS):
             await asyncio.sleep(wait)
-            expires = time.time() + _LIFETIME_PERIODS * self._period
-            self._published = announcement.model_copy(update={"expires": expires})
-            if await self.directory.publish(self._published, self._identity):
+            issued, lifetime = self._twin.issue(self._clock()), _LIFETIME_PERIODS * self._period
+            self._published = announcement.model_copy(
+                update={
+                    "expires": issued + lifetime,
+                    "lifetime": lifetime,
+                    "shared_key": self._twin.is_there,
+                }
+            )
+            if await self.directory.publish(self._published, self._identity, self._see):
+                self._twin.taken(issued)
                 return
-        log.warning("no node of the swarm took this peer's announcement; next attempt in %.0f s", self._period)
+        log.warning(
+            "no node of the swarm took this peer's announcement; next attempt in %.0f s%s",
+            self._period,
+            self.directory.trouble(),
+        )
 
     async def run(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """Renew what was published until cancelled, with its `state` now; each time after measuring the links to the
@@ -75,6 +96,16 @@ class Announcer:
         finally:
             if measuring is not None:
                 await end(measuring)
+
+    def _see(self, found: Envelope) -> None:
+        """A node had this record under our id."""
+        if self._published is not None and self._twin.see(found, self._published.started):
+            log.warning(
+                "another program publishes under this peer's id (it says it is at %s): the key file %s was copied. "
+                "Clients reach one or the other by chance: stop one, and give it an --identity of its own",
+                ", ".join(found.maddrs[:2]) or "no address",
+                self._identity.path,
+            )
 
     async def withdraw(self) -> None:
         """Say that the peer has left."""

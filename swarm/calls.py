@@ -3,8 +3,8 @@
 The rules that nobody can talk a node out of:
 - A node's place follows from its peer id, which the transport has proven: nobody sits where he likes, or in another's
   seat.
-- A record is kept and passed on only if the peer it speaks about has signed it, under that peer's own subkey, and
-  ends within `directory.MAX_LIFETIME`; and never in place of one that ends later.
+- A record is kept and passed on only if the peer it speaks about has signed it, under that peer's own subkey, for as
+  long as it lives from the time when it was first seen; and never in place of one that was issued later.
 - Whatever else a stranger answers is no answer, and he is left alone for a while.
 - Who calls too often is refused before anything is looked up for him.
 """
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ from hivemind.p2p.servicer import ServicerBase
 from hivemind.proto import auth_pb2, dht_pb2
 
 from swarm import directory
+from swarm.clocks import Clocks
 from swarm.errors import BadMessage
+from swarm.foreign import printable
 from swarm.membership import REFUSAL, Membership
 from swarm.rates import Rates
+from swarm.records import Envelope
 from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
 from swarm.tasks import report
 
@@ -46,14 +50,15 @@ _MAX_PEER_ID = 64  # bytes
 _NONSENSE = (msgspec.MsgspecError, ValueError, RecursionError)  # what msgspec says of a stranger's bytes
 
 _items = msgspec.msgpack.Decoder(Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_SUBKEYS)])
-_record = msgspec.msgpack.Decoder(tuple[str, bytes, float])
+_record = msgspec.msgpack.Decoder(tuple[str, bytes, Annotated[float, msgspec.Meta(ge=0)]])
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a node has under a key, unchecked, and the nodes it names."""
 
-    records: Mapping[str, Entry]
+    records: Mapping[str, tuple[bytes, float]]
+    """By subkey, the record and its age in seconds."""
     nodes: frozenset[PeerID]
 
 
@@ -62,13 +67,13 @@ def place_of(peer: PeerID) -> DHTID:
     return DHTID.generate(peer.to_bytes())
 
 
-def accepts(place: DHTID, subkey: str, entry: Entry, swarm: Membership) -> bool:
-    """Whether a record may lie there, in this swarm."""
+def accepted(place: DHTID, subkey: str, record: bytes, swarm: Membership) -> Envelope | None:
+    """What a record says, if it may lie there, in this swarm."""
     try:
-        announcement = directory.accepts(entry.record, subkey, entry.expires, now=time.time(), swarm=swarm)
+        found = directory.accepts(record, subkey, now=time.time(), swarm=swarm)
     except BadMessage:
-        return False
-    return any(place == DHTID.generate(key) for key in directory.keys_of(announcement))
+        return None
+    return found if any(place == DHTID.generate(key) for key in directory.keys_of(found)) else None
 
 
 def _telling_of_bugs(
@@ -118,6 +123,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """Whether a node that was called is no member of this one's swarm, or says that this one is not of its."""
         self.peer: PeerID = p2p.peer_id
         self.shelf = Shelf()
+        self.clocks = Clocks()
         self._calls = Rates(_CALLS_PER_MINUTE)
         self._callers: dict[PeerID, None] = {}  # who called last, and is of this swarm
         self._p2p = p2p
@@ -146,25 +152,26 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         """The known nodes nearest to a place."""
         return [peer for _, peer in self._table.get_nearest_neighbors(place, NEAREST)]
 
-    def keep(self, place: DHTID, subkey: str, entry: Entry) -> bool:
+    def keep(self, place: DHTID, subkey: str, record: bytes) -> bool:
         """Put a record on this node's shelf, if it may lie there."""
-        return accepts(place, subkey, entry, self.swarm) and self.shelf.put(place.to_bytes(), subkey, entry)
+        found = accepted(place, subkey, record, self.swarm)
+        return found is not None and self.shelf.put(place.to_bytes(), subkey, record, found.issued, found.lifetime)
 
     # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
 
     async def ping(self, peer: PeerID) -> bool:
         """Whether the node answers; asked even if it was silent just now."""
         self._silent.pop(peer, None)
-        return await self._call(peer, "rpc_ping", dht_pb2.PingRequest(peer=self._info)) is not None
+        asked = time.time()
+        response = await self._call(peer, "rpc_ping", dht_pb2.PingRequest(peer=self._info))
+        if response is not None:
+            self._compare_clocks(peer, response.dht_time, asked)
+        return response is not None
 
-    async def store(self, peer: PeerID, place: DHTID, subkey: str, entry: Entry) -> bool:
+    async def store(self, peer: PeerID, place: DHTID, subkey: str, record: bytes) -> bool:
         """Whether the node keeps this record now."""
         request = dht_pb2.StoreRequest(
-            keys=[place.to_bytes()],
-            subkeys=[subkey.encode()],
-            values=[entry.record],
-            expiration_time=[entry.expires],
-            peer=self._info,
+            keys=[place.to_bytes()], subkeys=[subkey.encode()], values=[record], peer=self._info
         )
         response = await self._call(peer, "rpc_store", request)
         return response is not None and all(response.store_ok) and len(response.store_ok) == 1
@@ -172,6 +179,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     async def find(self, peer: PeerID, place: DHTID) -> Answer | None:
         """What a node has at a place; None if it does not answer, or not in order."""
         request = dht_pb2.FindRequest(keys=[place.to_bytes()], peer=self._info)
+        asked = time.time()
         response = await self._call(peer, "rpc_find", request)
         if response is None:
             return None
@@ -181,6 +189,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         except _NONSENSE:
             self._lose(peer)
             return None
+        self._compare_clocks(peer, result.expiration_time, asked)
         named = (raw for raw in result.nearest_peer_ids[:NEAREST] if 0 < len(raw) <= _MAX_PEER_ID)
         return Answer(records, frozenset(map(PeerID, named)))
 
@@ -196,10 +205,10 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
         """Keep records."""
         auth = self._welcome(context.remote_id, request)
-        given = zip(request.keys, request.subkeys, request.values, request.expiration_time, strict=False)
+        given = zip(request.keys, request.subkeys, request.values, strict=False)
         kept = [
-            self.keep(_place(key), subkey.decode(errors="replace"), Entry(record, expires))
-            for key, subkey, record, expires in list(given)[:_MAX_KEYS]
+            self.keep(_place(key), subkey.decode(errors="replace"), record)
+            for key, subkey, record in list(given)[:_MAX_KEYS]
         ]
         return dht_pb2.StoreResponse(auth=auth, store_ok=kept, peer=self._info)
 
@@ -230,7 +239,8 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         records = self.shelf.get(place.to_bytes())
         return dht_pb2.FindResult(
             type=dht_pb2.FOUND_REGULAR if records else dht_pb2.NOT_FOUND,
-            value=_pack(records) if records else b"",
+            value=_pack(records, self.shelf.clock()) if records else b"",
+            expiration_time=time.time(),  # no end: what time it is here
             nearest_peer_ids=[peer.to_bytes() for peer in self.nearest(place) if peer != asker],
         )
 
@@ -244,7 +254,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
             async with asyncio.timeout(ANSWER_SECONDS):
                 response = await getattr(self.get_stub(self._p2p, peer), name)(request)
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
-            log.debug("%s of %s failed: %s", name, peer, error or type(error).__name__)
+            log.debug("%s of %s failed: %s", name, peer, printable(str(error)) or type(error).__name__)
             self.met_strangers |= isinstance(error, P2PHandlerError) and REFUSAL in str(error)
             self._lose(peer)
             return None
@@ -254,6 +264,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
             return None
         self._meet(peer, response.peer)
         return response
+
+    def _compare_clocks(self, peer: PeerID, theirs: float, asked: float) -> None:
+        """A node has said what time it is there, in answer to what it was `asked` at that time here."""
+        if math.isfinite(theirs) and theirs > 0:  # 0: it did not say
+            self.clocks.note(peer.to_base58(), (asked + time.time()) / 2 - theirs)
 
     def _meet(self, peer: PeerID, info: dht_pb2.NodeInfo) -> None:
         """Note a node that called or answered; mere clients are not noted. The id that it claims does not count."""
@@ -285,16 +300,16 @@ def _place(key: bytes) -> DHTID:
     return DHTID.from_bytes(key)
 
 
-def _pack(records: Mapping[str, Entry]) -> bytes:
-    """An array of (subkey, record, expires) in msgpack."""
-    return msgspec.msgpack.encode([(subkey, entry.record, entry.expires) for subkey, entry in records.items()])
+def _pack(records: Mapping[str, Entry], now: float) -> bytes:
+    """An array of (subkey, record, age in seconds) in msgpack."""
+    return msgspec.msgpack.encode([(subkey, entry.record, now - entry.born) for subkey, entry in records.items()])
 
 
-def _unpack(data: bytes) -> dict[str, Entry]:
+def _unpack(data: bytes) -> dict[str, tuple[bytes, float]]:
     """The records of an answer; what is none is left out by itself. Raises one of _NONSENSE if it is no array."""
     records = {}
     for item in _items.decode(data):
         with contextlib.suppress(*_NONSENSE):
-            subkey, record, expires = _record.decode(item)
-            records[subkey] = Entry(record, expires)
+            subkey, record, age = _record.decode(item)
+            records[subkey] = record, age
     return records

@@ -10,13 +10,15 @@ import asyncio
 import logging
 from bisect import insort
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, PeerID
 
-from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepts, place_of
+from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepted, place_of
+from swarm.clocks import Clocks
+from swarm.directory import Seen
 from swarm.membership import Membership
-from swarm.shelf import Entry
 from swarm.tasks import owned
 
 log = logging.getLogger("specswarm")
@@ -24,6 +26,15 @@ log = logging.getLogger("specswarm")
 DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
 _WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
 _AT_ONCE = 32  # nodes being asked at the same time
+
+
+@dataclass(slots=True)
+class _Found:
+    """A record that a look-up has come upon, and the least age that anybody says it has."""
+
+    record: bytes
+    issued: float
+    age: float
 
 
 class Dht:
@@ -44,6 +55,11 @@ class Dht:
         return self._node.is_alone
 
     @property
+    def clocks(self) -> Clocks:
+        """What time it is at the nodes that answered lately."""
+        return self._node.clocks
+
+    @property
     def met_strangers(self) -> bool:
         """Whether a node that was asked belongs to another swarm."""
         return self._node.met_strangers
@@ -60,34 +76,50 @@ class Dht:
         """Get to know the nodes nearest to this one, and forget those that are gone."""
         await self._walk(place_of(self._node.peer), lambda peer, answer: None)
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
-        """Store on the nodes nearest to each key; whether under each of them some node took it."""
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
+        """Store on the nodes nearest to each key; whether under each of them some node took it. `seen` gets each record
+        that one of them had under the subkey."""
         places = [DHTID.generate(key) for key in keys]
-        return all(await asyncio.gather(*(self._put(place, subkey, Entry(value, expires)) for place in places)))
+        return all(await asyncio.gather(*(self._put(place, subkey, value, seen) for place in places)))
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The records under a key: (subkey, value, expires), of every subkey the one that ends last."""
+        """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last."""
         place = DHTID.generate(key)
-        found = dict(self._node.shelf.get(place.to_bytes()))
+        shelf = self._node.shelf
+        found = {
+            subkey: _Found(entry.record, entry.issued, shelf.clock() - entry.born)
+            for subkey, entry in shelf.get(place.to_bytes()).items()
+        }
 
         def heed(_: PeerID, answer: Answer) -> None:
-            for subkey, entry in answer.records.items():
-                # the cheap question first: most nodes have the same records
-                if (subkey not in found or found[subkey].expires < entry.expires) and accepts(
-                    place, subkey, entry, self._node.swarm
-                ):
-                    found[subkey] = entry
+            for subkey, (record, age) in answer.records.items():
+                held = found.get(subkey)
+                if held is not None and held.record == record:  # most nodes have the same records
+                    held.age = min(held.age, age)
+                    continue
+                said = accepted(place, subkey, record, self._node.swarm)
+                if said is not None and (held is None or held.issued < said.issued):
+                    found[subkey] = _Found(record, said.issued, age)
 
         await self._walk(place, heed)
-        return [(subkey, entry.record, entry.expires) for subkey, entry in found.items()]
+        return [(subkey, one.record, one.age) for subkey, one in found.items()]
 
-    async def _put(self, place: DHTID, subkey: str, entry: Entry) -> bool:
+    async def _put(self, place: DHTID, subkey: str, record: bytes, seen: Seen) -> bool:
         nodes: list[PeerID] = []
-        await self._walk(place, lambda peer, answer: nodes.append(peer))
+        held: set[bytes] = set()
+
+        def heed(peer: PeerID, answer: Answer) -> None:
+            nodes.append(peer)
+            if subkey in answer.records:
+                held.add(answer.records[subkey][0])
+
+        await self._walk(place, heed)
+        for other in held:
+            seen(other)
         nodes.sort(key=lambda peer: place.xor_distance(place_of(peer)))
         if self._is_server:
-            self._node.keep(place, subkey, entry)  # this alone is nobody who took it
-        taken = await asyncio.gather(*(self._node.store(peer, place, subkey, entry) for peer in nodes[:NEAREST]))
+            self._node.keep(place, subkey, record)  # this alone is nobody who took it
+        taken = await asyncio.gather(*(self._node.store(peer, place, subkey, record) for peer in nodes[:NEAREST]))
         return any(taken)
 
     async def _walk(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> None:

@@ -1,23 +1,33 @@
 """Who serves what: publishes a peer's announcement and finds those of others.
 
 Every announcement lies under two keys: its model's fingerprint, where clients of that model look, and one index of all
-models, for `status`. Within a key each peer owns the subkey that is its peer id.
+models, for `status`. Within a key each peer owns the subkey that is its peer id. Nodes of every version use the same
+keys, so that they see each other; who speaks another protocol is no peer, but is told of.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from swarm import records
+from swarm import PROTOCOL, records
+from swarm.ages import Ages
+from swarm.clocks import Clocks
 from swarm.errors import BadMessage
 from swarm.identity import Identity
 from swarm.membership import PUBLIC, Membership
-from swarm.records import Announcement
+from swarm.records import MAX_LIFETIME, Announcement, Envelope
 
 INDEX_KEY = "specswarm/1/index"
-MAX_LIFETIME = 75.0  # seconds; a minute, and room for clocks that differ
+CLOCK_TOLERANCE = 600.0  # seconds by which any node's clock may be wrong
+_FARTHEST = 2 * CLOCK_TOLERANCE + MAX_LIFETIME  # from one wrong clock to another, of a record that is about to end
+
+Seen = Callable[[bytes], None]
+"""Gets a record that somebody had before."""
 
 
 def model_key(fingerprint: str) -> str:
@@ -25,36 +35,55 @@ def model_key(fingerprint: str) -> str:
     return f"specswarm/1/model/{fingerprint}"
 
 
-def keys_of(announcement: Announcement) -> tuple[str, str]:
-    """The keys an announcement belongs under, and no others."""
-    return model_key(announcement.fingerprint), INDEX_KEY
+def keys_of(envelope: Envelope) -> tuple[str, str]:
+    """The keys a record belongs under, and no others."""
+    return model_key(envelope.fingerprint), INDEX_KEY
 
 
-def accepts(record: bytes, peer_id: str, expires: float, *, now: float, swarm: Membership = PUBLIC) -> Announcement:
-    """The announcement in a stored record.
+def accepts(record: bytes, peer_id: str, *, now: float, swarm: Membership = PUBLIC) -> Envelope:
+    """What a stored record says: an Announcement, if its peer speaks this protocol.
 
-    Raises BadMessage if it is not `peer_id`'s, or not for this swarm, ends at another time, or later than any may.
+    Raises BadMessage if it is not `peer_id`'s, or not for this swarm, or was issued at a time (`now`: by this clock)
+    that two clocks cannot differ by. So a stranger who replays a record to nodes that have never seen it can do that
+    for a while only.
     """
-    if not expires <= now + MAX_LIFETIME:  # not a number is refused too
-        raise BadMessage(f"record stored as {peer_id}'s lasts longer than {MAX_LIFETIME:.0f} s")
-    announcement = records.read(record, swarm)
-    if announcement.peer_id != peer_id or announcement.expires != expires:
-        raise BadMessage(f"record stored as {peer_id}'s speaks of another peer or time")
-    return announcement
+    found = records.read(record, swarm)
+    if found.peer_id != peer_id:
+        raise BadMessage(f"record stored as {peer_id}'s speaks of another peer")
+    if abs(found.issued - now) > _FARTHEST:
+        raise BadMessage(f"record of {peer_id} was issued {found.issued - now:+.0f} s from now")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A peer that was found, or one of another version."""
+
+    said: Envelope
+    """An Announcement, if it speaks this protocol."""
+    age: float
+    """Seconds since it said so."""
+    ahead: float
+    """Seconds by which its clock is ahead of this machine's, as far as its record tells."""
 
 
 class RecordStore(Protocol):
-    """A key-value store with subkeys whose entries expire: the DHT, or a dictionary in tests."""
+    """A key-value store with subkeys whose entries end: the DHT, or a dictionary in tests."""
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
-        """Store under each key; later `expires` replaces earlier. False if nobody stored it."""
+    @property
+    def clocks(self) -> Clocks:
+        """What time it is at the nodes that were asked."""
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
+        """Store under each key; what its peer issued later replaces what it issued earlier. False if nobody stored it.
+        `seen` gets what was there before, and may be later."""
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """All live entries under a key: (subkey, value, expires)."""
+        """All live entries under a key: (subkey, value, age in seconds)."""
 
 
 class Directory:
-    """Typed access to the store. Records that are malformed, forged, expired or withdrawn do not appear."""
+    """Typed access to the store. Records that are malformed, forged, ended or withdrawn do not appear."""
 
     def __init__(
         self, store: RecordStore, swarm: Membership = PUBLIC, clock: Callable[[], float] = time.time
@@ -63,16 +92,28 @@ class Directory:
         self._store = store
         self._swarm = swarm
         self._clock = clock
+        self._ages = Ages(lambda: asyncio.get_running_loop().time())
         self._seen: dict[str, list[tuple[str, bytes, float]]] = {}  # by key, what was found last
+        self._others: dict[str, list[Envelope]] = {}  # by key, who of them speaks another protocol
 
-    async def publish(self, announcement: Announcement, identity: Identity) -> bool:
-        """Store the announcement for as long as it says; whether anybody took it."""
+    async def publish(
+        self, announcement: Announcement, identity: Identity, seen: Callable[[Envelope], None] = lambda _: None
+    ) -> bool:
+        """Store the announcement for as long as it says; whether anybody took it. `seen` gets what was there of the
+        same peer before."""
         record = records.sign(announcement, identity, self._swarm)
-        return await self._store.put(keys_of(announcement), announcement.peer_id, record, announcement.expires)
+
+        def heed(other: bytes) -> None:
+            try:
+                seen(accepts(other, announcement.peer_id, now=self._clock(), swarm=self._swarm))
+            except BadMessage:
+                return  # a stranger's nonsense
+
+        return await self._store.put(keys_of(announcement), announcement.peer_id, record, heed)
 
     async def withdraw(self, announcement: Announcement, identity: Identity) -> None:
         """Replace a published announcement by one that says the peer has left."""
-        # A store keeps what ends later: one second more makes this the newer record.
+        # A store keeps what is later: one second more makes this the newer record.
         await self.publish(
             announcement.model_copy(update={"state": "left", "expires": announcement.expires + 1}), identity
         )
@@ -80,24 +121,70 @@ class Directory:
     async def peers_of(self, fingerprint: str, *, joining: bool = False) -> list[Announcement]:
         """The live announcements of one model: the peers that serve it, and on request those still loading."""
         states = {"serving", "joining"} if joining else {"serving"}
-        found = await self._live(model_key(fingerprint))
+        found = _announced(await self.look(model_key(fingerprint)))
         return [peer for peer in found if peer.fingerprint == fingerprint and peer.state in states]
 
     async def all_peers(self) -> list[Announcement]:
         """The peers that serve any model."""
-        return [peer for peer in await self._live(INDEX_KEY) if peer.state == "serving"]
+        return [peer for peer in _announced(await self.look(INDEX_KEY)) if peer.state == "serving"]
 
-    async def _live(self, key: str) -> list[Announcement]:
-        """The announcements under a key; to a node that is cut off, those it saw last count until they end."""
+    async def look(self, key: str = INDEX_KEY) -> list[Sighting]:
+        """All that is found under a key, whatever its state, the peers of other versions at the end.
+
+        To a node that is cut off, those it saw last count until they end.
+        """
         entries = await self._store.get(key) or self._seen.get(key, [])
         self._seen[key] = entries
+        found = [one for entry in entries if (one := self._sighted(*entry)) is not None]
+        self._others[key] = [
+            one.said for one in found if not isinstance(one.said, Announcement) and one.said.state != "left"
+        ]
+        return sorted(found, key=_order)
+
+    def trouble(self, model: str | None = None) -> str:
+        """Why peers may be missing from what was found last, to be put behind what says that: other versions of the
+        protocol, for a model's fingerprint or its configuration's hash if one is given, and clocks; empty if there is
+        nothing of the kind."""
+        others = {other.peer_id: other for found in self._others.values() for other in found}
+        versions = other_versions(
+            other for other in others.values() if model in (None, other.fingerprint, other.config_hash)
+        )
+        return "".join(f"; {text}" for text in (versions, self._store.clocks.trouble) if text)
+
+    @property
+    def clocks(self) -> Clocks:
+        """What time it is at the nodes that were asked."""
+        return self._store.clocks
+
+    def _sighted(self, subkey: str, record: bytes, told: float) -> Sighting | None:
+        """What is to be made of an entry; None of what is no live record."""
         now = self._clock()
-        found = []
-        for subkey, record, expires in entries:
-            try:
-                announcement = accepts(record, subkey, expires, now=now, swarm=self._swarm)
-            except BadMessage:
-                continue  # a stranger's nonsense; whoever stored it is not known here
-            if announcement.expires > now:
-                found.append(announcement)
-        return sorted(found, key=lambda a: (a.start, a.end, a.peer_id))
+        try:
+            said = accepts(record, subkey, now=now, swarm=self._swarm)
+        except BadMessage:
+            return None  # a stranger's nonsense; whoever stored it is not known here
+        age = self._ages.age(subkey, said.issued, told)
+        if age is None or not age < said.lifetime:  # not a number is refused too
+            return None
+        return Sighting(said, age, said.issued + age - now)
+
+
+def other_versions(others: Iterable[Envelope]) -> str:
+    """In words, who speaks another protocol; empty if nobody does."""
+    protocols = [other.protocol for other in others]
+    if not protocols:
+        return ""
+    who = "1 peer speaks" if len(protocols) == 1 else f"{len(protocols)} peers speak"
+    theirs = ", ".join(map(str, sorted(set(protocols))))
+    older = "here" if max(protocols) > PROTOCOL else "there"
+    return f"{who} another version of the protocol (theirs {theirs}, ours {PROTOCOL}): update specswarm {older}"
+
+
+def _announced(found: Iterable[Sighting]) -> list[Announcement]:
+    return [one.said for one in found if isinstance(one.said, Announcement)]
+
+
+def _order(one: Sighting) -> tuple[float, float, str]:
+    if isinstance(one.said, Announcement):
+        return one.said.start, one.said.end, one.said.peer_id
+    return math.inf, math.inf, one.said.peer_id

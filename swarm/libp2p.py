@@ -18,8 +18,10 @@ from hivemind.utils.multiaddr import Multiaddr
 
 from swarm import daemon
 from swarm.circuits import HOP_PROTOCOL
+from swarm.clocks import Clocks
 from swarm.daemon import BROKEN
 from swarm.dht import Dht
+from swarm.directory import CLOCK_TOLERANCE, Seen
 from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
@@ -183,13 +185,18 @@ class Libp2pNetwork:
         await self._within.serve(protocol, handler)
         await self._p2p.add_binary_stream_handler(protocol, handle)
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+    @property
+    def clocks(self) -> Clocks:
+        """What time it is at the nodes that answered lately."""
+        return self._dht.clocks
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
         """Store a record on the nodes nearest to each key. Raises SwarmUnreachable if the daemon has ended."""
         self._check()
-        return await self._dht.put(keys, subkey, value, expires)
+        return await self._dht.put(keys, subkey, value, seen)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The live records under a key: (subkey, value, expires). Raises SwarmUnreachable if the daemon has ended."""
+        """The records under a key: (subkey, value, age in seconds). Raises SwarmUnreachable if the daemon has ended."""
         found = await self._dht.get(key)
         self._check()
         return found
@@ -220,7 +227,7 @@ class Libp2pNetwork:
             stay_in,
             initial,
             self._greet,
-            self._dht.look_around,
+            self._look_around,
             is_alone=lambda: self._dht.is_alone,
             reached=lambda: list(self._reached.values()),
         )
@@ -238,6 +245,14 @@ class Libp2pNetwork:
         except (*BROKEN, ValueError):
             return False
         return await self._dht.ping(contact.peer_id) and (not self._is_behind_nat or await self._reserve(contact))
+
+    async def _look_around(self) -> None:
+        """Get to know the neighbours, and what time it is there; a node that stays says so if it is another time."""
+        await self._dht.look_around()
+        if self._listens and (news := self.clocks.news()):
+            log.warning(
+                "%s (nodes whose clocks differ by more than %.0f s do not find each other)", news, CLOCK_TOLERANCE
+            )
 
     async def _reserve(self, contact: Contact) -> bool:
         """Ask a node to relay for this one; whether it does."""

@@ -7,17 +7,33 @@ itself, for tests and for trials.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
+from swarm import records
+from swarm.clocks import Clocks
 from swarm.codec import decode, encode
-from swarm.errors import PeerLost
+from swarm.directory import Seen
+from swarm.errors import BadMessage, PeerLost
 from swarm.membership import PUBLIC
 from swarm.tasks import owned
 from swarm.transport import Handler
 from swarm.wire import MAX_SIZES, AnyMessage, Contact
 
 _END = b""  # no message encodes to nothing
+
+
+def _now() -> float:
+    """The event loop's time, which in a simulation is virtual."""
+    return asyncio.get_running_loop().time()
+
+
+def _issued(record: bytes) -> float:
+    """When a record was issued; what is none counts as the oldest."""
+    try:
+        return records.read(record).issued
+    except BadMessage:
+        return 0.0
 
 
 class MemoryStream:
@@ -66,9 +82,12 @@ class MemoryStream:
 class MemoryNetwork:
     """The switchboard: who is there, and the records they stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = _now) -> None:
+        """`clock`: by which records grow older."""
+        self.clocks = Clocks()
+        self._clock = clock
         self._nodes: dict[str, MemoryTransport] = {}
-        self._records: dict[str, dict[str, tuple[bytes, float]]] = {}
+        self._records: dict[str, dict[str, tuple[bytes, float]]] = {}  # and when each came
 
     def join(self, peer_id: str) -> MemoryTransport:
         """A new node's transport."""
@@ -86,17 +105,21 @@ class MemoryNetwork:
             raise PeerLost(peer_id, "it cannot be reached")
         return self._nodes[peer_id]
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
         """RecordStore.put"""
         for key in keys:
             entries = self._records.setdefault(key, {})
-            if subkey not in entries or entries[subkey][1] < expires:
-                entries[subkey] = (value, expires)
+            held = entries.get(subkey)
+            if held is not None:
+                seen(held[0])
+            if held is None or _issued(held[0]) < _issued(value):
+                entries[subkey] = (value, self._clock())
         return True
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """RecordStore.get"""
-        return [(subkey, *entry) for subkey, entry in self._records.get(key, {}).items()]
+        now = self._clock()
+        return [(subkey, value, now - came) for subkey, (value, came) in self._records.get(key, {}).items()]
 
 
 class MemoryTransport:
@@ -131,9 +154,14 @@ class MemoryTransport:
         other.accept(protocol, MemoryStream(self.peer_id, there, here, MAX_SIZES[protocol]))
         return stream
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+    @property
+    def clocks(self) -> Clocks:
+        """There is one clock here."""
+        return self._network.clocks
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
         """Store a record for all to see."""
-        return await self._network.put(keys, subkey, value, expires)
+        return await self._network.put(keys, subkey, value, seen)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """The records under a key."""

@@ -1,24 +1,33 @@
 """What a peer says of itself on the DHT, signed by the identity it speaks about.
 
-A record is a 64-byte Ed25519 signature, then the announcement as JSON. The signature covers everything, the end of
-its life included: nobody can publish in another's name, change a record, or make an old one live longer.
+A record is a 64-byte Ed25519 signature, then the announcement as JSON. The signature covers everything: nobody can
+publish in another's name, or change a record. Part of the JSON is the envelope, which nodes of every version can read;
+the rest is for those that speak the same protocol. Unknown fields are for later versions, and ignored.
+
+A peer's records follow each other by its own clock (`issued`). How long one lives is counted from its arrival, by the
+clock of whoever keeps it (`swarm.ages`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
+from swarm import PROTOCOL
 from swarm.errors import BadMessage
+from swarm.foreign import cleaned
 from swarm.identity import Identity, verify
 from swarm.membership import PUBLIC, Membership
 from swarm.span import Span
 from swarm.wire import MAX_MADDRS, Contact
 
+MAX_LIFETIME = 60.0  # seconds
 MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
 _DOMAIN = b"specswarm announcement 1:"  # a signature made for anything else is none here
 _SIGNATURE = 64
+_UNNUMBERED = 5  # the last protocol whose records did not say which it is
 
 PeerId = Annotated[str, Field(min_length=1, max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -27,16 +36,45 @@ Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Layers = Annotated[int, Field(ge=0, le=10_000)]
 
 
-class Announcement(BaseModel):
-    """One peer's offer: these layers of that model, at this speed, until `expires` (seconds since 1970)."""
+class Envelope(BaseModel):
+    """Who is there, for which model, and in which version: what nodes of all versions understand of each other.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its fields are never taken away, nor do they get another meaning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     peer_id: PeerId
     maddrs: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=MAX_MADDRS)]
     model: Name
     fingerprint: Digest
     config_hash: Digest
+    protocol: Annotated[int, Field(ge=0, le=1 << 16)] = PROTOCOL
+    """What it speaks: see `swarm.PROTOCOL`."""
+    version: Annotated[str, Field(max_length=32)]
+    """Of its program; for people."""
+    started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """When the peer's program began, in seconds since 1970: another time means that it lost all it had."""
+    state: Annotated[str, Field(max_length=16)]
+    lifetime: Annotated[float, Field(gt=0, le=MAX_LIFETIME)] = 45.0
+    """Seconds that the record lives."""
+    expires: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """When that is over, by the peer's own clock, in seconds since 1970."""
+
+    @property
+    def issued(self) -> float:
+        """When the record was made, by the peer's own clock, in seconds since 1970; the later replaces the earlier."""
+        return self.expires - self.lifetime
+
+    @property
+    def contact(self) -> Contact:
+        """Where to dial the peer."""
+        return Contact(self.peer_id, self.maddrs)
+
+
+class Announcement(Envelope):
+    """One peer's offer: these layers of that model, at this speed."""
+
     num_layers: Layers
     start: Layers
     end: Layers
@@ -56,12 +94,10 @@ class Announcement(BaseModel):
     """A draft model's step, if the peer drafts for clients; it knows the target's tokenizer."""
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
     """Round-trip seconds to other peers of this model, as measured from here."""
-    version: Annotated[str, Field(max_length=32)]
-    started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """When the peer's program began, in seconds since 1970: another time means that it lost all it had."""
     state: Literal["joining", "serving", "draining", "left"] = "serving"
     """It has chosen its layers and loads them, serves them, serves only those who are there already, or is gone."""
-    expires: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    shared_key: bool = False
+    """Another node publishes under the same key: a copy of the key file is in use elsewhere."""
 
     @model_validator(mode="after")
     def _span_within_the_model(self) -> Announcement:
@@ -74,11 +110,6 @@ class Announcement(BaseModel):
         """The layers on offer."""
         return Span(self.start, self.end)
 
-    @property
-    def contact(self) -> Contact:
-        """Where to dial the peer."""
-        return Contact(self.peer_id, self.maddrs)
-
 
 def sign(announcement: Announcement, identity: Identity, swarm: Membership = PUBLIC) -> bytes:
     """The record for the DHT of that swarm."""
@@ -86,16 +117,27 @@ def sign(announcement: Announcement, identity: Identity, swarm: Membership = PUB
     return identity.sign(_DOMAIN + swarm.records_secret + payload) + payload
 
 
-def read(record: bytes, swarm: Membership = PUBLIC) -> Announcement:
-    """The announcement in a record. Raises BadMessage unless it is well formed and signed by the peer it names, for
-    this swarm."""
+def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
+    """The Announcement in a record or, if its peer speaks another protocol, the envelope alone.
+
+    All text in it is printable. Raises BadMessage unless it is well formed and signed by the peer it names, for this
+    swarm.
+    """
     if not _SIGNATURE < len(record) <= MAX_RECORD:
         raise BadMessage(f"record of {len(record)} bytes")
     payload = record[_SIGNATURE:]
     try:
-        announcement = Announcement.model_validate_json(payload)
+        fields = cleaned(from_json(payload))
+        found = _parsed(fields if isinstance(fields, dict) else {})
     except ValidationError as error:
         raise BadMessage(f"malformed record: {error.errors()[0]['msg']}") from None
-    if not verify(announcement.peer_id, _DOMAIN + swarm.records_secret + payload, record[:_SIGNATURE]):
-        raise BadMessage(f"record about {announcement.peer_id} is not signed by it")
-    return announcement
+    except ValueError as error:
+        raise BadMessage(f"malformed record: {error}") from None
+    if not verify(found.peer_id, _DOMAIN + swarm.records_secret + payload, record[:_SIGNATURE]):
+        raise BadMessage(f"record about {found.peer_id} is not signed by it")
+    return found
+
+
+def _parsed(fields: dict[str, Any]) -> Envelope:
+    fields = {"protocol": _UNNUMBERED, **fields}
+    return (Announcement if fields["protocol"] == PROTOCOL else Envelope).model_validate(fields)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from swarm import PROTOCOL
 from swarm.errors import MAX_REASON, Why
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.evidence import MAX_WEIGHT
@@ -30,9 +31,9 @@ MAX_DRAFTS = 512  # of one round
 MAX_TAIL = 16
 """Tokens of the text that a round brings along before its newest one; more of them go ahead, as a prefill."""
 
-SESSION_PROTOCOL = "/specswarm/session/5"  # a client opens it to every peer of its chain
-PUSH_PROTOCOL = "/specswarm/push/5"  # a peer opens it to the next one
-DRAFT_PROTOCOL = "/specswarm/draft/1"  # a client opens it to a peer that drafts for it
+SESSION_PROTOCOL = f"/specswarm/session/{PROTOCOL}"  # a client opens it to every peer of its chain
+PUSH_PROTOCOL = f"/specswarm/push/{PROTOCOL}"  # a peer opens it to the next one
+DRAFT_PROTOCOL = f"/specswarm/draft/{PROTOCOL}"  # a client opens it to a peer that drafts for it
 
 MAX_MADDRS = 32  # addresses of one peer
 

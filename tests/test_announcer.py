@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from peer.announcer import Announcer
-from swarm.directory import Directory
+from swarm.directory import Directory, Seen
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
+from swarm.records import Announcement
 from tests import faulty
 from tests.test_records import announcement
 
@@ -26,11 +30,11 @@ class Moody(MemoryNetwork):
         self._refusals = refusals
         self.times: list[float] = []
 
-    async def put(self, keys: Sequence[str], subkey: str, value: bytes, expires: float) -> bool:
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
         self.times.append(asyncio.get_running_loop().time())
         if len(self.times) <= self._refusals:
             return False
-        return await super().put(keys, subkey, value, expires)
+        return await super().put(keys, subkey, value, seen)
 
 
 @pytest.mark.parametrize(("refusals", "attempts"), [(0, [0]), (2, [0, 1, 3]), (9, [0, 1, 3, 7])])
@@ -44,3 +48,109 @@ def test_announcement_nobody_took_is_soon_tried_again(refusals: int, attempts: l
         return [round(time - start, 3) for time in store.times]
 
     assert faulty.run(publish()) == attempts
+
+
+class Store(MemoryNetwork):
+    """Says, as nodes do, whether it has taken a record."""
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
+        await super().put(keys, subkey, value, seen)
+        return all(self._records[key][subkey][0] == value for key in keys)
+
+
+class Host:
+    """A program that publishes under a key, on a host whose clock is wrong by so much."""
+
+    def __init__(self, store: Store, identity: Identity, started: float, clock_ahead: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        now = time.time() - loop.time()  # from then on it is virtual
+
+        def clock() -> float:
+            return now + clock_ahead + loop.time()
+
+        self.offer = announcement(identity.peer_id, started=started)
+        network = store.join(identity.peer_id)
+        self.announcer = Announcer(Directory(store, clock=clock), network, identity, PERIOD, clock)
+
+    @property
+    def published(self) -> Announcement:
+        assert self.announcer._published is not None
+        return self.announcer._published
+
+    async def live(self, seconds: float) -> None:
+        """Publish and renew for so long."""
+        await self.announcer.publish(self.offer)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.announcer.run(dict)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "key file" in record.getMessage()]
+
+
+@pytest.fixture
+def caplog_of_ours(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
+    return caplog
+
+
+@pytest.mark.parametrize("ahead", [-300.0, 0.0, 300.0])
+def test_two_hosts_with_one_key_both_notice_and_say_so(
+    ahead: float, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        with Identity.hold(tmp_path / "key") as identity:
+            store = Store()
+            one, two = Host(store, identity, 1.0), Host(store, identity, 2.0, ahead)
+            await asyncio.gather(one.live(100.0), two.live(100.0))
+            assert one.published.shared_key
+            assert two.published.shared_key
+            await one.live(100.0)
+            assert not one.published.shared_key
+
+    faulty.run(program())
+    said = warnings(caplog_of_ours)
+    assert len(said) == 2
+    assert all(str(tmp_path / "key") in text for text in said)
+
+
+@pytest.mark.parametrize("ahead", [-300.0, 0.0, 300.0])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_restart_whose_clock_was_set_is_no_other_host_and_is_found_within_a_second(
+    ahead: float, leaves: bool, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        with Identity.hold(tmp_path / "key") as identity:
+            store = Store()
+            before = Host(store, identity, 1.0)
+            await before.live(50.0)
+            if leaves:
+                await before.announcer.withdraw()
+            after = Host(store, identity, 2.0, ahead)
+            start = asyncio.get_running_loop().time()
+            await after.announcer.publish(after.offer)
+            assert asyncio.get_running_loop().time() - start <= 1.0
+            assert await Directory(store).all_peers() == [after.published]
+            await after.live(100.0)
+            assert not after.published.shared_key
+
+    faulty.run(program())
+    assert warnings(caplog_of_ours) == []
+
+
+def test_peer_whose_clock_is_set_back_goes_on_being_found(tmp_path: Path) -> None:
+    async def program() -> None:
+        with Identity.hold(tmp_path / "key") as identity:
+            store = Store()
+            host = Host(store, identity, 1.0)
+            await host.live(20.0)
+            right = host.announcer._clock
+            host.announcer._clock = lambda: right() - 300.0
+            for _ in range(3):
+                await asyncio.sleep(PERIOD)
+                await host.announcer.publish(host.offer)
+                [found] = await Directory(store).look()
+                assert found.age == 0.0
+
+    faulty.run(program())

@@ -18,13 +18,13 @@ from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
 from specswarm.processes import LOOPBACK
-from swarm import records
+from swarm import PROTOCOL, records
 from swarm.calls import ANSWER_SECONDS, DhtNode, place_of
 from swarm.dht import DEADLINE_SECONDS
-from swarm.directory import INDEX_KEY, MAX_LIFETIME, Directory, keys_of
+from swarm.directory import INDEX_KEY, Directory, keys_of
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
-from swarm.records import Announcement
+from swarm.records import MAX_LIFETIME, Announcement
 from swarm.wire import Contact
 from tests.test_records import announcement
 
@@ -65,6 +65,10 @@ def in_a_swarm(folder: Path, test: Callable[[Swarm], Awaitable[None]]) -> None:
 
 def offer(identity: Identity, seconds: float = 60.0, **changes: Any) -> Announcement:
     return announcement(identity.peer_id, expires=time.time() + seconds, **changes)
+
+
+def ignore(_: bytes) -> None:
+    """What was there before does not matter."""
 
 
 def distance(place: DHTID, peer: PeerID) -> int:
@@ -120,7 +124,7 @@ def test_strange_answers_hide_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyP
         good, identity = await swarm.join("good")
         bad, _ = await swarm.join("bad")
         mine = offer(identity)
-        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), mine.expires)
+        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), ignore)
         for kind, result in strange_results().items():
 
             def reply(_: dht_pb2.FindRequest, result: dht_pb2.FindResult = result) -> dht_pb2.FindResult:
@@ -145,7 +149,7 @@ def test_nodes_that_are_not_there_are_no_place_to_hide_others(
         good, identity = await swarm.join("good")
         bad, _ = await swarm.join("bad")
         mine = offer(identity)
-        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), mine.expires)
+        assert await good.put(keys_of(mine), mine.peer_id, records.sign(mine, identity), ignore)
         place = DHTID.generate(INDEX_KEY)
         made_up = sorted(map(PeerID, (b"made up %d" % i for i in range(2000))), key=lambda p: distance(place, p))
         named = [peer.to_bytes() for peer in made_up]
@@ -165,9 +169,9 @@ def test_replayed_records_neither_hide_the_newer_nor_outlive_their_time(
         bad, _ = await swarm.join("bad")
         older, newer = offer(identity, 40.0), offer(identity, 60.0, free_tokens=7)
         replayed = records.sign(older, identity)
-        assert await good.put(keys_of(newer), newer.peer_id, records.sign(newer, identity), newer.expires)
-        assert not await bad.put([INDEX_KEY], older.peer_id, replayed, older.expires)
-        entries = [[older.peer_id, replayed, older.expires], [older.peer_id, replayed, newer.expires]]
+        assert await good.put(keys_of(newer), newer.peer_id, records.sign(newer, identity), ignore)
+        assert not await bad.put([INDEX_KEY], older.peer_id, replayed, ignore)
+        entries = [[older.peer_id, replayed, 0.0], [older.peer_id, replayed, 1e9]]
         hostile(monkeypatch, bad, lambda _: dht_pb2.FindResult(value=msgspec.msgpack.encode(entries)))
         async with swarm.client_knowing(bad) as reader:
             assert await Directory(reader).all_peers() == [newer]
@@ -175,23 +179,75 @@ def test_replayed_records_neither_hide_the_newer_nor_outlive_their_time(
     in_a_swarm(tmp_path, test)
 
 
-def test_nodes_keep_only_what_its_peer_has_signed_for_that_key_and_time(tmp_path: Path) -> None:
+def test_who_stores_sees_what_was_there_of_its_own(tmp_path: Path) -> None:
+    async def test(swarm: Swarm) -> None:
+        await swarm.join("keeps")
+        writer, identity = await swarm.join("writer")
+        _, other = await swarm.join("other")
+        mine, later = offer(identity, 50.0), offer(identity, 60.0)
+        seen: list[bytes] = []
+        for one, of in ((offer(other), other), (mine, identity)):
+            assert await writer.put(keys_of(one), one.peer_id, records.sign(one, of), seen.append)
+        assert seen == []
+        assert await writer.put(keys_of(later), later.peer_id, records.sign(later, identity), seen.append)
+        assert set(seen) == {records.sign(mine, identity)}
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_nodes_keep_the_records_of_other_versions(tmp_path: Path) -> None:
+    async def test(swarm: Swarm) -> None:
+        await swarm.join("keeps")
+        writer, identity = await swarm.join("writer")
+        theirs = offer(identity, protocol=PROTOCOL + 1)
+        assert await writer.put(keys_of(theirs), theirs.peer_id, records.sign(theirs, identity), ignore)
+        async with Libp2pNetwork.join(None, initial_peers=swarm.initial_peers) as reader:
+            directory = Directory(reader)
+            assert await directory.all_peers() == []
+            assert "1 peer speaks another version" in directory.trouble(theirs.fingerprint)
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_nodes_learn_what_time_it_is_at_those_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = DhtNode._result
+
+    def an_hour_ahead(self: DhtNode, place: DHTID, asker: PeerID) -> dht_pb2.FindResult:
+        result = honest(self, place, asker)
+        result.expiration_time += 3600.0
+        return result
+
+    async def test(swarm: Swarm) -> None:
+        for name in ("one", "two", "three"):
+            await swarm.join(name)
+        async with Libp2pNetwork.join(None, initial_peers=swarm.initial_peers) as reader:
+            await Directory(reader).all_peers()
+            assert abs(reader.clocks.ahead) < 5.0
+            monkeypatch.setattr(DhtNode, "_result", an_hour_ahead)
+            await Directory(reader).all_peers()
+            assert abs(reader.clocks.ahead + 3600.0) < 5.0
+            assert "behind those of 3 other nodes" in reader.clocks.trouble
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_nodes_keep_only_what_its_peer_has_signed_for_that_key_and_about_this_time(tmp_path: Path) -> None:
     async def test(swarm: Swarm) -> None:
         _, identity = await swarm.join("good")
         writer, _ = await swarm.join("writer")
 
-        async def is_kept(key: str, subkey: str, record: bytes, expires: float) -> bool:
-            return await writer.put([key], subkey, record, expires)
+        async def is_kept(key: str, subkey: str, record: bytes) -> bool:
+            return await writer.put([key], subkey, record, ignore)
 
-        mine, eternal = offer(identity), offer(identity, MAX_LIFETIME + 60.0)
+        mine, lasting = offer(identity), offer(identity).model_copy(update={"lifetime": MAX_LIFETIME + 1})
         record = records.sign(mine, identity)
-        assert not await is_kept(INDEX_KEY, mine.peer_id, records.sign(eternal, identity), eternal.expires)
-        for expires in (mine.expires + 1.0, float("inf"), float("nan"), 0.0):
-            assert not await is_kept(INDEX_KEY, mine.peer_id, record, expires)
-        assert not await is_kept("some other key", mine.peer_id, record, mine.expires)
-        assert not await is_kept(INDEX_KEY, writer.peer_id, record, mine.expires)
-        assert not await is_kept(INDEX_KEY, mine.peer_id, record[:-1] + b"x", mine.expires)
-        assert await is_kept(INDEX_KEY, mine.peer_id, record, mine.expires)
+        assert not await is_kept(INDEX_KEY, mine.peer_id, records.sign(lasting, identity))
+        for seconds in (-1_400.0, 1_400.0, 1e300):
+            assert not await is_kept(INDEX_KEY, mine.peer_id, records.sign(offer(identity, seconds), identity))
+        assert not await is_kept("some other key", mine.peer_id, record)
+        assert not await is_kept(INDEX_KEY, writer.peer_id, record)
+        assert not await is_kept(INDEX_KEY, mine.peer_id, record[:-1] + b"x")
+        assert await is_kept(INDEX_KEY, mine.peer_id, record)
 
     in_a_swarm(tmp_path, test)
 
@@ -207,9 +263,9 @@ def test_dead_nodes_delay_nothing_once_they_are_known_to_be_dead(tmp_path: Path)
             stays, _ = await swarm.join("stays")
         mine = offer(identity)
         record = records.sign(mine, identity)
-        assert await stays.put(keys_of(mine), mine.peer_id, record, mine.expires)  # finds out who is dead
+        assert await stays.put(keys_of(mine), mine.peer_id, record, ignore)  # finds out who is dead
         async with asyncio.timeout(ANSWER_SECONDS):  # so long takes a node that does not answer
-            assert await stays.put(keys_of(mine), mine.peer_id, record, mine.expires)
+            assert await stays.put(keys_of(mine), mine.peer_id, record, ignore)
             assert await Directory(stays).all_peers() == [mine]
 
     in_a_swarm(tmp_path, test)

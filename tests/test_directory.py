@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from swarm import records
-from swarm.directory import INDEX_KEY, Directory, accepts, keys_of, model_key
+from swarm import PROTOCOL, records
+from swarm.ages import Ages
+from swarm.directory import INDEX_KEY, Directory, accepts, keys_of, model_key, other_versions
 from swarm.errors import BadMessage
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
@@ -50,6 +51,7 @@ def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -
             "links": {},
             "version": "0",
             "started": 0,
+            "lifetime": 60,
             "expires": NOW + 60,
             **changes,
         }
@@ -57,12 +59,18 @@ def announcement(identity: Identity, fingerprint: str = MODEL, **changes: Any) -
 
 
 class Place:
-    """A store, and a directory on it whose clock is set by hand."""
+    """A store, and a directory on it, whose clocks are set by hand."""
 
     def __init__(self) -> None:
         self.now = NOW
-        self.store = MemoryNetwork()
-        self.directory = Directory(self.store, clock=lambda: self.now)
+        self.store = MemoryNetwork(lambda: self.now)
+        self.directory = self.seen_by()
+
+    def seen_by(self, clock_ahead: float = 0.0) -> Directory:
+        """The directory of a node that knows nothing yet, whose clock is wrong by so much."""
+        directory = Directory(self.store, clock=lambda: self.now + clock_ahead)
+        directory._ages = Ages(lambda: self.now)
+        return directory
 
     def publish(self, announcement: Announcement, identity: Identity) -> bool:
         return asyncio.run(self.directory.publish(announcement, identity))
@@ -70,9 +78,9 @@ class Place:
     def withdraw(self, announcement: Announcement, identity: Identity) -> None:
         asyncio.run(self.directory.withdraw(announcement, identity))
 
-    def put(self, key: str, subkey: str, value: bytes, expires: float) -> None:
+    def put(self, key: str, subkey: str, value: bytes) -> None:
         """What anybody may do to a store that checks nothing."""
-        asyncio.run(self.store.put([key], subkey, value, expires))
+        asyncio.run(self.store.put([key], subkey, value, lambda _: None))
 
     def peers_of(self, fingerprint: str = MODEL) -> list[Announcement]:
         return asyncio.run(self.directory.peers_of(fingerprint))
@@ -112,18 +120,63 @@ def test_two_models_of_one_name_never_mix(place: Place, identities: list[Identit
 
 def test_record_stored_under_another_models_key_is_ignored(place: Place, identities: list[Identity]) -> None:
     theirs = announcement(identities[1], OTHER)
-    place.put(model_key(MODEL), theirs.peer_id, records.sign(theirs, identities[1]), theirs.expires)
+    place.put(model_key(MODEL), theirs.peer_id, records.sign(theirs, identities[1]))
     assert place.peers_of(MODEL) == []
 
 
-def test_expired_announcement_vanishes(place: Place, identities: list[Identity]) -> None:
-    brief, lasting = announcement(identities[0]), announcement(identities[1], expires=NOW + 75)
+def test_announcement_vanishes_at_the_end_of_its_life(place: Place, identities: list[Identity]) -> None:
+    brief, lasting = announcement(identities[0], lifetime=30), announcement(identities[1])
     place.publish(brief, identities[0])
     place.publish(lasting, identities[1])
-    place.now = NOW + 59
+    place.now = NOW + 29
     assert len(place.peers_of()) == 2
-    place.now = NOW + 60
+    place.now = NOW + 30
     assert place.peers_of() == place.all_peers() == [lasting]
+
+
+WRONG = (-600, -90, -35, 0, 35, 90, 600)
+
+
+@pytest.mark.parametrize("peer_ahead", WRONG)
+@pytest.mark.parametrize("reader_ahead", WRONG)
+def test_peer_lives_as_long_as_it_says_by_whatever_clocks(
+    peer_ahead: float, reader_ahead: float, place: Place, identities: list[Identity]
+) -> None:
+    offer = announcement(identities[0], lifetime=45, expires=NOW + 45 + peer_ahead)
+    place.publish(offer, identities[0])
+    early, late = place.seen_by(reader_ahead), place.seen_by(reader_ahead)
+    for seconds, is_there in ((0, True), (44, True), (45, False)):
+        place.now = NOW + seconds
+        assert bool(asyncio.run(early.peers_of(MODEL))) == is_there
+    place.now = NOW + 44
+    [found] = asyncio.run(late.look())
+    assert (found.said, found.age, found.ahead) == (offer, 44, peer_ahead - reader_ahead)
+    place.now = NOW + 45
+    assert asyncio.run(late.look()) == []
+
+
+def test_record_that_no_two_clocks_can_differ_by_is_ignored(place: Place, identities: list[Identity]) -> None:
+    for ahead in (-1_300.0, 1_300.0):
+        place.publish(announcement(identities[0], expires=NOW + 60 + ahead), identities[0])
+        assert place.all_peers() == []
+
+
+def test_dead_peers_record_is_not_made_younger_by_whoever_brings_it(
+    place: Place, identities: list[Identity]
+) -> None:
+    offer = announcement(identities[0])
+    record = records.sign(offer, identities[0])
+    place.publish(offer, identities[0])
+    assert place.all_peers() == [offer]
+    for _ in range(10):
+        place.now += 30
+        place.store._records.clear()
+        place.put(INDEX_KEY, offer.peer_id, record)  # says that it has just come
+        assert place.all_peers() == ([offer] if place.now < NOW + 60 else [])
+    place.now = NOW + 1_300
+    place.store._records.clear()
+    place.put(INDEX_KEY, offer.peer_id, record)
+    assert asyncio.run(place.seen_by().all_peers()) == []  # nor by those who have never seen it, after that long
 
 
 def test_node_that_is_cut_off_goes_on_with_what_it_saw_until_that_ends(
@@ -163,12 +216,12 @@ def test_old_announcement_put_back_after_leaving_stays_away(place: Place, identi
     place.publish(leaver, identities[0])
     place.withdraw(leaver, identities[0])
     for key in keys_of(leaver):
-        place.put(key, leaver.peer_id, records.sign(leaver, identities[0]), leaver.expires)
+        place.put(key, leaver.peer_id, records.sign(leaver, identities[0]))
     assert place.peers_of() == place.all_peers() == []
 
 
 def test_peer_that_left_can_come_back(place: Place, identities: list[Identity]) -> None:
-    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 70)
+    first, again = announcement(identities[0]), announcement(identities[0], expires=NOW + 62)
     place.publish(first, identities[0])
     place.withdraw(first, identities[0])
     place.publish(again, identities[0])
@@ -185,20 +238,13 @@ def test_newer_announcement_replaces_the_older(place: Place, identities: list[Id
 def test_record_under_another_peers_subkey_is_ignored(place: Place, identities: list[Identity]) -> None:
     offer = announcement(identities[0])
     for subkey in (identities[1].peer_id, "", "somebody"):
-        place.put(model_key(MODEL), subkey, records.sign(offer, identities[0]), offer.expires)
+        place.put(model_key(MODEL), subkey, records.sign(offer, identities[0]))
     assert place.peers_of() == []
-
-
-def test_record_stored_for_another_time_is_ignored(place: Place, identities: list[Identity]) -> None:
-    offer = announcement(identities[0])
-    for longer in (1.0, 3600.0):
-        place.put(INDEX_KEY, offer.peer_id, records.sign(offer, identities[0]), offer.expires + longer)
-    assert place.all_peers() == []
 
 
 def test_forged_record_is_ignored(place: Place, identities: list[Identity]) -> None:
     offer = announcement(identities[0])
-    place.put(model_key(MODEL), offer.peer_id, records.sign(offer, identities[1]), offer.expires)
+    place.put(model_key(MODEL), offer.peer_id, records.sign(offer, identities[1]))
     assert place.peers_of() == []
 
 
@@ -207,23 +253,57 @@ def test_nonsense_hides_nobody(place: Place, identities: list[Identity]) -> None
     place.publish(offer, identities[0])
     for i, nonsense in enumerate((b"", b"x" * 200, b"\xff" * 100, b"{}" * 40)):
         for key in keys_of(offer):
-            place.put(key, f"stranger {i}", nonsense, NOW + 60)
+            place.put(key, f"stranger {i}", nonsense)
     assert place.peers_of() == place.all_peers() == [offer]
 
 
-def test_record_is_accepted_for_its_own_peer_and_time_alone(identities: list[Identity]) -> None:
+def test_record_is_accepted_for_its_own_peer_alone(identities: list[Identity]) -> None:
     offer = announcement(identities[0])
     record = records.sign(offer, identities[0])
-    assert accepts(record, offer.peer_id, offer.expires, now=NOW) == offer
-    for peer_id, expires in ((identities[1].peer_id, offer.expires), (offer.peer_id, offer.expires + 1)):
-        with pytest.raises(BadMessage):
-            accepts(record, peer_id, expires, now=NOW)
+    assert accepts(record, offer.peer_id, now=NOW) == offer
+    with pytest.raises(BadMessage):
+        accepts(record, identities[1].peer_id, now=NOW)
 
 
-@pytest.mark.parametrize("seconds", [76, 3600, 1e300, float("inf"), float("nan")])
-def test_record_that_would_outlive_all_others_is_refused(seconds: float, identities: list[Identity]) -> None:
-    lasting = announcement(identities[0], expires=NOW + 75)
-    assert accepts(records.sign(lasting, identities[0]), lasting.peer_id, NOW + 75, now=NOW) == lasting
-    eternal = lasting.model_copy(update={"expires": NOW + seconds})
-    with pytest.raises(BadMessage, match="lasts longer"):
-        accepts(records.sign(eternal, identities[0]), eternal.peer_id, eternal.expires, now=NOW)
+@pytest.mark.parametrize("seconds", [1_261, 3600, 1e300, float("inf"), float("nan"), -1_261, -NOW])
+def test_record_of_another_time_is_refused(seconds: float, identities: list[Identity]) -> None:
+    lasting = announcement(identities[0], expires=NOW + 60 + 1_260)
+    assert accepts(records.sign(lasting, identities[0]), lasting.peer_id, now=NOW) == lasting
+    eternal = lasting.model_copy(update={"expires": NOW + 60 + seconds})
+    with pytest.raises(BadMessage):
+        accepts(records.sign(eternal, identities[0]), eternal.peer_id, now=NOW)
+
+
+def of_version(protocol: int, identity: Identity, **changes: Any) -> Announcement:
+    """An announcement that says it is of another protocol."""
+    return announcement(identity, protocol=protocol, **changes)
+
+
+def test_peers_of_other_versions_are_no_peers_and_are_told_of(place: Place, identities: list[Identity]) -> None:
+    assert place.directory.trouble() == ""
+    place.publish(of_version(PROTOCOL + 1, identities[0]), identities[0])
+    place.publish(of_version(PROTOCOL + 2, identities[1]), identities[1])
+    place.publish(of_version(PROTOCOL + 1, identities[2], fingerprint=OTHER), identities[2])
+    place.publish(of_version(PROTOCOL + 3, identities[3], state="left"), identities[3])
+    assert place.peers_of() == place.all_peers() == []
+    newer = f"{PROTOCOL + 1}, {PROTOCOL + 2}"
+    said = f"another version of the protocol (theirs {{}}, ours {PROTOCOL}): update specswarm here"
+    assert place.directory.trouble() == f"; 3 peers speak {said.format(newer)}"
+    assert place.directory.trouble(MODEL) == f"; 2 peers speak {said.format(newer)}"
+    assert place.directory.trouble(OTHER) == f"; 1 peer speaks {said.format(PROTOCOL + 1)}"
+    assert place.directory.trouble("c" * 64) == place.directory.trouble()  # the same configuration
+    assert place.directory.trouble("d" * 64) == ""
+    place.now += 60
+    assert place.peers_of() == place.all_peers() == []
+    assert place.directory.trouble() == ""
+
+
+def test_old_peers_are_told_to_be_brought_up_to_date(identities: list[Identity]) -> None:
+    assert other_versions([of_version(PROTOCOL - 1, identities[0])]).endswith("update specswarm there")
+    assert other_versions([]) == ""
+
+
+def test_clock_that_is_wrong_is_told_of_where_somebody_is_missed(place: Place) -> None:
+    for i in range(3):
+        place.store.clocks.note(f"{i}", 4000.0)
+    assert place.directory.trouble() == ("; this machine's clock is 4000 s ahead of those of 3 other nodes: set it")

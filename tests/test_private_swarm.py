@@ -20,7 +20,6 @@ from swarm.errors import PeerLost, SwarmUnreachable
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.membership import PUBLIC, Membership, make_key
-from swarm.shelf import Entry
 from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Hello, Ping, Pong, Refused
 from tests.models import greedy, load_whole
 from tests.test_bad_input import complaint, run
@@ -163,9 +162,9 @@ def test_an_outsider_finds_no_record_and_stores_none(private: Place, tmp_path: P
         assert await node.find(other, place) is None
         with Identity.hold(tmp_path / "id") as identity:
             offer = announcement(identity.peer_id, expires=time.time() + 60)
-            entry = Entry(records.sign(offer, identity), offer.expires)
+            record = records.sign(offer, identity)
             node._silent.clear()
-            assert not await node.store(other, place.generate(INDEX_KEY), offer.peer_id, entry)
+            assert not await node.store(other, place.generate(INDEX_KEY), offer.peer_id, record)
 
     as_outsider(test)
 
@@ -178,7 +177,7 @@ def test_members_do_not_take_a_record_of_an_outsider_from_a_member(private: Plac
             ) as network:
                 offer = announcement(identity.peer_id, expires=time.time() + 60)
                 record = records.sign(offer, identity)
-                assert not await network.put([INDEX_KEY], offer.peer_id, record, offer.expires)
+                assert not await network.put([INDEX_KEY], offer.peer_id, record, lambda _: None)
                 known = await Directory(network, private.swarm).all_peers()
                 assert [peer.peer_id for peer in known] == [private.peer.peer_id]
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from swarm import records
+from swarm import PROTOCOL, records
 from swarm.errors import BadMessage
 from swarm.identity import Identity
-from swarm.records import MAX_RECORD, Announcement
+from swarm.records import MAX_RECORD, Announcement, Envelope
 from swarm.span import Span
 from swarm.wire import Contact
+from tests.test_foreign import NASTY, is_printable, texts
 
 DOMAIN = b"specswarm announcement 1:"
 
@@ -78,6 +80,7 @@ def test_signed_record_is_read_back(identity: Identity) -> None:
         {"state": "left"},
         {"state": "joining"},
         {"maddrs": (), "links": {}, "start": 0, "end": 8},
+        {"shared_key": True, "lifetime": 3.0},
     ):
         original = announcement(identity.peer_id, **changes)
         assert records.read(records.sign(original, identity)) == original
@@ -127,7 +130,6 @@ def test_oversized_record_is_refused_though_signed(identity: Identity) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"unknown": 1},
         {"start": 5, "end": 5},
         {"start": 6, "end": 5},
         {"start": -1},
@@ -161,6 +163,11 @@ def test_oversized_record_is_refused_though_signed(identity: Identity) -> None:
         {"state": "perhaps"},
         {"expires": -1},
         {"expires": "later"},
+        {"lifetime": 0},
+        {"lifetime": 61},
+        {"lifetime": float("nan")},
+        {"shared_key": "perhaps"},
+        {"started": 10**400},
     ],
     ids=str,
 )
@@ -173,7 +180,7 @@ def test_announcement_beyond_the_schema_is_refused_though_signed(
 
 
 def test_announcement_without_a_field_is_refused(identity: Identity) -> None:
-    for name in fields(identity).keys() - {"state"}:
+    for name in fields(identity).keys() - {"state", "protocol", "lifetime", "shared_key"}:
         rest = {key: value for key, value in fields(identity).items() if key != name}
         with pytest.raises(BadMessage, match="malformed"):
             records.read(signed(json.dumps(rest).encode(), identity))
@@ -215,3 +222,78 @@ def test_times_that_are_no_numbers_are_refused_though_signed(identity: Identity)
 def test_random_bytes_raise_nothing_but_bad_message(identity: Identity, data: bytes, is_signed: bool) -> None:
     with contextlib.suppress(BadMessage):
         records.read(signed(data, identity) if is_signed else data)
+
+
+def of_another_version(identity: Identity, protocol: int) -> dict[str, Any]:
+    """What is in a record of a version that has its own notion of an offer."""
+    envelope = {name: value for name, value in fields(identity).items() if name in Envelope.model_fields}
+    return {**envelope, "protocol": protocol, "state": "resting", "offer": [{"experts": 7}], "dtype": "float4"}
+
+
+@pytest.mark.parametrize("protocol", [0, PROTOCOL - 1, PROTOCOL + 1, 1000])
+def test_record_of_another_protocol_is_read_as_far_as_its_envelope(protocol: int, identity: Identity) -> None:
+    record = signed(json.dumps(of_another_version(identity, protocol)).encode(), identity)
+    found = records.read(record)
+    assert type(found) is Envelope
+    assert (found.peer_id, found.protocol, found.state) == (identity.peer_id, protocol, "resting")
+    assert (found.model, found.fingerprint, found.contact.maddrs) == ("some/model", "a" * 64, found.maddrs)
+    with pytest.raises(BadMessage):
+        records.read(record[:-1] + b" ")
+
+
+def test_record_of_the_time_before_there_was_a_number_is_read_as_far_as_its_envelope(identity: Identity) -> None:
+    old = {k: v for k, v in fields(identity).items() if k not in ("protocol", "lifetime", "shared_key")}
+    found = records.read(signed(json.dumps(old).encode(), identity))
+    assert type(found) is Envelope
+    assert found.protocol == 5
+
+
+def test_field_that_is_not_known_is_ignored(identity: Identity) -> None:
+    later = fields(identity) | {"unknown": {"deep": [1, None]}}
+    assert records.read(signed(json.dumps(later).encode(), identity)) == announcement(identity.peer_id)
+
+
+@pytest.mark.parametrize("protocol", [-1, 1 << 17, "six", None, [6], 6.5])
+def test_record_whose_protocol_is_no_number_is_refused(protocol: Any, identity: Identity) -> None:
+    with pytest.raises(BadMessage, match="malformed"):
+        records.read(signed(json.dumps(fields(identity) | {"protocol": protocol}).encode(), identity))
+
+
+def free_text(kind: type[BaseModel]) -> dict[str, Any]:
+    """A value with nasty text for each field of a record where there may be text that no pattern or list of words
+    rules out. A field of another type has to be thought of here."""
+    nasty = NASTY[:20]
+    values: dict[str, Any] = {}
+    for name, schema in kind.model_json_schema()["properties"].items():
+        match schema:
+            case {"type": "string"} if not schema.keys() & {"pattern", "enum"}:
+                values[name] = nasty[: schema["maxLength"] // 10]
+            case {"type": "array", "items": {"type": "string"}}:
+                values[name] = [nasty]
+            case {"type": "object", "additionalProperties": {"type": "number"}}:
+                values[name] = {nasty: 0.5}
+            case {"type": "string" | "integer" | "number" | "boolean"}:
+                pass
+            case {"anyOf": [{"enum": _} | {"type": "number"}, {"type": "null"}]}:
+                pass
+            case _:
+                pytest.fail(f"{name}: can there be text in {schema}?")
+    return values
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL, PROTOCOL + 1])
+def test_all_text_in_a_record_is_printable(protocol: int, identity: Identity) -> None:
+    nasty = free_text(Announcement if protocol == PROTOCOL else Envelope)
+    assert nasty.keys() >= {"model", "version", "maddrs"}
+    del nasty["peer_id"]  # nobody can sign for it
+    record = signed(json.dumps(fields(identity) | nasty | {"protocol": protocol}).encode(), identity)
+    found = records.read(record)
+    assert all(map(is_printable, texts(found.model_dump())))
+    with pytest.raises(BadMessage) as caught:
+        records.read(signed(json.dumps(fields(identity) | {"peer_id": NASTY[:20]}).encode(), identity))
+    assert is_printable(str(caught.value))
+
+
+def test_names_of_any_language_are_read_as_they_are(identity: Identity) -> None:
+    for name in ("modèle", "模型", "👍🏽 model"):
+        assert records.read(records.sign(announcement(identity.peer_id, model=name), identity)).model == name

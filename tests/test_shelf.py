@@ -1,11 +1,11 @@
-"""A node's share of the records: the newest of everybody, while it lasts, within bounds."""
+"""A node's share of the records: the newest of everybody, while it lives, within bounds."""
 
 from __future__ import annotations
 
 import pytest
 
 from swarm import shelf
-from swarm.shelf import MAX_KEY_BYTES, MAX_SUBKEYS, Entry, Shelf
+from swarm.shelf import MAX_KEY_BYTES, MAX_SUBKEYS, Shelf
 
 KEY = b"key"
 
@@ -24,54 +24,78 @@ def clock() -> Clock:
     return Clock()
 
 
+def held(kept: Shelf, key: bytes = KEY) -> dict[str, bytes]:
+    return {subkey: entry.record for subkey, entry in kept.get(key).items()}
+
+
 def test_record_is_there_until_it_ends(clock: Clock) -> None:
     kept = Shelf(clock)
-    assert kept.put(KEY, "a", Entry(b"1", 1060.0))
-    assert kept.put(KEY, "b", Entry(b"2", 1030.0))
+    assert kept.put(KEY, "a", b"1", 5.0, 60.0)
+    assert kept.put(KEY, "b", b"2", 5.0, 30.0)
+    clock.now += 29.9
+    assert held(kept) == {"a": b"1", "b": b"2"}
+    assert kept.get(KEY)["a"].born == 1000.0
     clock.now = 1030.0
-    assert kept.get(KEY) == {"a": Entry(b"1", 1060.0)}
+    assert held(kept) == {"a": b"1"}
     clock.now = 1060.0
-    assert kept.get(KEY) == kept.get(b"another") == {}
+    assert held(kept) == held(kept, b"another") == {}
+
+
+@pytest.mark.parametrize("issued", [-600.0, 0.0, 1e9, 2e9])
+def test_time_by_the_peers_clock_changes_nothing_of_how_long_its_record_lives(issued: float, clock: Clock) -> None:
+    kept = Shelf(clock)
+    assert kept.put(KEY, "a", b"1", issued, 45.0)
+    clock.now += 44.9
+    assert held(kept) == {"a": b"1"}
+    clock.now += 0.2
+    assert held(kept) == {}
 
 
 def test_older_record_replayed_never_displaces_the_newer(clock: Clock) -> None:
     kept = Shelf(clock)
-    newer = Entry(b"newer", 1060.0)
-    assert kept.put(KEY, "a", newer)
-    assert not kept.put(KEY, "a", Entry(b"older", 1030.0))
-    clock.now = 1031.0  # when the older would have ended
-    assert kept.get(KEY) == {"a": newer}
+    assert kept.put(KEY, "a", b"newer", 20.0, 60.0)
+    assert not kept.put(KEY, "a", b"older", 10.0, 60.0)
+    assert held(kept) == {"a": b"newer"}
 
 
-def test_same_record_again_is_taken_another_of_the_same_time_is_not(clock: Clock) -> None:
+def test_record_that_has_ended_is_not_brought_back(clock: Clock) -> None:
     kept = Shelf(clock)
-    assert kept.put(KEY, "a", Entry(b"1", 1060.0))
-    assert kept.put(KEY, "a", Entry(b"1", 1060.0))
-    assert not kept.put(KEY, "a", Entry(b"2", 1060.0))
-    assert kept.put(KEY, "a", Entry(b"2", 1061.0))
+    assert kept.put(KEY, "a", b"1", 20.0, 45.0)
+    for _ in range(20):
+        clock.now += 30.0
+        kept.put(KEY, "a", b"1", 20.0, 45.0)
+        kept.put(b"another", "a", b"1", 20.0, 45.0)
+        kept.put(KEY, "a", b"older", 10.0, 45.0)
+    assert held(kept) == held(kept, b"another") == {}
+    assert kept.put(KEY, "a", b"2", 20.001, 45.0)
 
 
-def test_ended_record_is_refused(clock: Clock) -> None:
+def test_same_record_again_is_taken_and_gets_no_younger_another_of_the_same_time_is_not(clock: Clock) -> None:
     kept = Shelf(clock)
-    assert not kept.put(KEY, "a", Entry(b"1", 1000.0))
-    assert kept.get(KEY) == {}
+    assert kept.put(KEY, "a", b"1", 20.0, 45.0)
+    clock.now += 40.0
+    assert kept.put(KEY, "a", b"1", 20.0, 45.0)
+    assert not kept.put(KEY, "a", b"2", 20.0, 45.0)
+    clock.now += 5.0
+    assert held(kept) == {}
+    assert kept.put(KEY, "a", b"2", 21.0, 45.0)
 
 
 def test_full_key_takes_renewals_and_no_newcomers_until_something_ends(clock: Clock) -> None:
     kept = Shelf(clock)
     for i in range(MAX_SUBKEYS):
-        assert kept.put(KEY, f"{i}", Entry(b"1", 1030.0 + i))
-    assert not kept.put(KEY, "newcomer", Entry(b"1", 1060.0))
-    assert kept.put(KEY, "0", Entry(b"renewed", 1900.0))
-    assert kept.put(b"another", "newcomer", Entry(b"1", 1060.0))
+        assert kept.put(KEY, f"{i}", b"1", 5.0, 30.0)
+    assert not kept.put(KEY, "newcomer", b"1", 5.0, 60.0)
+    assert kept.put(KEY, "0", b"renewed", 6.0, 60.0)
+    assert kept.put(b"another", "newcomer", b"1", 6.0, 60.0)
     clock.now = 1031.0
-    assert kept.put(KEY, "newcomer", Entry(b"1", 1060.0))
+    assert kept.put(KEY, "newcomer", b"1", 7.0, 60.0)
 
 
 def test_records_of_a_key_fit_one_answer(clock: Clock) -> None:
     kept = Shelf(clock)
     large = bytes(MAX_KEY_BYTES // 4)
-    taken = [kept.put(KEY, f"{i}", Entry(large, 1060.0)) for i in range(5)]
+    taken = [kept.put(KEY, f"{i}", large, 5.0, 60.0) for i in range(5)]
     assert taken == [True, True, True, False, False]
 
 
@@ -81,7 +105,7 @@ def test_full_shelf_takes_nothing_new_until_something_ends(
 ) -> None:
     monkeypatch.setattr(shelf, bound, records)
     kept = Shelf(clock)
-    taken = [kept.put(f"{i}".encode(), "a", Entry(b"1", 1030.0)) for i in range(records + 1)]
+    taken = [kept.put(f"{i}".encode(), f"{i}", b"1", 5.0, 30.0) for i in range(records + 1)]
     assert taken == [True] * records + [False]
     clock.now = 1031.0
-    assert kept.put(b"new", "a", Entry(b"1", 1060.0))
+    assert kept.put(b"new", "new", b"1", 5.0, 60.0)

@@ -57,6 +57,9 @@ class Announced:
     async def all_peers(self) -> list[Announcement]:
         return list(self.peers.values())
 
+    def trouble(self, _: str | None = None) -> str:
+        return ""
+
 
 class ToySwarm:
     """Peers by name, each with a span of a model of so many layers."""

@@ -1,0 +1,46 @@
+"""Finds out whether another program publishes under this peer's key, a copy of its key file, from the records it meets.
+
+Clocks are not compared: of two that publish under one id, each issues its next record after the other's last one.
+"""
+
+from __future__ import annotations
+
+import math
+
+from swarm.records import Envelope
+
+_STEP = 0.001  # seconds from one record to the next, where the clock has not moved on
+
+
+class Twin:
+    """What this program knows of the other one."""
+
+    def __init__(self, patience: float) -> None:
+        """`patience`: how many records of ours must be taken, with none of another's between, for it to be gone."""
+        self.is_there = False
+        self._patience = patience
+        self._latest = 0.0  # when the newest record under this id was issued, ours or not
+        self._taken = math.inf  # the same of our newest one that somebody took
+        self._num_taken = 0  # of ours, since there was one of another's
+
+    def issue(self, now: float) -> float:
+        """When our next record is to be issued: `now`, or just after the newest under this id."""
+        self._latest = max(now, self._latest + _STEP)
+        return self._latest
+
+    def see(self, found: Envelope, started: float) -> bool:
+        """Take note of a record under this id; `started`: when this program did. Whether it is news that another one
+        is at it: a record of a run before this one is never later than what was taken of this one's."""
+        self._latest = max(self._latest, found.issued)
+        if found.started == started or found.issued <= self._taken:
+            return False
+        is_news = not self.is_there
+        self.is_there, self._num_taken = True, 0
+        return is_news
+
+    def taken(self, issued: float) -> None:
+        """Somebody has taken our record that was issued then."""
+        self._taken = issued
+        self._num_taken += 1
+        if self._num_taken > self._patience:
+            self.is_there = False
