@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from specswarm import console
+from swarm import PROTOCOL, VERSION
 from swarm.errors import UsageError
 from swarm.lifetime import Signals
 
@@ -46,6 +47,21 @@ MetricsPort = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with further options.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line on standard output.")]
+
+
+def _version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"specswarm {VERSION}, protocol {PROTOCOL}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version and protocol.")
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -373,11 +389,11 @@ def status(
     settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer, "swarm_key": swarm_key})
 
     async def program(_: Signals) -> None:
-        models = await report.look(settings)
+        found = await report.look(settings)
         if json:
-            console.print_json(models=[model.as_dict() for model in models])
+            console.print_json(**found.as_dict())
         else:
-            report.show(models)
+            report.show(found)
 
     console.run(program)
 

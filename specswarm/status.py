@@ -1,7 +1,12 @@
-"""What the swarm looks like from outside: models, who serves which layers, and what is missing."""
+"""What the swarm looks like from outside: models, who serves which layers, and what is missing.
+
+A record outlives its peer by up to a minute, so whoever is announced is asked whether it is there.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,11 +15,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from swarm import PROTOCOL
 from swarm.config import Config
-from swarm.directory import Directory
+from swarm.directory import Directory, Sighting, other_versions
+from swarm.errors import BadMessage, PeerLost
 from swarm.libp2p import Libp2pNetwork
-from swarm.membership import KeyFile, Membership
-from swarm.records import Announcement
+from swarm.lifetime import end
+from swarm.membership import PUBLIC, KeyFile, Membership
+from swarm.ping import round_trip
+from swarm.records import Announcement, Envelope
+from swarm.transport import Network, Transport
+from swarm.wire import Contact
+
+_ANSWER_SECONDS = 5.0  # for a peer to be reached and to answer
+_MAX_ASKED = 256  # peers; those beyond count as there while they renew their records
+_AT_ONCE = 64  # being asked at the same time
+_ASKING_SECONDS = 15.0  # for all of them
+_OVERDUE = 0.5  # of a record's life; a third is when it should have been renewed
+_CLOCK_SECONDS = 5.0  # by which clocks may differ without a word
 
 
 class StatusConfig(Config):
@@ -24,19 +42,70 @@ class StatusConfig(Config):
     swarm_key: KeyFile = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A peer that is announced."""
+
+    said: Announcement
+    age: float
+    """Seconds since it said so."""
+    ahead: float
+    """Seconds by which its clock is ahead of this machine's."""
+    is_silent: bool
+    """It does not answer."""
+
+    @property
+    def note(self) -> str:
+        """What is wrong with it, in words; empty if nothing is."""
+        notes = []
+        if self.is_silent:
+            notes.append(f"silent for {self.age:.0f} s")
+        if self.said.shared_key:
+            notes.append("another program uses its key: whoever runs them must give one an --identity of its own")
+        if abs(self.ahead) > _CLOCK_SECONDS:
+            notes.append(f"clock {abs(self.ahead):.0f} s {'ahead' if self.ahead > 0 else 'behind'}")
+        return ", ".join(notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "peer_id": self.said.peer_id,
+            "span": [self.said.start, self.said.end],
+            "maddrs": list(self.said.maddrs),
+            "dtype": self.said.dtype,
+            "quantize": self.said.quantize,
+            "step_seconds": self.said.step_seconds,
+            "load": self.said.load,
+            "free_tokens": self.said.free_tokens,
+            "draft_seconds": self.said.draft_seconds,
+            "version": self.said.version,
+            "silent_seconds": round(self.age, 1) if self.is_silent else None,
+            "clock_ahead_seconds": round(self.ahead, 1),
+            "shared_key": self.said.shared_key,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """One model, as its peers announce it."""
 
     model: str
     fingerprint: str
     num_layers: int
-    peers: tuple[Announcement, ...]
+    peers: tuple[PeerStatus, ...]
 
     @property
     def missing(self) -> list[int]:
-        """The layers nobody serves."""
-        served = {layer for peer in self.peers for layer in range(peer.start, peer.end)}
+        """The layers that nobody serves who answers."""
+        return self._without(peer for peer in self.peers if not peer.is_silent)
+
+    @property
+    def unannounced(self) -> list[int]:
+        """Those of them that nobody announces."""
+        return self._without(self.peers)
+
+    def _without(self, peers: Iterable[PeerStatus]) -> list[int]:
+        served = {layer for peer in peers for layer in range(peer.said.start, peer.said.end)}
         return [layer for layer in range(self.num_layers) if layer not in served]
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,58 +115,128 @@ class ModelStatus:
             "fingerprint": self.fingerprint,
             "num_layers": self.num_layers,
             "missing_layers": self.missing,
-            "peers": [
-                {
-                    "peer_id": peer.peer_id,
-                    "span": [peer.start, peer.end],
-                    "maddrs": list(peer.maddrs),
-                    "dtype": peer.dtype,
-                    "quantize": peer.quantize,
-                    "step_seconds": peer.step_seconds,
-                    "load": peer.load,
-                    "free_tokens": peer.free_tokens,
-                    "draft_seconds": peer.draft_seconds,
-                    "version": peer.version,
-                }
-                for peer in self.peers
-            ],
+            "silent_layers": sorted(set(self.missing) - set(self.unannounced)),
+            "peers": [peer.as_dict() for peer in self.peers],
         }
 
 
-async def look(settings: StatusConfig) -> list[ModelStatus]:
-    """Ask the directory."""
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that was found."""
+
+    models: tuple[ModelStatus, ...]
+    others: tuple[Envelope, ...]
+    """Peers that speak another version of the protocol."""
+    clock: str
+    """What is wrong with this machine's clock, or those of the others."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "protocol": PROTOCOL,
+            "models": [model.as_dict() for model in self.models],
+            "other_versions": [
+                other.model_dump(include={"peer_id", "protocol", "version", "model", "fingerprint"})
+                for other in self.others
+            ],
+            "clock": self.clock or None,
+        }
+
+
+async def look(settings: StatusConfig) -> Status:
+    """Ask the directory, and those whom it names."""
     swarm = Membership.read(settings.swarm_key)
     async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers, swarm=swarm) as network:
-        peers = await Directory(network, swarm).all_peers()
-    by_model: dict[str, list[Announcement]] = {}
+        return await look_on(network, swarm)
+
+
+async def look_on(network: Network, swarm: Membership = PUBLIC) -> Status:
+    """The same on a network that is up already."""
+    directory = Directory(network, swarm)
+    found = await directory.look()
+    serving = [one for one in found if isinstance(one.said, Announcement) and one.said.state == "serving"]
+    peers = await _ask(network, serving)
+    by_model: dict[str, list[PeerStatus]] = {}
     for peer in peers:
-        by_model.setdefault(peer.fingerprint, []).append(peer)
+        by_model.setdefault(peer.said.fingerprint, []).append(peer)
+    return Status(
+        tuple(
+            ModelStatus(same[0].said.model, fingerprint, same[0].said.num_layers, tuple(same))
+            for fingerprint, same in by_model.items()
+        ),
+        tuple(one.said for one in found if not isinstance(one.said, Announcement) and one.said.state != "left"),
+        directory.clocks.trouble,
+    )
+
+
+def show(status: Status) -> None:
+    """Tables for a person, on standard output."""
+    console = Console(soft_wrap=True)
+    if not status.models:
+        console.print("the swarm is there, and nobody serves a model in it")
+    for model in status.models:
+        console.print(_table(model), soft_wrap=False)
+        for peer in model.peers:
+            if peer.note:
+                console.print(f"peer {peer.said.peer_id}, layers {peer.said.span}: {peer.note}")
+        silent = set(model.missing) - set(model.unannounced)
+        for layers, what in ((model.unannounced, "serves"), (sorted(silent), "answers for")):
+            if layers:
+                console.print(f"nobody {what} layers {', '.join(map(str, layers))}")
+    for text in (other_versions(status.others), status.clock):
+        if text:
+            console.print(text)
+
+
+def _table(model: ModelStatus) -> Table:
+    table = Table(title=f"{escape(model.model)} ({model.fingerprint[:12]}), {model.num_layers} layers")
+    for heading in ("peer", "layers", "dtype", "ms per step", "load", "free tokens", "drafts"):
+        table.add_column(heading)
+    for peer in model.peers:
+        said = peer.said
+        table.add_row(
+            said.peer_id,
+            str(said.span),
+            said.quantize or said.dtype,
+            f"{said.step_seconds * 1e3:.1f}",
+            f"{said.load:.0%}",
+            str(said.free_tokens),
+            "no" if said.draft_seconds is None else "yes",
+        )
+    return table
+
+
+async def _ask(network: Transport, found: Sequence[Sighting]) -> list[PeerStatus]:
+    """Who of these is there. Those that were heard of longest ago are asked first."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+    asking = {
+        one.said.peer_id: asyncio.create_task(_answers(network, one.said.contact, gate))
+        for one in sorted(found, key=lambda one: -one.age)[:_MAX_ASKED]
+    }
+    if asking:
+        _, unfinished = await asyncio.wait(asking.values(), timeout=_ASKING_SECONDS)
+        for task in unfinished:
+            await end(task)
+
+    def is_silent(one: Sighting) -> bool:
+        task = asking.get(one.said.peer_id)
+        if task is None or task.cancelled():
+            return one.age > _OVERDUE * one.said.lifetime
+        return not task.result()
+
     return [
-        ModelStatus(found[0].model, fingerprint, found[0].num_layers, tuple(found))
-        for fingerprint, found in by_model.items()
+        PeerStatus(one.said, one.age, one.ahead, is_silent(one))
+        for one in found
+        if isinstance(one.said, Announcement)
     ]
 
 
-def show(models: list[ModelStatus]) -> None:
-    """A table for a person, on standard output."""
-    console = Console()
-    if not models:
-        console.print("the swarm is there, and nobody serves a model in it")
-    for model in models:
-        table = Table(title=f"{escape(model.model)} ({model.fingerprint[:12]}), {model.num_layers} layers")
-        for heading in ("peer", "layers", "dtype", "ms per step", "load", "free tokens", "drafts"):
-            table.add_column(heading)
-        for peer in model.peers:
-            kind = peer.quantize or peer.dtype
-            table.add_row(
-                peer.peer_id,
-                str(peer.span),
-                kind,
-                f"{peer.step_seconds * 1e3:.1f}",
-                f"{peer.load:.0%}",
-                str(peer.free_tokens),
-                "no" if peer.draft_seconds is None else "yes",
-            )
-        console.print(table)
-        if model.missing:
-            console.print(f"nobody serves layers {', '.join(map(str, model.missing))}")
+async def _answers(network: Transport, contact: Contact, gate: asyncio.Semaphore) -> bool:
+    """Whether a peer does; asked when it is its turn."""
+    async with gate:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await round_trip(network, contact)
+        except (PeerLost, BadMessage, TimeoutError):
+            return False
+        return True
