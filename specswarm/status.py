@@ -20,10 +20,10 @@ from swarm.config import Config
 from swarm.directory import Directory, Sighting, other_versions
 from swarm.errors import BadMessage, PeerLost
 from swarm.libp2p import Libp2pNetwork
-from swarm.lifetime import end
 from swarm.membership import PUBLIC, KeyFile, Membership
 from swarm.ping import round_trip
 from swarm.records import Announcement, Envelope
+from swarm.tasks import end, owned
 from swarm.transport import Network, Transport
 from swarm.wire import Contact
 
@@ -210,13 +210,12 @@ async def _ask(network: Transport, found: Sequence[Sighting]) -> list[PeerStatus
     """Who of these is there. Those that were heard of longest ago are asked first."""
     gate = asyncio.Semaphore(_AT_ONCE)
     asking = {
-        one.said.peer_id: asyncio.create_task(_answers(network, one.said.contact, gate))
+        one.said.peer_id: owned(_answers(network, one.said.contact, gate), "asking a peer whether it is there")
         for one in sorted(found, key=lambda one: -one.age)[:_MAX_ASKED]
     }
     if asking:
         _, unfinished = await asyncio.wait(asking.values(), timeout=_ASKING_SECONDS)
-        for task in unfinished:
-            await end(task)
+        await end(*unfinished)
 
     def is_silent(one: Sighting) -> bool:
         task = asking.get(one.said.peer_id)

@@ -55,7 +55,7 @@ STARTED = {
     ("swarm/relay.py", "owned"): "copying on a circuit: logged, and the circuit ends",
     ("swarm/memory.py", "owned"): "serving a stream: logged, and the stream ends",
     ("swarm/metrics.py", "start_http_server"): "serving the counters: logged; the program goes on without",
-    ("peer/node.py", "kept_up"): "announcing: starts again",
+    ("peer/node.py", "kept_up"): "announcing, measuring the stage: starts again",
     ("peer/node.py", "Alongside"): "announcing while it loads or leaves: starts again, or breaks that off",
     ("peer/node.py", "run_in_executor"): "loading: the peer ends",
     ("peer/service.py", "kept_up"): "ending idle sessions: starts again",
@@ -82,6 +82,7 @@ STARTED = {
     ("client/recorder.py", "to_thread"): "recording: raised",
     ("client/blocking.py", "Thread"): "the event loop: who waits for its start gets the error",
     ("client/blocking.py", "call_soon_threadsafe"): "stopping: an event is set",
+    ("specswarm/status.py", "owned"): "asking a peer: raised",
     (
         "specswarm/processes.py",
         "Thread",
