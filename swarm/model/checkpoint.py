@@ -64,10 +64,13 @@ class Checkpoint:
         types = {file: self._types(file) for file in sorted(self._files_of(span))}
         where = self._where_in_truth(types, span)
         groups: defaultdict[str, Group] = defaultdict(dict)
+        whole: dict[str, str] = {}
         for name, file in where.items():
             target = span.target(name)
             if target in span.wanted:
                 self._check_type(name, file, types[file][name], span.wanted[target])
+                if not span.is_part(name) and whole.setdefault(target, name) != name:
+                    raise ModelUnsupported(f"{self._path(file)} holds {name}, which is {whole[target]} once more")
                 is_layer = target.startswith(f"{layers}.")
                 groups[target.removeprefix(f"{layers}.").split(".")[0] if is_layer else ""][name] = file
             elif span.holds(target) and not span.ignores(name, target):
@@ -153,13 +156,21 @@ class _Span:
         self._roots = {_root(name, layers) for name in self.wanted} - {*_parents(layers), ""}
         patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_COMPUTED]
         self._ignored = re.compile("|".join(f"({pattern})" for pattern in patterns))
-        self._targets: dict[str, str] = {}
+        self._targets: dict[str, tuple[str, bool]] = {}
 
     def target(self, name: str) -> str:
         """The parameter that a tensor on disk becomes, or a part of; not a wanted one if the span does not use it."""
+        return self._renamed(name)[0]
+
+    def is_part(self, name: str) -> bool:
+        """Whether transformers makes the parameter of this tensor and others, or several parameters of it."""
+        return self._renamed(name)[1]
+
+    def _renamed(self, name: str) -> tuple[str, bool]:
         if name not in self._targets:
-            found, _ = rename_source_key(name, self._renamings, self._converters, self._prefix, self.wanted)
-            self._targets[name] = name if found not in self.wanted and name in self.wanted else found
+            found, pattern = rename_source_key(name, self._renamings, self._converters, self._prefix, self.wanted)
+            is_as_it_is = found not in self.wanted and name in self.wanted
+            self._targets[name] = (name, False) if is_as_it_is else (found, pattern is not None)
         return self._targets[name]
 
     def holds(self, target: str) -> bool:

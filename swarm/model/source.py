@@ -85,6 +85,8 @@ class ModelSource:
         files: Files
         if is_folder:
             files = Folder(folder)
+        elif folder.is_file():
+            raise UsageError(f"{name} is a file: name the folder that holds the model's files")
         elif name in _ALIASES or name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise UsageError(f"no model folder {name!r}: give a folder, a hub id (owner/model) or 'embedded'")
         else:

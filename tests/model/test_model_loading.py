@@ -218,6 +218,15 @@ def test_what_lies_on_disk_for_a_span_is_used_or_refused_by_name(
     load_stage(source, Span(2, 5))  # not these layers
 
 
+def test_parameter_that_is_on_disk_under_two_names_is_refused(tmp_path: Path) -> None:
+    zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    source = edit(tmp_path, lambda tensors: tensors.update({"norm.weight": torch.ones(32)}))  # as of the base model
+    with pytest.raises(
+        ModelUnsupported, match=r"(model\.)?norm\.weight, which is (model\.)?norm\.weight once more"
+    ):
+        load_stage(source, Span(4, 5))
+
+
 def test_tensors_around_the_layers_are_refused_by_the_peers_that_hold_them(tmp_path: Path) -> None:
     zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
     source = edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight_scale": torch.ones(1)}))

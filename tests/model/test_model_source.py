@@ -130,6 +130,14 @@ def test_folder_that_holds_no_model_is_a_usage_error(tmp_path: Path) -> None:
         ModelSource.resolve(str(tmp_path))
 
 
+def test_file_in_place_of_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"weights/model\.gguf is a file"):
+        ModelSource.resolve("weights/model.gguf")  # no hub id
+
+
 def test_tokenizer_of_the_folder_is_given(tmp_path: Path) -> None:
     source = zoo.save(zoo.build("llama"), tmp_path)
     words = Tokenizer(WordLevel({"hello": 0, "world": 1, "?": 2}, unk_token="?"))  # noqa: S106
