@@ -24,7 +24,7 @@ import uvloop
 
 from swarm.errors import SpecswarmError, UsageError
 from swarm.foreign import printable
-from swarm.lifetime import Signals, Stopped, obeying_signals
+from swarm.lifetime import Signals, Stopped, end_at_once, heeded, obeying_signals
 from swarm.tasks import report
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class _Output(io.FileIO):
     def write(self, data: Any, /) -> int:
         """Raises OutputFailed."""
         try:
-            return super().write(data) or 0
+            return super().write(data)
         except OSError as error:
             raise OutputFailed(f"standard output: {error.strerror}") from None
 
@@ -198,20 +198,32 @@ def _give_up_output() -> None:
 
 @contextlib.contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """While no event loop runs that heeds them, signals end the process, without a trace."""
+    """While no event loop runs that heeds them, signals end the process at once: an exception might be swallowed, in
+    the middle of an import say."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave(number: int, _: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _end_at_once) for number in heeded()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def clean_up_on_signals() -> None:
+    """From now on, signals raise SystemExit: for a command that has something to clean up."""
+    for number in heeded():
+        signal.signal(number, _exit)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    end_at_once(128 + number)
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

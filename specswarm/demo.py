@@ -14,6 +14,7 @@ from rich.table import Table
 from client import Result, SwarmModel
 from specswarm.processes import running_swarm
 from swarm.errors import SpecswarmError
+from swarm.lifetime import heeded
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
 TOKENS = 96
@@ -36,7 +37,7 @@ class Line:
 def run_demo() -> int:
     """Run it; the exit code. Every process it starts is gone when it returns, also after Ctrl-C."""
     console = Console()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded():
         signal.signal(number, signal.default_int_handler)  # which `SwarmModel` heeds
     try:
         with tempfile.TemporaryDirectory(prefix="specswarm-demo-") as folder:

@@ -15,7 +15,7 @@ from simulator.figures import SHOWN, interval
 from simulator.fit import as_toml, fit, read
 from simulator.plots import draw
 from simulator.scenario import load
-from specswarm.console import print_json, say
+from specswarm.console import clean_up_on_signals, print_json, say
 
 _NAMES, _COLUMN = 26, 20  # characters
 
@@ -23,6 +23,7 @@ _NAMES, _COLUMN = 26, 20  # characters
 def simulate(file: Path, sweeps: Sequence[str], seeds: int, plots: Path | None, *, is_json: bool) -> None:
     """Run all combinations of the sweeps, each with `seeds` seeds; pictures go into the folder `plots`. Raises
     UsageError."""
+    clean_up_on_signals()
     scenarios = [(change, load(file, change)) for change in combinations(sweeps)]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("simulating", total=seeds * len(scenarios))

@@ -1,7 +1,7 @@
 """How long a program runs: to its end, or until a signal asks it to stop.
 
-The first SIGINT or SIGTERM has a program that serves leave well; any other, and one that is not ready yet, is broken
-off and cleans up. The second one ends the process at once. Threads that still compute are not waited for.
+The first signal has a program that serves leave well; any other, and one that is not ready yet, is broken off and
+cleans up. The second one ends the process at once. Threads that still compute are not waited for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from swarm.tasks import end, owned, report_strays
 
@@ -60,7 +60,7 @@ async def obeying_signals(program: Callable[[Signals], Coroutine[Any, Any, T]]) 
     report_strays(loop)
     signals = Signals()
     signals.task = task = owned(program(signals), "the program", outcomes=(Exception,))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in heeded():
         loop.add_signal_handler(number, signals.note, number)
     await asyncio.wait([task])
     if task.cancelled() and signals.number:
@@ -69,6 +69,12 @@ async def obeying_signals(program: Callable[[Signals], Coroutine[Any, Any, T]]) 
     if signals.number:
         raise Stopped(0)
     return result
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that ask a program to stop: the terminal's end is one, unless it was started to outlive that."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 def remains(clean_up: Callable[[], object]) -> Callable[[], object]:
@@ -82,7 +88,7 @@ def gone(clean_up: Callable[[], object]) -> None:
     _remains.discard(clean_up)
 
 
-def end_at_once(code: int) -> None:
+def end_at_once(code: int) -> NoReturn:
     """End the process, and leave nothing behind."""
     for clean_up in list(_remains):
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""Signals: whatever a program is at, it ends within a second, or leaves well and ends at once at the second one."""
+"""Signals: whatever a program is at, it ends at once, or leaves well and ends at once at the second one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from swarm.identity import Identity
 
 READY_SECONDS = 90.0
 LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
-STOP_SECONDS = 3.0  # a second, and what a busy machine takes for it
+STOP_SECONDS = 10.0  # on a busy machine; what it would take otherwise is minutes, or the 30 s of leaving
 HUGE = 1 << 36  # bytes of weights that are none: reading them takes minutes, and no room on the disk
 
 
@@ -79,9 +79,9 @@ def ends(program: Program, number: int) -> tuple[int, float]:
     return code, seconds
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", ["join", "generate"])
-def test_loading_ends_within_a_second(
+def test_loading_ends_at_once(
     command: str, number: int, huge: Path, swarm: tuple[list[str], list[Program]], tmp_path: Path
 ) -> None:
     reach = [part for maddr in swarm[0] for part in ("--initial-peer", maddr)]
@@ -101,7 +101,7 @@ def test_loading_ends_within_a_second(
         pass
 
 
-def test_a_start_that_nobody_answers_ends_within_a_second(tmp_path: Path) -> None:
+def test_a_start_that_nobody_answers_ends_at_once(tmp_path: Path) -> None:
     nobody = "/ip4/192.0.2.1/tcp/9/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
     program = Program(["status", "--initial-peer", nobody], tmp_path / "log")
     wait_for_children(program)
@@ -136,7 +136,7 @@ def test_a_peer_says_whom_it_leaves_and_the_second_signal_ends_it_at_once(
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="it has no workers then")
-def test_a_simulation_ends_within_a_second_with_all_its_workers(tmp_path: Path) -> None:
+def test_a_simulation_ends_at_once_with_all_its_workers(tmp_path: Path) -> None:
     scenario = Path(__file__).parents[1] / "configs" / "scenarios" / "thousand.toml"
     program = Program(["simulate", str(scenario), "--seeds", "2"], tmp_path / "log")
     wait_for_children(program)
