@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-simulator overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
+.PHONY: demo test check bench bench-simulator bench-machine overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -24,6 +24,10 @@ bench: $(STAMP)
 # How near the simulator comes to the lab, how fast it is, and the pictures of docs/simulator.md. Needs root, an hour.
 bench-simulator: $(STAMP)
 	$(BIN)/python -m benchmarks.simulator $(ARGS)
+
+# Peers and clients that share this machine's cores, with the threads they choose and with given numbers.
+bench-machine: $(STAMP)
+	$(BIN)/python -m benchmarks.shared_machine $(ARGS)
 
 # What this revision costs a generation that nothing disturbs, against a checkout of another one:
 # make overhead ARGS="--against FOLDER"

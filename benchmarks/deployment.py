@@ -29,6 +29,11 @@ class Client:
         """One generation's result, as a dictionary."""
         return self._exchange({"prompt": prompt, **options})
 
+    def generate_together(self, prompts: Sequence[str], **options: Any) -> tuple[int, float]:
+        """A text for each prompt, all at once: new tokens in all, and the seconds until the last one."""
+        done = self._exchange({"prompts": list(prompts), **options})
+        return int(done["tokens"]), float(done["seconds"])
+
     def watch(self, prompt: str | Sequence[int], **options: Any) -> Iterator[dict[str, Any]]:
         """The same, with a line for each event before the result, or before an `error`."""
         self._process.write({"prompt": prompt, "watch": True, **options})

@@ -3,8 +3,8 @@
 One JSON object per line: the options of AsyncSwarmModel.connect first, then jobs {"prompt", ...options of a
 generation} in, their results out. A job with "watch" also brings lines on its way: the chain that is going to be taken,
 then for each verdict the tokens so far, whether a draft was rejected, the seconds since the start, the chain and the
-session's id. {"await_peers": n} is answered when the client reaches so many. With --log, what the client logs comes as
-lines, too.
+session's id. A job with "prompts" makes a text for each at once, and brings tokens and seconds. {"await_peers": n} is
+answered when the client reaches so many. With --log, what the client logs comes as lines, too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import sys
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -48,6 +49,9 @@ async def serve() -> None:
                     await asyncio.sleep(_POLL_SECONDS)
                 say(event="reached")
                 continue
+            if "prompts" in job:
+                say(**await _generate_together(model, **job))
+                continue
             try:
                 result = await _generate(model, **job)
             except SpecswarmError as error:
@@ -81,6 +85,15 @@ async def _generate(
             **_chain(now),
         )
     return generation.result
+
+
+async def _generate_together(model: AsyncSwarmModel, prompts: list[str], **options: Any) -> dict[str, float]:
+    started = time.perf_counter()
+    results = await asyncio.gather(*(model.generate(prompt, **options) for prompt in prompts))
+    return {
+        "tokens": sum(len(result.token_ids) for result in results),
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def _session(generation: Generation) -> str:

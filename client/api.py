@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from client.config import ClientConfig, EvidenceSize, GenerationConfig
 from client.config import Window as WindowOption
 from client.generation import Generation, round_tokens
@@ -33,6 +31,7 @@ from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import torch_thread
 from swarm.membership import Membership
 from swarm.metrics import served
+from swarm.model import threads
 from swarm.model.source import ModelSource
 from swarm.speculation.cost import Cost
 from swarm.speculation.evidence import CHOICE_BYTES
@@ -115,7 +114,7 @@ class AsyncSwarmModel:
         own = contextlib.nullcontext(thread) if thread else torch_thread()
         with own as computing:
             loop = asyncio.get_running_loop()
-            source, tokenizer, draft = await loop.run_in_executor(computing, _load, settings)
+            source, tokenizer, draft = await loop.run_in_executor(computing, _load, settings, thread is not None)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
             await target.refresh()
@@ -246,12 +245,15 @@ class AsyncSwarmModel:
         )
 
 
-def _load(settings: ClientConfig) -> tuple[ModelSource, Any, DraftModel | None]:
-    """On the torch thread: what the client needs of the target, and the draft."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+def _load(settings: ClientConfig, is_shared: bool) -> tuple[ModelSource, Any, DraftModel | None]:
+    """On the torch thread: what the client needs of the target, and the draft. Where the thread is shared, it has its
+    number of processor threads already."""
     source = ModelSource.resolve(settings.model, settings.revision)
     tokenizer = source.tokenizer()
     if settings.draft in ("ngram", "none"):
         return source, tokenizer, None
-    return source, tokenizer, DraftModel.load(settings.draft, tokenizer, device=settings.draft_device)
+    if not is_shared:
+        threads.limit(settings.threads)
+    is_open = settings.threads is None and not is_shared
+    draft = DraftModel.load(settings.draft, tokenizer, device=settings.draft_device, choose_threads=is_open)
+    return source, tokenizer, draft

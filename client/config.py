@@ -72,7 +72,7 @@ class ClientConfig(Observed):
     """A model, or `ngram` or `none`."""
     draft_device: str = "cpu"
     threads: Annotated[int, Field(ge=1)] | None = None
-    """Processor threads for the draft; torch's own choice if not given."""
+    """Processor threads for the draft; if not given, as many as are free and pay when it is loaded."""
     draft_at: Literal["auto", "client", "peer"] = "auto"
     """Where the drafts are made: here, or at a peer that offers it; `auto`: where text comes faster."""
     window: Window = "auto"

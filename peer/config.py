@@ -43,6 +43,7 @@ class PeerConfig(Limits, Observed):
     """Whether no connection from outside arrives here: others come through those initial peers that relay."""
     identity: Path = Field(Path("~/.config/specswarm/peer.key"), validate_default=True)
     threads: Annotated[int, Field(ge=1)] | None = None
+    """Processor threads for computing; if not given, as many as are free and pay when the layers are loaded."""
     cache_mib: Annotated[int, Field(ge=1)] = 1024
     max_streams: Annotated[int, Field(ge=1)] = 1024
     """Open at once, from all other nodes; more are closed as they come."""

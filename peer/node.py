@@ -33,7 +33,7 @@ from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import run_until, torch_thread
 from swarm.membership import Membership
 from swarm.metrics import served
-from swarm.model import speed
+from swarm.model import speed, threads
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.speed import Speed
@@ -240,9 +240,16 @@ async def _choose_layers(announcer: Announcer, offer: Announcement, num_layers: 
 
 def _load(config: PeerConfig, source: ModelSource, span: Span) -> tuple[Stage, Speed]:
     """On the torch thread: load the span and time it."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    stage = load_stage(source, span, device=config.device, dtype=DTYPES[config.dtype], quantize=config.quantize)
+    threads.limit(config.threads)
+    stage = load_stage(
+        source,
+        span,
+        device=config.device,
+        dtype=DTYPES[config.dtype],
+        quantize=config.quantize,
+        choose_threads=config.threads is None,
+    )
+    log.info("computing with %d of %d cores", torch.get_num_threads(), threads.num_cores())
     return stage, speed.measure(stage)
 
 

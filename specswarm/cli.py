@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the command; `arguments` are those of the process unless given. Ends by SystemExit."""
     with console.edge():
         console.quiet_libraries()
+        console.let_threads_sleep()
         app(args=arguments, prog_name="specswarm")
 
 

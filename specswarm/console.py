@@ -29,6 +29,8 @@ from swarm.tasks import report
 
 T = TypeVar("T")
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+
 
 class OutputFailed(SpecswarmError):
     """Standard output takes nothing any more."""
@@ -117,6 +119,15 @@ def edge() -> Iterator[None]:
             _fail_by(_first(group))
         except Exception as error:
             _fail_by(error)
+
+
+def let_threads_sleep() -> None:
+    """Let torch's threads that wait for each other leave their cores to others, unless the user wants it otherwise.
+
+    Before torch is imported, which reads this once: libgomp the one variable, the OpenMP of LLVM and Intel the other.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")
 
 
 def quiet_libraries() -> None:

@@ -169,13 +169,16 @@ class DraftModel:
         self._step_seconds: float | None = None
 
     @classmethod
-    def load(cls, name: str, target_tokenizer: object, *, device: str = "cpu") -> DraftModel:
-        """Load all layers of `name`. Raises UsageError unless it has the target's tokenizer."""
+    def load(
+        cls, name: str, target_tokenizer: object, *, device: str = "cpu", choose_threads: bool = False
+    ) -> DraftModel:
+        """Load all layers of `name`, see `load_stage`. Raises UsageError unless it has the target's tokenizer."""
         source = ModelSource.resolve(name)
         vocabulary = source.tokenizer().get_vocab()
         if vocabulary != target_tokenizer.get_vocab():  # type: ignore[attr-defined]  # transformers is untyped
             raise UsageError(f"draft {name} has another tokenizer than the target: use one of the same family")
-        return cls(load_stage(source, Span(0, source.info.num_layers), device=device))
+        span = Span(0, source.info.num_layers)
+        return cls(load_stage(source, span, device=device, choose_threads=choose_threads))
 
     def step_seconds(self) -> float:
         """What a forward pass of one token takes; measured once, on the torch thread."""

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from swarm.progress import Progress
+
+_PIECE = 1 << 20  # bytes that are hashed at a time
 _VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "name_or_path", "dtype", "torch_dtype", "use_cache"}
 )
@@ -38,10 +41,18 @@ def file_hash(path: Path) -> str:
     known = memory.get(key)
     if isinstance(known, list) and known[:-1] == stamp:
         return str(known[-1])
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _hash(path, status.st_size)
     _write_memory({**_read_memory(), key: [*stamp, digest]})
     return digest
+
+
+def _hash(path: Path, size: int) -> str:
+    progress, digest = Progress(), hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            progress.at(f"hashing {path.name}", file.tell() >> 20, size >> 20, "MiB")
+    return digest.hexdigest()
 
 
 def _canonical(value: Any) -> Any:

@@ -22,6 +22,8 @@ from swarm.model.quantize import Quantization, quantize_linears
 from swarm.model.selfcheck import check_class, check_config, check_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
+from swarm.model.threads import settle
+from swarm.progress import Progress
 from swarm.span import Span
 
 
@@ -32,9 +34,11 @@ def load_stage(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     quantize: Quantization | None = None,
+    choose_threads: bool = False,
 ) -> Stage:
     """Load the layers of `span`, with the embeddings or the head where it reaches them.
 
+    With `choose_threads`, this thread's number of processor threads is lowered to what pays for these layers.
     Raises UsageError if the model has fewer layers or its weights are not here, ModelUnsupported if its family cannot
     be served exactly.
     """
@@ -42,18 +46,27 @@ def load_stage(
         raise UsageError(f"layers {span} do not exist: {source.name} has {source.info.num_layers} layers")
     check_config(source.config)
     check_device(device)
+    progress = Progress()
     with _quiet():
         whole = build_on_meta(source.config, dtype)
         check_class(whole)
         model = carve(whole, span)
         _place_buffers(model, device)
         _read_weights(
-            model, source, device=device, dtype=dtype, quantize=quantize, is_last=span.end == source.info.num_layers
+            model,
+            source,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            is_last=span.end == source.info.num_layers,
+            progress=progress,
         )
     model.eval().requires_grad_(False)
     stage = Stage(model, source.info, span, dtype)
-    check_stage(stage, exact=quantize is None)
-    stage.flatten()
+    check_stage(stage, exact=quantize is None, progress=progress)
+    if choose_threads:
+        settle(stage)
+    stage.flatten(progress)
     return stage
 
 
@@ -98,6 +111,7 @@ def _read_weights(
     dtype: torch.dtype,
     quantize: Quantization | None,
     is_last: bool,
+    progress: Progress,
 ) -> None:
     """Read layer by layer, so that no more than one is held twice. Raises ModelUnsupported if a tensor is not there."""
     path, decoder = find_decoder(model)
@@ -107,7 +121,9 @@ def _read_weights(
     config = LoadStateDictConfig(device_map={"": device}, dtype=dtype, dtype_plan=plan, weight_mapping=mapping)
     checkpoint = Checkpoint(source)
     missing = set(model.state_dict())
-    for group in checkpoint.groups(model, mapping, f"{path}.{name}"):
+    groups = checkpoint.groups(model, mapping, f"{path}.{name}")
+    for i, group in enumerate(groups):
+        progress.at(f"reading {source.name}", i, len(groups), "parts")
         with checkpoint.opened(group) as tensors:
             loaded, _ = convert_and_load_state_dict_in_model(model, tensors, config)
         misfits = [*(name for name, *_ in loaded.mismatched_keys), *loaded.conversion_errors]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from swarm.errors import ModelUnsupported
 from swarm.model.attention import NAME, attend
 from swarm.model.layers import find_decoder, find_layers
 from swarm.model.stage import Slice, Stage
+from swarm.progress import Progress
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _QUANTIZATIONS = {"quantization_config", "compression_config", "quantization"}
@@ -67,12 +69,18 @@ def check_class(model: PreTrainedModel) -> None:
             )
 
 
-def check_stage(stage: Stage, *, exact: bool) -> None:
+def check_stage(stage: Stage, *, exact: bool, progress: Progress) -> None:
     """Raises ModelUnsupported if the loaded stage cannot be served; `exact` says that its weights are as on disk."""
+    tolerance = _TOLERANCE.get(stage.dtype, _ROUGH_TOLERANCE) if exact else _ROUGH_TOLERANCE
+    checks: tuple[Callable[[Stage], None], ...] = (
+        _check_rules,
+        _check_order,
+        partial(_check_sessions, tolerance=tolerance),
+    )
     try:
-        _check_rules(stage)
-        _check_order(stage)
-        _check_sessions(stage, _TOLERANCE.get(stage.dtype, _ROUGH_TOLERANCE) if exact else _ROUGH_TOLERANCE)
+        for i, check in enumerate(checks):
+            progress.at("checking that its layers can be served exactly", i, len(checks))
+            check(stage)
     except torch.OutOfMemoryError:
         raise
     except _MISFITS as error:

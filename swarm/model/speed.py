@@ -9,8 +9,11 @@ from statistics import median
 import torch
 
 from swarm.model.stage import Slice, Stage
+from swarm.progress import Progress
 
 _REPEATS = 7
+_ENOUGH_SECONDS = 0.5
+"""Rounds of a slow stage differ less, and are repeated only until they have taken so long."""
 MANY = 17
 """Tokens of the larger trial round."""
 
@@ -25,7 +28,8 @@ class Speed:
 
 def measure(stage: Stage) -> Speed:
     """Time decode steps of one and of several tokens, on an empty cache."""
-    one, many = _seconds(stage, 1), _seconds(stage, MANY)
+    progress = Progress()
+    one, many = _seconds(stage, 1, progress), _seconds(stage, MANY, progress)
     return Speed(one, max(many - one, 0.0) / (MANY - 1))
 
 
@@ -41,6 +45,10 @@ def round_seconds(stage: Stage, tokens: int) -> float:
     return time.perf_counter() - started
 
 
-def _seconds(stage: Stage, tokens: int) -> float:
+def _seconds(stage: Stage, tokens: int, progress: Progress) -> float:
     """The same of some rounds, the median."""
-    return median(round_seconds(stage, tokens) for _ in range(_REPEATS))
+    times: list[float] = []
+    while len(times) < _REPEATS and sum(times) < _ENOUGH_SECONDS:
+        progress.at(f"timing {tokens} at a time", len(times), _REPEATS, "rounds")
+        times.append(round_seconds(stage, tokens))
+    return median(times)

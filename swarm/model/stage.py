@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from swarm.model.cache import KVCache
 from swarm.model.flat import Forward, Given, flat_form
 from swarm.model.layers import carve, find_decoder
 from swarm.model.source import ModelInfo
+from swarm.progress import Progress
 from swarm.span import Span
 
 _TRIAL = (((5,), 2), ((7,), 3), ((1,), 1), ((6, 3), 1), ((2, 17), 2), ((4,), 0))
@@ -91,9 +94,15 @@ class Stage:
         """Whether rounds run through the flat form."""
         return self._forward != self.run_model
 
-    def flatten(self) -> None:
+    def flatten(self, progress: Progress | None = None) -> None:
         """From now on run the flat form of the model's forward pass, where it has one that gives the same numbers."""
-        self._forward = flat_form(self.model, self.run_model, self._trial_rounds) or self.run_model
+        told, rounds = progress or Progress(), itertools.count()
+
+        def run_model(*given: Any) -> Tensor:
+            told.at("making its forward pass faster", next(rounds), 2 + len(_TRIAL), "rounds")
+            return self.run_model(*given)
+
+        self._forward = flat_form(self.model, run_model, self._trial_rounds) or self.run_model
 
     @torch.inference_mode()
     def forward(self, slices: Sequence[Slice]) -> list[Tensor]:
