@@ -40,13 +40,17 @@ def costs(draw: st.DrawFn) -> Costs:
 
 
 def all_chains(costs: Costs) -> Iterator[Found]:
+    """Cut at the ends of spans."""
+    boundaries = sorted({costs.start, costs.end, *map(int, costs.starts), *map(int, costs.ends)})
+
     def extended(chain: Found, done: int) -> Iterator[Found]:
         if done == costs.end:
             yield chain
         for one in set(range(len(costs.starts))) - {one for one, _ in chain}:
             if costs.starts[one] <= done:
-                for end in range(done + 1, min(int(costs.ends[one]), costs.end) + 1):
-                    yield from extended([*chain, (one, end)], end)
+                for end in boundaries:
+                    if done < end <= min(costs.ends[one], costs.end):
+                        yield from extended([*chain, (one, end)], end)
 
     return extended([], costs.start)
 
