@@ -218,6 +218,19 @@ def test_what_lies_on_disk_for_a_span_is_used_or_refused_by_name(
     load_stage(source, Span(2, 5))  # not these layers
 
 
+def test_expert_in_eight_bits_is_refused_by_name(tmp_path: Path) -> None:
+    zoo.save(zoo.build("mixtral"), tmp_path, shard_size="1GB")
+    name = next(n for n in load_file(tmp_path / "model.safetensors") if ".layers.1." in n and ".experts.2." in n)
+    source = edit(tmp_path, lambda tensors: tensors.update({name: tensors[name].to(FP8)}))
+    with pytest.raises(ModelUnsupported, match=f"{name} as F8_E4M3"):
+        load_stage(source, Span(0, 2))
+    scales = {f"{name}_scale_inv": torch.ones(1)}
+    source = edit(tmp_path, lambda tensors: tensors.update({name: tensors[name].float(), **scales}))
+    with pytest.raises(ModelUnsupported, match=f"{name}_scale_inv, .* quantized"):
+        load_stage(source, Span(0, 2))
+    load_stage(source, Span(2, 5))
+
+
 def test_parameter_that_is_on_disk_under_two_names_is_refused(tmp_path: Path) -> None:
     zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
     source = edit(tmp_path, lambda tensors: tensors.update({"norm.weight": torch.ones(32)}))  # as of the base model
