@@ -87,6 +87,22 @@ def test_no_chain_is_shorter(costs: Costs) -> None:
         assert seconds(costs, chain) == pytest.approx(best, abs=1e-9)
 
 
+def test_no_chain_is_shorter_where_several_peers_are_wanted_twice() -> None:
+    """Three of the whole model, nearly alike, and three that do a layer in its midst for nothing."""
+    starts, ends = np.array([0.0, 0, 0, 1, 3, 5]), np.array([7.0, 7, 7, 2, 4, 6])
+    chance = np.random.default_rng(3)
+    returning = 0
+    for _ in range(10):
+        layer_seconds = np.where(ends == 7, chance.uniform(1.0, 1.3, 6), 0.0)
+        ways, zero = chance.uniform(0, 0.3, (6, 6)), np.zeros(6)
+        costs = Costs(0, 7, starts, ends, layer_seconds, zero, ways, zero, zero)
+        chain, walk = found(costs), module._Map(costs, np.arange(6)).walk()
+        assert chain is not None and walk is not None
+        assert seconds(costs, chain) == pytest.approx(min(seconds(costs, one) for one in all_chains(costs)))
+        returning += module._first_return(walk) is not None
+    assert returning > 5
+
+
 @settings(max_examples=500, deadline=None)
 @given(costs(), st.sampled_from([0, 20_000, 100_000, 200_000]))
 def test_with_too_little_work_there_is_a_chain_if_any_none_worse_than_the_walk_without_its_returns(
