@@ -105,11 +105,14 @@ def _speeds(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Sp
         place = folder / setting
         place.mkdir(parents=True)
         given = [] if setting == DEFAULT else ["--threads", setting]
-        with running_swarm("embedded", SPANS, place, options=given, ready_seconds=READY_SECONDS) as (reach, _):
+        with running_swarm(options.target, options.spans, place, options=given, ready_seconds=READY_SECONDS) as (
+            reach,
+            _,
+        ):
             client = start_client()
             try:
                 threads = None if setting == DEFAULT else int(setting)
-                client.connect(model="embedded", initial_peers=reach, draft="embedded-draft", threads=threads)
+                client.connect(model=options.target, initial_peers=reach, draft=options.draft, threads=threads)
                 yield setting, {(way, n): _speed(client, way, n, options) for way in WAYS for n in CLIENTS}
             finally:
                 client.close()
@@ -225,6 +228,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=("speed", "joins"), default=["speed", "joins"])
     parser.add_argument("--turns", type=int, default=3, help="how often each setting has its turn")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="fixed numbers to compare with")
+    parser.add_argument("--target", default="embedded", help="whose speed is measured")
+    parser.add_argument("--spans", nargs="+", default=[*SPANS], help="layers of its peers")
+    parser.add_argument("--draft", default="embedded-draft")
     parser.add_argument("--tokens", type=int, default=48, help="new tokens of each client's text")
     parser.add_argument("--model", type=Path, help="folder of the model that joins; default: one made at random")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/machine.json"))
