@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from swarm import awake
+
 
 class News:
     """What has come is kept where it belongs; who waits for it looks there again whenever something comes."""
@@ -25,7 +27,7 @@ class News:
     async def until(self, is_so: Callable[[], bool], seconds: float) -> None:
         """Wait until something is so, or for `seconds`. Raises what `fail` was told."""
         try:
-            async with asyncio.timeout(seconds):
+            async with awake.timeout(seconds):
                 while not (self._failure or is_so()):
                     self._came.clear()
                     await self._came.wait()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from client.routing import Hop
+from swarm import awake
 from swarm.errors import BadMessage, PeerLost
 from swarm.tasks import owned
 from swarm.transport import Stream, Transport
@@ -113,7 +114,7 @@ async def _open_streams(transport: Transport, hops: Sequence[Hop]) -> list[Strea
 
 async def _open_stream(transport: Transport, hop: Hop) -> Stream:
     try:
-        async with asyncio.timeout(max(_OPEN_SECONDS, _OPEN_ROUND_TRIPS * hop.round_trip)):
+        async with awake.timeout(max(_OPEN_SECONDS, _OPEN_ROUND_TRIPS * hop.round_trip)):
             return await transport.open(hop.contact, SESSION_PROTOCOL)
     except TimeoutError:
         raise PeerLost(hop.contact.peer_id, "it cannot be reached in time") from None

@@ -20,7 +20,7 @@ from swarm.model.speed import round_seconds
 from swarm.model.stage import Stage
 from swarm.rows import form_of
 from swarm.tasks import report
-from swarm.wire import Broken, Compute, Contact, Hidden, Proofs, Round, Verdict, beyond
+from swarm.wire import Ask, Broken, Compute, Contact, Hidden, Progress, Proofs, Round, Verdict, beyond
 
 
 class Rounds:
@@ -54,6 +54,10 @@ class Rounds:
         """Seconds that a round of so many tokens takes, when no other waits, or after `patience` seconds. Raises what
         the stage raises."""
         return await self._worker.time(partial(round_seconds, self._stage, tokens), patience)
+
+    def progress(self, session: Session, question: Ask) -> Progress | None:
+        """How far a session got, if it is as far as the question says."""
+        return session.progress(question, self._worker.worked, self._worker.queued(session.id))
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -136,7 +140,7 @@ class Rounds:
         elif result.tokens:
             reply.post(Verdict(session.id, round.number, result.tokens, compute, result.margin))
         for question in list(session.asked):
-            if (answer := session.progress(question)) is not None:
+            if (answer := self.progress(session, question)) is not None:
                 session.asked.remove(question)
                 reply.post(answer)
 

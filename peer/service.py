@@ -22,6 +22,7 @@ from peer.packer import UPLINK_MBIT, Packer
 from peer.rounds import Rounds
 from peer.session import Refusal, Session
 from peer.table import SessionTable
+from swarm import awake
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
 from swarm.rows import from_rows
@@ -221,7 +222,7 @@ class PeerService:
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
         """How far a session got, now or when it is far enough. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        answer = session.progress(message)
+        answer = self._rounds.progress(session, message)
         if answer is None:
             session.asked = [*session.asked[1 - MAX_QUESTIONS :], message]
         return answer
@@ -299,7 +300,10 @@ class PeerService:
                 self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
 
     async def _expire(self, idle_seconds: float) -> None:
-        while True:
-            await asyncio.sleep(idle_seconds / 4)
-            for session in self._table.idle(idle_seconds):
-                self._end(session, f"idle for {idle_seconds:.0f} s")
+        """End what is not used; not after a pause of this program, in which nobody could use anything."""
+        with awake.clock().kept() as clock:
+            while True:
+                pauses = clock.pauses
+                await asyncio.sleep(idle_seconds / 4)
+                for session in self._table.idle(idle_seconds) if clock.pauses == pauses else []:
+                    self._end(session, f"idle for {idle_seconds:.0f} s")

@@ -220,12 +220,13 @@ class Session:
         if not round.grown:
             self.computed = round.end
 
-    def progress(self, question: Ask) -> Progress | None:
-        """The answer, if the time has come for it."""
+    def progress(self, question: Ask, worked: int = 0, queued: int = 0) -> Progress | None:
+        """The answer, if the time has come for it; `worked` and `queued` of this peer, as in Progress."""
         if self.computed < question.held:
             return None
         held, kept = len(self.tokens), self.sent.first
-        return Progress(self.id, question.nonce, self.last_number + 1, held, self.waiting, kept)
+        taken, computed = self.last_number + 1, self.computed
+        return Progress(self.id, question.nonce, taken, held, self.waiting, kept, computed, worked, queued)
 
     def relink(self, request: Relink, num_layers: int) -> None:
         """Take new neighbours. Raises Refusal if they do not fit the layers."""

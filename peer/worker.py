@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from peer.batching import next_batch
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
 from swarm.tasks import report
+
+_WORKED = 1 << 30  # tokens, at which their count begins anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ class Worker:
         self._max_batch_tokens = max_batch_tokens
         self._waiting: list[Job] = []
         self._is_busy = self._is_stopped = False
+        self._running = 0  # tokens of what is run now
         self._busy_seconds = 0.0
+        self.worked = 0
+        """Tokens of the rounds that have been run, up to _WORKED and then from 0 on again."""
         self._asked = (time.perf_counter(), 0.0)  # for the load: when, and what had been computed by then
         self._trial: _Trial | None = None
 
@@ -61,6 +66,12 @@ class Worker:
         now, busy = time.perf_counter(), self._busy_seconds
         (since, before), self._asked = self._asked, (now, busy)
         return min((busy - before) / max(now - since, 1e-9), 1.0)
+
+    def queued(self, session_id: bytes) -> int:
+        """Tokens that are run before all that waits of a session has been; of all sessions, if nothing of it waits."""
+        places = [i for i, job in enumerate(self._waiting) if job.session.id == session_id]
+        before = self._waiting[: places[-1] + 1] if places else self._waiting
+        return self._running + _tokens(before)
 
     def drop(self, session_id: bytes) -> None:
         """Forget the waiting rounds of a session that ended."""
@@ -90,6 +101,7 @@ class Worker:
         batch = next_batch(self._waiting, self._max_batch_tokens)
         self._waiting = [job for job in self._waiting if job not in batch]
         self._is_busy = True
+        self._running = _tokens(batch)
         self._thread.submit(self._run, batch, loop)
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
@@ -125,6 +137,8 @@ class Worker:
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False
         self._busy_seconds += seconds
+        self.worked = (self.worked + self._running) % _WORKED
+        self._running = 0
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
         self._start()
@@ -135,3 +149,7 @@ class Worker:
             self._deliver(job, result)
         except Exception as error:
             report("delivering a round's result failed", error)
+
+
+def _tokens(jobs: Iterable[Job]) -> int:
+    return sum(len(job.round.tokens) for job in jobs)

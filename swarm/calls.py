@@ -28,7 +28,7 @@ from hivemind.p2p import P2P, P2PContext, P2PHandlerError, PeerID
 from hivemind.p2p.servicer import ServicerBase
 from hivemind.proto import auth_pb2, dht_pb2
 
-from swarm import directory
+from swarm import awake, directory
 from swarm.clocks import Clocks
 from swarm.errors import BadMessage
 from swarm.foreign import printable
@@ -251,7 +251,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         request.auth.signature = self.swarm.badge(self.peer.to_base58())
         try:
             # hivemind's own time limit may swallow a cancellation (asyncio.wait_for before Python 3.12 does)
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with awake.timeout(ANSWER_SECONDS):
                 response = await getattr(self.get_stub(self._p2p, peer), name)(request)
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
             log.debug("%s of %s failed: %s", name, peer, printable(str(error)) or type(error).__name__)

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 
+from swarm import awake
 from swarm.errors import BadMessage, PeerLost
-from swarm.transport import Transport
+from swarm.transport import Stream, Transport
 from swarm.wire import SESSION_PROTOCOL, Contact, Ping, Pong
 
 _PINGS = 3
@@ -21,16 +22,25 @@ async def round_trip(transport: Transport, contact: Contact) -> float:
     with closing(await transport.open(contact, SESSION_PROTOCOL)) as stream:
         best = float("inf")
         try:
-            async with asyncio.timeout(_TIMEOUT):
+            async with awake.timeout(_TIMEOUT):
                 for nonce in range(_PINGS):
-                    started = time.perf_counter()
-                    await stream.send(Ping(nonce))
-                    while await stream.receive() != Pong(nonce):
-                        pass
-                    best = min(best, time.perf_counter() - started)
+                    best = min(best, await _pinged(stream, nonce))
         except TimeoutError:
             raise PeerLost(contact.peer_id, "it does not answer pings") from None
         return best
+
+
+async def _pinged(stream: Stream, nonce: int) -> float:
+    """Seconds until a ping is answered, by one at least in which this program did not stand still. Raises PeerLost or
+    BadMessage."""
+    while True:
+        pauses, started = awake.clock().pauses, time.perf_counter()
+        await stream.send(Ping(nonce))
+        while await stream.receive() != Pong(nonce):
+            pass
+        seconds = time.perf_counter() - started
+        if awake.clock().pauses == pauses:
+            return seconds
 
 
 async def round_trips(transport: Transport, contacts: Iterable[Contact]) -> dict[str, float]:

@@ -256,6 +256,12 @@ class Progress(Message, frozen=True, tag=11):
     """Admitted rounds that have not run yet."""
     kept: Count
     """The first position from which on it could pass its results on again."""
+    computed: Count
+    """Positions of the text that have been run here, ..."""
+    worked: Count
+    """... a count that changes with every token of any session that is run here, ..."""
+    queued: Count
+    """... and tokens, of all sessions, that are run here before everything of this one that waits has been."""
 
 
 class Copy(Message, frozen=True, tag=12):

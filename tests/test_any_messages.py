@@ -139,7 +139,7 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Pong, counts),
     st.builds(Refused, ids, st.sampled_from(["gone", "rate"]), st.just("no")),
     st.builds(Broken, ids, peer_ids, st.just("no")),
-    st.builds(Progress, ids, counts, counts, counts, counts, counts),
+    st.builds(Progress, ids, *[counts] * 8),
     st.builds(lambda session, number: Verdict(session, number, (1,), ()), ids, counts),
 )
 

@@ -278,7 +278,7 @@ def test_a_peer_that_answers_but_passes_nothing_on_is_left() -> None:
     def answer(_: FaultyStream, message: Any) -> Any:
         match message:
             case Ask(session, nonce):
-                return Progress(session, nonce, 1, 1000, 1, 0)
+                return Progress(session, nonce, 1, 1000, 1, 0, 1000, 0, 0)
             case Round(session=session):
                 return Pong(0)
         return None
@@ -293,7 +293,7 @@ def saying(**of_itself: int) -> Callable[[FaultyStream, Any], Any]:
     def answer(_: FaultyStream, message: Any) -> Any:
         match message:
             case Ask(session, nonce):
-                return Progress(session, nonce, kept=0, **of_itself)
+                return Progress(session, nonce, kept=0, computed=0, worked=0, queued=0, **of_itself)
             case Round(session=session):
                 return Pong(0)
         return None

@@ -16,7 +16,7 @@ LIMIT = 100
 
 
 def report(held: int = LIMIT + 3, kept: int = 0, *, taken: int = 5, waiting: int = 0) -> Progress:
-    return Progress(SESSION, 1, taken, held, waiting, kept)
+    return Progress(SESSION, 1, taken, held, waiting, kept, held, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -271,8 +271,8 @@ def test_any_history_follows_the_law(history: list[tuple[int, int, list[int], st
 
 def test_a_question_is_answered_when_the_rounds_it_waits_for_have_run() -> None:
     session = session_with(1, 2, 3)
-    assert session.progress(Ask(ID, 7, 0)) == Progress(ID, 7, 4, 3, 1, 0)
+    assert session.progress(Ask(ID, 7, 0), 50, 9) == Progress(ID, 7, 4, 3, 1, 0, 0, 50, 9)
     assert session.progress(Ask(ID, 7, 3)) is None  # it has not run
     session.ran(round_at(0, (1, 2, 3), 3))
-    assert session.progress(Ask(ID, 7, 3)) == Progress(ID, 7, 4, 3, 0, 0)
+    assert session.progress(Ask(ID, 7, 3), 53, 0) == Progress(ID, 7, 4, 3, 0, 0, 3, 53, 0)
     assert session.progress(Ask(ID, 7, 4)) is None

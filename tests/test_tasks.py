@@ -55,6 +55,7 @@ STARTED = {
     ("swarm/relay.py", "owned"): "copying on a circuit: logged, and the circuit ends",
     ("swarm/memory.py", "owned"): "serving a stream: logged, and the stream ends",
     ("swarm/metrics.py", "start_http_server"): "serving the counters: logged; the program goes on without",
+    ("swarm/awake.py", "call_later"): "beats and deadlines: logged by Python",
     ("peer/node.py", "kept_up"): "announcing, measuring the stage: starts again",
     ("peer/node.py", "Alongside"): "announcing while it loads or leaves: starts again, or breaks that off",
     ("peer/node.py", "run_in_executor"): "loading: the peer ends",

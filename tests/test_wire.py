@@ -165,7 +165,7 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Ask: st.builds(Ask, sessions, counts, counts),
     Copy: st.builds(Copy, sessions, contacts, counts, counts, chunks),
     Leaving: st.builds(Leaving, st.floats(0, 86400)),
-    Progress: st.builds(Progress, sessions, counts, counts, counts, counts, counts),
+    Progress: st.builds(Progress, sessions, *[counts] * 8),
     Hello: st.builds(Hello, st.binary(max_size=64)),
     Recall: st.builds(Recall, sessions, counts, counts, counts),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),

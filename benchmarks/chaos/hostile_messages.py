@@ -98,7 +98,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         Refused(session, "full", "no"),
         Broken(session, _peer(chance), "no"),
         Verdict(session, _number(chance), round.tokens, ()),
-        Progress(session, *(_number(chance) for _ in range(5))),
+        Progress(session, *(_number(chance) for _ in range(8))),
         Recall(session, _number(chance), _number(chance), _number(chance)),
         Proofs(session, _number(chance), (round.tokens,), (tuple([1] * len(round.tokens)),), chance.randrange(3)),
         Recalled(session, _number(chance), bytes(64)),

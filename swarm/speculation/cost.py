@@ -18,6 +18,7 @@ from swarm.speculation.queueing import Congestion, Queueing
 _MEMORY = 0.95  # weight of what was known before, against one more trip
 _FIRST_TRIP = 0.1  # seconds that a trip takes, until one was made
 _OUTLIER = 2.0  # times the expected seconds, at which a trip is cut
+_STOPPED = 10.0  # times the usual seconds of a draft, at which it is cut: the program may have stood still
 
 
 class TripCost:
@@ -153,6 +154,8 @@ class Cost:
 
     def note_drafting(self, drafts: int, seconds: float) -> None:
         """It took so long to work out so many drafts."""
+        if self._drafts:
+            seconds = min(seconds, _STOPPED * drafts * self.per_draft)
         self._drafts = _MEMORY * self._drafts + drafts
         self._draft_seconds = _MEMORY * self._draft_seconds + seconds
         self.per_draft = self._draft_seconds / max(self._drafts, 1.0)
