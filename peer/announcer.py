@@ -11,6 +11,7 @@ from typing import Any
 
 from peer.twin import Twin
 from swarm.directory import Directory
+from swarm.errors import LookupFailed
 from swarm.identity import Identity
 from swarm.ping import round_trips
 from swarm.records import Announcement, Envelope
@@ -80,7 +81,7 @@ class Announcer:
         Peers that are gone take long to measure: the renewal does not wait for them, or it would come too late. The
         second renewal comes by chance sooner: peers that have started together do not all measure at once for ever.
         """
-        measuring: asyncio.Task[dict[str, float]] | None = None
+        measuring: asyncio.Task[dict[str, float] | None] | None = None
         pause = random.uniform(0, self._period)  # noqa: S311 - no secret
         try:
             while self._published is not None:
@@ -88,8 +89,8 @@ class Announcer:
                 measuring = measuring or owned(self._measure_links(self._published), "measuring links")
                 await asyncio.wait([measuring], timeout=self._period / 2)
                 if measuring.done():
-                    changes["links"] = measuring.result()
-                    measuring = None
+                    links, measuring = measuring.result(), None
+                    changes |= {} if links is None else {"links": links}
                 await self.publish(self._published.model_copy(update=changes))
                 await asyncio.sleep(pause)
                 pause = self._period
@@ -112,13 +113,16 @@ class Announcer:
         if self._published is not None:
             await self.directory.withdraw(self._published, self._identity)
 
-    async def _measure_links(self, own: Announcement) -> dict[str, float]:
-        """By peer, the seconds to those that answer.
+    async def _measure_links(self, own: Announcement) -> dict[str, float] | None:
+        """By peer, the seconds to those that answer; None if nobody says who there is.
 
         A peer behind NAT is left to dial this one, unless this one is behind NAT as well. It does so while this one
         still loads: so they have a direct connection when they need it. Who meet on a circuit stay on it.
         """
-        others = await self.directory.peers_of(own.fingerprint, joining=own.contact.is_relayed)
+        try:
+            others = await self.directory.peers_of(own.fingerprint, joining=own.contact.is_relayed)
+        except LookupFailed:
+            return None
         contacts = [
             other.contact
             for other in others

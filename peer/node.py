@@ -25,7 +25,7 @@ from peer.pace import Pace
 from peer.service import PeerService
 from peer.table import SessionTable
 from swarm import VERSION
-from swarm.directory import Directory
+from swarm.directory import Directory, insist
 from swarm.errors import SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
@@ -221,7 +221,7 @@ async def _choose_layers(announcer: Announcer, offer: Announcement, num_layers: 
     """
     chosen: Span | None = None
     for _ in range(_CHOICES):
-        others = await announcer.directory.peers_of(offer.fingerprint, joining=True)
+        others = await insist(partial(announcer.directory.peers_of, offer.fingerprint, joining=True))
         fixed = [
             other.span
             for other in others

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from swarm import PROTOCOL
 from swarm.config import Config
-from swarm.directory import Directory, Sighting, other_versions
+from swarm.directory import Directory, Sighting, insist, other_versions
 from swarm.errors import BadMessage, PeerLost
 from swarm.libp2p import Libp2pNetwork
 from swarm.membership import PUBLIC, KeyFile, Membership
@@ -153,7 +153,7 @@ async def look(settings: StatusConfig) -> Status:
 async def look_on(network: Network, swarm: Membership = PUBLIC) -> Status:
     """The same on a network that is up already."""
     directory = Directory(network, swarm)
-    found = await directory.look()
+    found = await insist(directory.look)
     serving = [one for one in found if isinstance(one.said, Announcement) and one.said.state == "serving"]
     peers = await _ask(network, serving)
     by_model: dict[str, list[PeerStatus]] = {}

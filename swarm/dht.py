@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, PeerID
 
+from swarm import awake
 from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepted, place_of
 from swarm.clocks import Clocks
 from swarm.directory import Seen
+from swarm.errors import LookupFailed
 from swarm.membership import Membership
 from swarm.tasks import owned
 
@@ -37,8 +39,23 @@ class _Found:
     age: float
 
 
+@dataclass(slots=True)
+class _Walk:
+    """How far a look-up came."""
+
+    asked: int = 0
+    answered: int = 0
+    is_whole: bool = False
+    """Whether it came to its end."""
+
+    @property
+    def says_nobody(self) -> bool:
+        """Whether there is nothing if it has found nothing."""
+        return self.is_whole and self.answered > 0
+
+
 class Dht:
-    """A RecordStore on the nodes of the swarm; neither reading nor writing ever raises, or takes longer than said."""
+    """A RecordStore on the nodes of the swarm; neither reading nor writing takes longer than said."""
 
     def __init__(self, p2p: P2P, *, is_server: bool, swarm: Membership) -> None:
         """A mere client (`is_server=False`) keeps nothing for others; nobody outside `swarm` is heeded."""
@@ -83,7 +100,10 @@ class Dht:
         return all(await asyncio.gather(*(self._put(place, subkey, value, seen) for place in places)))
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last."""
+        """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last.
+
+        Raises LookupFailed if there are none as far as is known, and that is not far enough.
+        """
         place = DHTID.generate(key)
         shelf = self._node.shelf
         found = {
@@ -101,7 +121,9 @@ class Dht:
                 if said is not None and (held is None or held.issued < said.issued):
                     found[subkey] = _Found(record, said.issued, age)
 
-        await self._walk(place, heed)
+        walk = await self._walk(place, heed)
+        if not found and not walk.says_nobody:
+            raise LookupFailed(f"nodes asked: {walk.asked}, answers: {walk.answered}")
         return [(subkey, one.record, one.age) for subkey, one in found.items()]
 
     async def _put(self, place: DHTID, subkey: str, record: bytes, seen: Seen) -> bool:
@@ -122,18 +144,21 @@ class Dht:
         taken = await asyncio.gather(*(self._node.store(peer, place, subkey, record) for peer in nodes[:NEAREST]))
         return any(taken)
 
-    async def _walk(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> None:
+    async def _walk(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> _Walk:
         """Ask the nodes nearest to a place, and those that they name; `heed` gets each answer.
 
         Ends when the nearest that answer have all been asked, or after a while: what has been heeded counts then.
         """
+        walk = _Walk()
         try:
-            async with asyncio.timeout(_WALK_SECONDS):
-                await self._ask_all(place, heed)
+            async with awake.timeout(_WALK_SECONDS):
+                await self._ask_all(place, heed, walk)
+                walk.is_whole = True
         except TimeoutError:
             log.warning("a look-up took too long: some nodes of the swarm were not asked")
+        return walk
 
-    async def _ask_all(self, place: DHTID, heed: Callable[[PeerID, Answer], None]) -> None:
+    async def _ask_all(self, place: DHTID, heed: Callable[[PeerID, Answer], None], walk: _Walk) -> None:
         def distance(peer: PeerID) -> int:
             return int(place.xor_distance(place_of(peer)))
 
@@ -147,6 +172,7 @@ class Dht:
                 for peer in sorted(near, key=distance)[: _AT_ONCE - len(asking)]:
                     waiting.remove(peer)
                     asking[owned(self._node.find(peer, place), "a question to a node")] = peer
+                    walk.asked += 1
                 if not asking:
                     return
                 done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
@@ -154,6 +180,7 @@ class Dht:
                     peer, answer = asking.pop(task), task.result()
                     if answer is not None:
                         insort(answered, distance(peer))
+                        walk.answered += 1
                         heed(peer, answer)
                         waiting |= answer.nodes - met
                         met |= answer.nodes

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
-from swarm import PROTOCOL, records
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from swarm import PROTOCOL, awake, records
 from swarm.ages import Ages
 from swarm.clocks import Clocks
-from swarm.errors import BadMessage
+from swarm.errors import BadMessage, LookupFailed
 from swarm.identity import Identity
 from swarm.membership import PUBLIC, Membership
 from swarm.records import MAX_LIFETIME, Announcement, Envelope
@@ -28,6 +30,10 @@ _FARTHEST = 2 * CLOCK_TOLERANCE + MAX_LIFETIME  # from one wrong clock to anothe
 
 Seen = Callable[[bytes], None]
 """Gets a record that somebody had before."""
+
+_INSIST_SECONDS = 20.0  # for a question that nobody answers to be asked again
+
+T = TypeVar("T")
 
 
 def model_key(fingerprint: str) -> str:
@@ -79,7 +85,8 @@ class RecordStore(Protocol):
         `seen` gets what was there before, and may be later."""
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """All live entries under a key: (subkey, value, age in seconds)."""
+        """All live entries under a key: (subkey, value, age in seconds). Raises LookupFailed if nobody says that there
+        are none."""
 
 
 class Directory:
@@ -119,23 +126,31 @@ class Directory:
         )
 
     async def peers_of(self, fingerprint: str, *, joining: bool = False) -> list[Announcement]:
-        """The live announcements of one model: the peers that serve it, and on request those still loading."""
+        """The live announcements of one model: the peers that serve it, and on request those still loading. Raises
+        LookupFailed."""
         states = {"serving", "joining"} if joining else {"serving"}
         found = _announced(await self.look(model_key(fingerprint)))
         return [peer for peer in found if peer.fingerprint == fingerprint and peer.state in states]
 
     async def all_peers(self) -> list[Announcement]:
-        """The peers that serve any model."""
+        """The peers that serve any model. Raises LookupFailed."""
         return [peer for peer in _announced(await self.look(INDEX_KEY)) if peer.state == "serving"]
 
     async def look(self, key: str = INDEX_KEY) -> list[Sighting]:
         """All that is found under a key, whatever its state, the peers of other versions at the end.
 
-        To a node that is cut off, those it saw last count until they end.
+        To a node that is cut off, those it saw last count until they end. Raises LookupFailed if there are none, and
+        nobody says so.
         """
-        entries = await self._store.get(key) or self._seen.get(key, [])
-        self._seen[key] = entries
+        failure: LookupFailed | None = None
+        try:
+            self._seen[key] = await self._store.get(key) or self._seen.get(key, [])
+        except LookupFailed as error:
+            failure = error
+        entries = self._seen.get(key, [])
         found = [one for entry in entries if (one := self._sighted(*entry)) is not None]
+        if failure is not None and not found:
+            raise failure
         self._others[key] = [
             one.said for one in found if not isinstance(one.said, Announcement) and one.said.state != "left"
         ]
@@ -188,3 +203,23 @@ def _order(one: Sighting) -> tuple[float, float, str]:
     if isinstance(one.said, Announcement):
         return one.said.start, one.said.end, one.said.peer_id
     return math.inf, math.inf, one.said.peer_id
+
+
+async def insist(question: Callable[[], Awaitable[T]]) -> T:
+    """The answer to a question to the directory, asked again for a while if nobody answers. Raises LookupFailed."""
+    with awake.clock().kept() as clock:
+        started = clock.now()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(LookupFailed),
+            stop=lambda _: clock.now() - started > _INSIST_SECONDS,
+            wait=wait_random_exponential(multiplier=0.25, max=4),
+            reraise=True,
+        )
+        try:
+            return cast(T, await retrying(question))
+        except LookupFailed as error:
+            seconds = clock.now() - started
+            raise LookupFailed(
+                f"the directory of the swarm did not answer in {seconds:.0f} s ({error}): who serves what is not "
+                "known; try again when the network, or this machine, is less busy"
+            ) from None

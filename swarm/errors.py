@@ -4,6 +4,7 @@ SpecswarmError
 ├── UsageError         the person at the keyboard: a wrong option, folder, file or address (exit code 2)
 ├── ModelUnsupported   the model: its family cannot be served exactly
 ├── SwarmUnreachable   the network: no initial peer answers
+│   └── LookupFailed   nobody answers what is to be found in the directory: that is no "nobody"
 ├── ChainLost          the swarm: nobody serves some layers; names them
 ├── PeerError          one other node; `peer_id` says which
 │   ├── PeerLost       it went silent, or its stream broke
@@ -47,6 +48,10 @@ class ModelUnsupported(SpecswarmError):
 
 class SwarmUnreachable(SpecswarmError):
     """No initial peer could be reached, or the local network daemon could not start."""
+
+
+class LookupFailed(SwarmUnreachable):
+    """A question to the directory was not answered, or not to the end: whether there is what it asks for, is open."""
 
 
 class ChainLost(SpecswarmError):

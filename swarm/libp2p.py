@@ -16,13 +16,13 @@ from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.multiaddr import Multiaddr
 
-from swarm import daemon
+from swarm import awake, daemon
 from swarm.circuits import HOP_PROTOCOL
 from swarm.clocks import Clocks
 from swarm.daemon import BROKEN
 from swarm.dht import Dht
 from swarm.directory import CLOCK_TOLERANCE, Seen
-from swarm.errors import BadMessage, PeerLost, SwarmUnreachable, UsageError
+from swarm.errors import BadMessage, LookupFailed, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.membership import PUBLIC, REFUSAL, Membership
@@ -66,6 +66,7 @@ class Libp2pNetwork:
         self._ended = asyncio.Event()  # the daemon has
         self._within = MemoryNetwork().join(self.peer_id)  # for streams to this node itself
         self._dht = dht
+        self._initial: Sequence[Contact] = ()  # by whom this node came into the swarm
         self._incoming = incoming
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
         self._reached: dict[str, Contact] = {}  # the last ones, and where; still there when they cannot be any more
@@ -147,7 +148,7 @@ class Libp2pNetwork:
         """The same, to another node."""
         self._check()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with awake.timeout(CONNECT_SECONDS):
                 # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
                 if contact.is_relayed or (contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs):
                     await daemon.connect(self._p2p, contact)
@@ -196,10 +197,19 @@ class Libp2pNetwork:
         return await self._dht.put(keys, subkey, value, seen)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The records under a key: (subkey, value, age in seconds). Raises SwarmUnreachable if the daemon has ended."""
-        found = await self._dht.get(key)
-        self._check()
-        return found
+        """The records under a key: (subkey, value, age in seconds). Raises LookupFailed, or SwarmUnreachable if the
+        daemon has ended.
+
+        Nodes that were too busy to answer are forgotten soon: if nobody answers, those by which this one came are
+        greeted, and asked once more.
+        """
+        try:
+            return await self._dht.get(key)
+        except LookupFailed:
+            self._check()
+            if not await greet_any(self._greet, [*self._initial, *self._reached.values()]):
+                raise
+            return await self._dht.get(key)
 
     async def _watch(self) -> None:
         """Note when the daemon ends: who is asked something afterwards is to know why there is no answer."""
@@ -214,6 +224,7 @@ class Libp2pNetwork:
     @contextlib.asynccontextmanager
     async def _staying_in(self, initial: Sequence[Contact]) -> AsyncIterator[None]:
         """Reach the swarm, and keep reaching it. Raises SwarmUnreachable."""
+        self._initial = initial
         if initial and not await greet_any(self._greet, initial):
             listed = ", ".join(f"{maddr}/p2p/{c.peer_id}" for c in initial for maddr in c.maddrs)
             if self._dht.met_strangers:
@@ -240,7 +251,7 @@ class Libp2pNetwork:
     async def _greet(self, contact: Contact) -> bool:
         """Connect to a node and have it answer; whether it did, and relays for this one if it has to."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with awake.timeout(CONNECT_SECONDS):
                 await daemon.connect(self._p2p, contact)
         except (*BROKEN, ValueError):
             return False
@@ -257,7 +268,7 @@ class Libp2pNetwork:
     async def _reserve(self, contact: Contact) -> bool:
         """Ask a node to relay for this one; whether it does."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with awake.timeout(CONNECT_SECONDS):
                 streams = await daemon.open_stream(self._p2p, PeerID.from_base58(contact.peer_id), HOP_PROTOCOL)
                 with closing(streams[1]):
                     relays = await reserve(*streams)
@@ -285,7 +296,7 @@ class Libp2pNetwork:
         if not self.swarm.is_private:
             return True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HELLO_SECONDS):
+            async with awake.timeout(_HELLO_SECONDS):
                 hello = await stream.receive()
                 if isinstance(hello, Hello) and self.swarm.admits(stream.peer_id, hello.badge):
                     return True
