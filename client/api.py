@@ -20,8 +20,8 @@ from client.result import Result
 from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
 from client.target import Target, find_fingerprint
 from client.terms import Terms
-from swarm import config
-from swarm.directory import Directory
+from swarm import awake, config
+from swarm.directory import Directory, insist
 from swarm.drafting.drafter import Drafter, NoDrafter
 from swarm.drafting.model import DraftModel
 from swarm.drafting.ngram import NgramDrafter
@@ -82,8 +82,8 @@ class AsyncSwarmModel:
 
         Loads the tokenizer and the draft, no weights of the target. A program that must not pause may call gc.freeze()
         afterwards: a full collection over all that the libraries hold takes 0.2 s. Raises UsageError for options, names
-        and addresses that are wrong, SwarmUnreachable if no initial peer answers, ChainLost if the weights are not here
-        and nobody serves any for this configuration.
+        and addresses that are wrong, SwarmUnreachable if no initial peer answers, or nobody who knows the peers,
+        ChainLost if the weights are not here and nobody serves any for this configuration.
         """
         settings = config.load(
             ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options}
@@ -112,17 +112,18 @@ class AsyncSwarmModel:
         """The same, on a network that is up already; with the torch thread of this program, if it has one."""
         directory = Directory(network, network.swarm)
         own = contextlib.nullcontext(thread) if thread else torch_thread()
-        with own as computing:
+        with own as computing, awake.clock().kept():
             loop = asyncio.get_running_loop()
             source, tokenizer, draft = await loop.run_in_executor(computing, _load, settings, thread is not None)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
-            await target.refresh()
+            await insist(partial(target.refresh, is_enough=partial(target.roster.plan, tokens=1)))
             freshness = owned(kept_up(target.keep_fresh, "looking at the swarm"), "looking at the swarm")
             try:
                 yield cls(settings, source, target, tokenizer, draft, computing)
             finally:
                 await end(freshness)
+                await target.close()
 
     def stream(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Generation:
         """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError.

@@ -9,16 +9,16 @@ they get from the hop before them. With the rule `match` the tokens come out as 
     a hop refuses                           it is replaced; against the session's law: only if it goes on doing so
     a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
     the verdict is overdue: some are silent the silent ones are lost; if all are, and others too: we are cut off
-                            some compute    wait on, up to the ceiling
+                            some compute    wait on, as long as the text gets farther, or the queues it waits in
                             nothing moves   send again; the next time, whoever has not passed it on is lost, and with
                                             it the hop before it, if that one says it has: one of the two lies
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -30,9 +30,10 @@ from client.patience import TripTimer
 from client.pending import Pending
 from client.relief import Relief
 from client.routing import Hop, Kind
-from client.session import ChainSession
+from client.session import ChainSession, Near
 from client.target import Target
 from client.terms import Terms
+from swarm import awake
 from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree
@@ -82,6 +83,8 @@ class Chain:
         self._avoid = avoid
         self._only = kinds
         self._is_stale = False
+        self._pauses = 0  # of this program, so far
+        self._is_astray = False  # whether a part of a prefill got lost
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -92,6 +95,10 @@ class Chain:
     def seconds_alone(self) -> float:
         """What a round of one token takes if nothing else is on its way, by what links and stages are announced as."""
         return self._target.roster.trip_seconds(self.hops, tokens=1)
+
+    def patience(self, tokens: int) -> float:
+        """Seconds after which the verdict on a round that brings so many tokens would be overdue here."""
+        return self._timer.wait(self._work(self.hops, tokens))
 
     @property
     def was_late(self) -> bool:
@@ -133,10 +140,14 @@ class Chain:
         try:
             if self._session is None or self._is_stale:
                 self._session = await self._opened_anew()
-            if self._session.is_whole and self._session.lacks(tokens) > MAX_TAIL:
-                await self._session.prefill(self._last_number + 1, tokens, self._timer.ceiling)
+            session, number = self._session, self._last_number + 1
+            if session.is_whole and session.lacks(tokens) > MAX_TAIL:
+                near = self._near(session, Pending(number, _now()), len(tokens))
+                await session.prefill(number, tokens, self._timer.ceiling, near)
         except PeerError as error:  # the round itself will mend the chain
             self._blame(error)
+        except Astray:
+            self._is_astray = True
 
     @property
     def flight(self) -> Flight | None:
@@ -166,16 +177,20 @@ class Chain:
         """
         is_first, is_sent = self._last_number == 0, self.judges(tokens)
         number = self.flight.number if is_sent and self.flight else None
-        pending = Pending(number or self._last_number + 1, _now(), is_first=is_first, is_sent=is_sent)
-        self._pending = pending
+        number = number or self._last_number + 1
+        pending = Pending(number, _now(), is_first=is_first, is_sent=is_sent, is_astray=self._is_astray)
+        self._pending, self._is_astray = pending, False
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_PASSING[:-1] if is_first else _PASSING),
             stop=self._is_hopeless,
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
         )
-        verdict: Verdict = await retrying(self._attempt, tokens, tree)
-        seconds = _now() - pending.started
+        with awake.clock().kept() as clock:
+            pauses = self._pauses = clock.pauses
+            verdict: Verdict = await retrying(self._attempt, tokens, tree)
+            seconds = _now() - pending.started
+            pending.is_disturbed |= clock.pauses != pauses
         if pending.is_disturbed:
             stalled = max(seconds - self._timer.mean, 0.0)
             self.stall_seconds += stalled
@@ -197,7 +212,10 @@ class Chain:
         metrics.MENDED.inc()
 
     def _is_hopeless(self, _: RetryCallState) -> bool:
-        return _now() - self._pending.moved > self._timeout
+        """Whether nothing has gone on for too long. After a pause of this program, everything is tried once more."""
+        if self._pauses != (pauses := awake.clock().pauses):
+            self._pauses, self._pending.hopeful = pauses, _now()
+        return _now() - self._pending.hopeful > self._timeout
 
     async def _attempt(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         try:
@@ -247,7 +265,18 @@ class Chain:
         if pending.was_on_its_way or pending.number < self._last_number:
             pending.number, pending.was_on_its_way = self._last_number + 1, False
         self._last_number = pending.number
-        await session.send(pending.number, tokens, tree, self._timer.ceiling)
+        near = self._near(session, pending, len(tokens))
+        await session.send(pending.number, tokens, tree, self._timer.ceiling, near)
+
+    def _near(self, session: ChainSession, pending: Pending, end: int) -> Near:
+        """What waits for the slowest hop of a text of `end` tokens, as long as work goes on. Raises PeerError or
+        Astray."""
+
+        async def near(position: int) -> None:
+            while not await session.has_run(position, self._timer.ceiling):
+                await self._diagnosis.look_for_the_round(session, pending, end)
+
+        return near
 
     def _take(self, verdict: Verdict, session: ChainSession) -> None:
         """Take note of a verdict. Raises PeerLost, of the last hop, for one that cannot be."""
@@ -262,8 +291,10 @@ class Chain:
         prefill = max(len(tokens) - session.complete, 0)
         if prefill <= self._round_tokens and self._timer.mean:
             return 0.0
-        links = sum(hop.round_trip for hop in session.hops)
-        return _EXTRA * (links + sum(hop.seconds(prefill + self._round_tokens) for hop in session.hops))
+        return self._work(session.hops, prefill + self._round_tokens)
+
+    def _work(self, hops: Sequence[Hop], tokens: int) -> float:
+        return _EXTRA * sum(hop.round_trip + hop.seconds(tokens) for hop in hops)
 
     async def _opened_anew(self) -> ChainSession:
         """The first session, or another one in place of one that is not to be used any more."""
@@ -280,7 +311,7 @@ class Chain:
         try:
             hops = await self._plan()
         except ChainLost:
-            await self._target.refresh(silent_too=True)  # somebody may have come, or come back
+            await self._refresh()
             hops = await self._plan()
         target = self._target
         session = ChainSession(target.transport, target.fingerprint, self._terms)
@@ -333,8 +364,15 @@ class Chain:
         try:
             return self._substitutes(hops, gone)
         except ChainLost:
-            await self._target.refresh(silent_too=True)  # somebody may have come, or come back
+            await self._refresh()
             return self._substitutes(hops, gone)
+
+    async def _refresh(self) -> None:
+        """Look around: somebody may have come, or come back. Raises LookupFailed."""
+        plan = partial(
+            self._target.roster.plan, excluded=self._avoid(), tokens=self._round_tokens, kinds=self._only
+        )
+        await self._target.refresh(silent_too=True, is_enough=plan)
 
     def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         return self._target.roster.fill(
@@ -343,8 +381,8 @@ class Chain:
 
 
 def _now() -> float:
-    """Seconds, by the event loop's clock."""
-    return asyncio.get_running_loop().time()
+    """Seconds in which this program ran."""
+    return awake.clock().now()
 
 
 _PASSING = (PeerError, SwarmUnreachable, Astray, ChainLost)

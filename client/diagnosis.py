@@ -5,14 +5,14 @@ The table in `client.chain` says what follows from what.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from client.mending import stuck_at
-from client.patience import TripTimer
+from client.patience import TripTimer, seconds_of_batch, seconds_of_queue
 from client.pending import Pending
 from client.session import ChainSession
 from client.target import Target
+from swarm import awake
 from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.wire import Progress
 
@@ -75,16 +75,14 @@ class Diagnosis:
 
         Raises what must be mended.
         """
-        now = asyncio.get_running_loop().time()
+        now = awake.clock().now()
         reports = await self.survey(session)
         if not session.is_whole:
             raise session.trouble
-        if pending.has_moved(reports, end):
-            pending.moved = now
+        if self._goes_on(session, reports, pending, end, now):
+            pending.hopeful = now
             return
         is_busy = any(report.waiting for report in reports.values())
-        if is_busy and now - pending.moved < self._timer.ceiling:
-            return
         if not is_busy and not pending.was_astray:
             pending.is_astray = pending.was_astray = True
             raise Astray("a round got lost on its way, again and again")
@@ -97,3 +95,23 @@ class Diagnosis:
                 session, PeerLost(before, f"it says that it has passed a round on, but peer {peer_id} has none")
             )
         raise PeerLost(peer_id, "it answers, but does not pass the round on")
+
+    def _goes_on(
+        self, session: ChainSession, reports: Mapping[str, Progress], pending: Pending, end: int, now: float
+    ) -> bool:
+        """Whether work goes on, by what the hops say: the text gets farther, or waits first of all in a queue that
+        moves, or that may well take so long.
+
+        How often a text gets farther is bounded by its length, and how long a queue takes by what is announced: nobody
+        is believed for ever.
+        """
+        if pending.has_moved(reports, end, session.chunk):
+            pending.moved = now
+            return True
+        for hop in session.hops:
+            report = reports[hop.contact.peer_id]
+            if report.waiting:
+                seconds = self._timer.ceiling + seconds_of_batch(hop, report)
+                most = self._timer.ceiling + seconds_of_queue(hop, report)
+                return pending.queue_moves(hop.contact.peer_id, report, now, seconds=seconds, most=most)
+        return False

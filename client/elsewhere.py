@@ -7,12 +7,13 @@ the tokens that came are text like any other, and the loop goes on here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
-from contextlib import closing
 
 from client.loop import Context
 from client.patience import TripTimer
 from client.result import Statistics
+from swarm import awake
 from swarm.errors import BadMessage, PeerLost, PeerRefused
 from swarm.span import Span
 from swarm.tasks import end, owned
@@ -41,7 +42,7 @@ class Elsewhere:
         self, request: Generate, context: Context, statistics: Statistics
     ) -> AsyncGenerator[list[int], None]:
         """Yield the committed tokens of verdict after verdict, until the text ends. Raises PeerError."""
-        with closing(await self._open()) as stream:
+        with awake.clock().kept(), contextlib.closing(await self._open()) as stream:
             await stream.send(request)
             while context.room:
                 started = _now()
@@ -53,7 +54,7 @@ class Elsewhere:
 
     async def _open(self) -> Stream:
         try:
-            async with asyncio.timeout(self._timer.wait()):
+            async with awake.timeout(self._timer.wait()):
                 return await self._transport.open(self._contact, DRAFT_PROTOCOL)
         except TimeoutError:
             raise PeerLost(self.peer_id, "it cannot be reached in time") from None
@@ -80,10 +81,12 @@ class Elsewhere:
         listening = self._listening(stream)
         try:
             while True:
-                done, _ = await asyncio.wait([listening], timeout=self._timer.wait())
-                if not done and asked:
+                with contextlib.suppress(TimeoutError):
+                    async with awake.timeout(self._timer.wait()):
+                        await asyncio.wait([listening])
+                if not listening.done() and asked:
                     raise PeerLost(self.peer_id, "it is silent")
-                if not done:
+                if not listening.done():
                     asked = True
                     await stream.send(Ping(0))
                     continue
@@ -115,4 +118,4 @@ def _read(peer_id: str, listening: asyncio.Task[AnyMessage]) -> Generated | None
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()
+    return awake.clock().now()

@@ -163,7 +163,9 @@ class Generation:
         """The same, from this peer. Raises PeerError."""
         settings, context, terms = self._model.config, self._context, self._terms
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
-        self._elsewhere = elsewhere = Elsewhere(self._model.target.transport, contact, timer, settings.timeout)
+        target = self._model.target
+        timeout = settings.timeout + target.seconds_of_text(len(context.tokens))
+        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, timer, timeout)
         request = Generate(
             fingerprint=self._model.target.fingerprint,
             text=tuple(context.tokens),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from client.chain import Chain
 from client.result import Statistics
+from swarm import awake
 from swarm.drafting.drafter import Drafter
 from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
@@ -150,7 +151,7 @@ async def generate(
 ) -> AsyncGenerator[list[int], None]:
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
     while context.room:
-        started = time.perf_counter()
+        started, pauses = time.perf_counter(), awake.clock().pauses
         is_on_its_way, before = chain.judges(context.tokens), draft.sent_more
         if is_on_its_way:
             drafts = NOTHING
@@ -171,7 +172,7 @@ async def generate(
             trip_seconds=seconds,
             compute_seconds=sum(verdict.compute),
         )
-        if not chain.was_late:
+        if not chain.was_late and awake.clock().pauses == pauses:
             cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
             cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops), chain.seconds_alone)

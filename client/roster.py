@@ -30,15 +30,18 @@ class Roster:
         num_layers: int,
         clock: Callable[[], float] = time.monotonic,
         salt: int | None = None,
+        pauses: Callable[[], int] = lambda: 0,
     ) -> None:
         """`num_layers` of the target; `salt`, a client's own, has it choose others than other clients do of peers that
-        are about as good: see `routing.plan`."""
+        are about as good: see `routing.plan`; `pauses`: how often this program has stood still."""
         self.peers: Mapping[str, Announcement] = {}
         """By peer: what it announces."""
         self.round_trips: dict[str, float] = {}
         """By peer: seconds to it and back; one that is not in it is out of reach."""
         self.cooldowns = Cooldowns(clock)
         self._drafting_cooldowns = Cooldowns(clock)
+        self._pauses = pauses
+        self._excused: dict[str, int] = {}  # by peer: after which pause it was lost
         self._num_layers = num_layers
         self._salt = salt
         self._atlas: Atlas | None = None
@@ -56,18 +59,16 @@ class Roster:
         if self.peers != found:
             self.peers, self._atlas = found, atlas
         self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
+        self._excused = {peer: pauses for peer, pauses in self._excused.items() if peer in found}
 
     def note(self, error: PeerError) -> None:
-        """Leave a peer alone that failed or refused; a lost one until the way to it was measured again."""
-        self.cooldowns.note(error)
-        if isinstance(error, PeerLost):
-            self.round_trips.pop(error.peer_id, None)
+        """Leave a peer alone that failed or refused; a lost one until the way to it was measured again, and that alone
+        where this program has stood still before: what streams do then says nothing of the other end."""
+        self._note(error, self.cooldowns)
 
     def note_drafting(self, error: PeerError) -> None:
         """The same of a peer that was to draft; one that refused may be a hop all the same."""
-        self._drafting_cooldowns.note(error)
-        if isinstance(error, PeerLost):
-            self.note(error)
+        self._note(error, self._drafting_cooldowns, *([self.cooldowns] if isinstance(error, PeerLost) else []))
 
     def plan(self, *, excluded: Collection[str] = (), **options: Any) -> list[Hop]:
         """The best chain or part of one by what is known now; `options` are those of `routing.plan`.
@@ -137,6 +138,15 @@ class Roster:
         unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
         return seats_at(self._num_layers, self._known_atlas(), reachable, tokens=tokens)
+
+    def _note(self, error: PeerError, *cooldowns: Cooldowns) -> None:
+        if isinstance(error, PeerLost):
+            self.round_trips.pop(error.peer_id, None)
+            if self._excused.get(error.peer_id, 0) < (pauses := self._pauses()):
+                self._excused[error.peer_id] = pauses
+                return
+        for one in cooldowns:
+            one.note(error)
 
     def _known_atlas(self) -> Atlas:
         if self._atlas is None:

@@ -6,16 +6,17 @@ peer when its stream closes. What the peers send is kept as state, one slot for 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from client.news import News
+from client.patience import seconds_of_work
 from client.questions import Questions
 from client.rounds import num_provable, prefill_rounds, proofs
 from client.routing import Hop
 from client.streams import HopStreams
 from client.terms import Terms
+from swarm import awake
 from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree
@@ -38,6 +39,9 @@ from swarm.wire import (
     Verdict,
     Views,
 )
+
+Near = Callable[[int], Awaitable[None]]
+"""Waits until every hop has run the text up to a position, or raises what is wrong with one."""
 
 
 class ChainSession:
@@ -135,13 +139,14 @@ class ChainSession:
             if hop in fresh:
                 await self._send(hop, self._open(hop, upstream, downstream, holds))
             else:
-                await self._send(hop, Relink(self._id, upstream, downstream, holds, self._chunk))
+                await self._send(hop, Relink(self._id, upstream, downstream, holds, self.chunk))
 
     async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> None:
         """Have those of `hops` that are no part of the session yet hold as much of the text `tokens` as the others do.
 
         They are fed by the hops before them, or by this client, while the chain goes on as it is; `lead_over` can then
-        take them in. Returns when they hold the text. Raises PeerLost, after `seconds` also if they do not.
+        take them in. Returns when they hold the text. Raises PeerLost, also if they do not after `seconds` and what
+        the work may take.
         """
         fresh = await self._join(hops)
         end = self.limit(len(tokens))
@@ -153,13 +158,13 @@ class ChainSession:
             upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
             await self._send(hop, self._open(hop, upstream, downstream, holds))
             if i == 0:
-                chunk = min(self._chunk, hop.max_round)
+                chunk = min(self.chunk, hop.max_round)
                 for round in prefill_rounds(self._id, number, tokens[: end + 1], 0, chunk):
                     await self._send(hop, round)
             elif hops[i - 1] not in fresh:
-                chunk = min(self._chunk, hop.max_round)
+                chunk = min(self.chunk, hop.max_round)
                 await self._send(hops[i - 1], Copy(self._id, hop.contact, 0, end, chunk))
-        await self._questions.await_prepared(fresh, end, seconds)
+        await self._questions.await_prepared(fresh, end, seconds + seconds_of_work(fresh, end))
 
     def drop(self, peer_ids: Collection[str]) -> None:
         """End the session at these peers; those that have none are no error."""
@@ -189,27 +194,29 @@ class ChainSession:
         self._verdicts = {number: later for number, later in self._verdicts.items() if number > verdict.number}
         return True
 
-    async def prefill(self, number: int, tokens: Sequence[int], seconds: float) -> None:
+    async def prefill(self, number: int, tokens: Sequence[int], seconds: float, near: Near) -> None:
         """Bring the caches up to the text `tokens` without its newest one, for verdict `number`.
 
         Nothing is awaited, unless the text is so long that peers would have to keep too much of it waiting: then the
-        slowest hop is. Raises PeerError; after `seconds` also if a hop does not read, or does not get on.
+        slowest hop is, by `near`. Raises PeerError; after `seconds` also if a hop does not read.
         """
-        for round in prefill_rounds(self._id, number, tokens, self.cached, self._chunk):
+        for round in prefill_rounds(self._id, number, tokens, self.cached, self.chunk):
             end = round.position + len(round.tokens)
-            await self._come_near(end - MAX_AHEAD, seconds)
+            if end - MAX_AHEAD > self.complete:
+                await near(end - MAX_AHEAD)
+                self.complete = end - MAX_AHEAD
             await self._send_within(seconds, round)
             self.cached = max(self.cached, end)
 
-    async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float) -> None:
+    async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float, near: Near) -> None:
         """Have as many drafts as fit a round judged after the text `tokens`, by verdict `number`.
 
         A few tokens of text that the caches lack go with them, more go ahead. Raises PeerError.
         """
-        if self.lacks(tokens) > min(MAX_TAIL, self._chunk - 1 - len(tree)):
-            await self.prefill(number, tokens, seconds)
+        if self.lacks(tokens) > min(MAX_TAIL, self.chunk - 1 - len(tree)):
+            await self.prefill(number, tokens, seconds, near)
         start = len(tokens) - 1 - self.lacks(tokens)
-        tree = tree.cut(self._chunk - len(tokens) + start)
+        tree = tree.cut(self.chunk - len(tokens) + start)
         if self._terms.rule == "rejection":
             tree = tree.cut(num_provable(tree))
         parents = () if tree.is_chain else tree.parents
@@ -231,7 +238,7 @@ class ChainSession:
         """Have more drafts of the tree that is on its way judged, by verdict `number`. Raises PeerLost."""
         if self.flight is None or not len(self.flight):
             return
-        grown, more = len(self.flight), more.cut(self._chunk)
+        grown, more = len(self.flight), more.cut(self.chunk)
         self.flight.extend(number, more)
         await self._tell(number, more, seconds)
         tokens, parents = more.tokens, more.parents
@@ -262,12 +269,21 @@ class ChainSession:
         """How far the session got at each hop: see Questions."""
         return await self._questions.survey(self.hops, held, seconds)
 
+    async def has_run(self, position: int, seconds: float) -> bool:
+        """Whether every hop has run the text up to `position`, as soon as that is so, or after `seconds`. Raises what
+        is wrong with one."""
+        await self.survey(seconds, held=position)
+        if not self.is_whole:
+            raise self.trouble
+        return not self.silent
+
     async def recall(self, start: int, end: int, seconds: float) -> dict[int, bytes]:
         """What each hop but the first was given: see Questions."""
         return await self._questions.recall(self.hops[1:], start, end, seconds)
 
     @property
-    def _chunk(self) -> int:
+    def chunk(self) -> int:
+        """Most tokens that all hops take at a time."""
         return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
 
     async def _join(self, hops: Sequence[Hop]) -> list[Hop]:
@@ -288,7 +304,7 @@ class ChainSession:
             upstream=upstream,
             downstream=downstream,
             holds=holds,
-            chunk=self._chunk,
+            chunk=self.chunk,
             sampling=terms.sampling,
             witness=terms.witness(hop.span.start) if terms.witness else None,
             rule=terms.rule,
@@ -296,22 +312,11 @@ class ChainSession:
             wire=terms.wire,
         )
 
-    async def _come_near(self, position: int, seconds: float) -> None:
-        """Wait until every hop has run the text up to `position`, `seconds` at most. Raises PeerError."""
-        if position <= self.complete:
-            return
-        await self.survey(seconds, held=position)
-        if not self.is_whole:
-            raise self.trouble
-        if self.silent:
-            raise PeerLost(next(iter(self.silent)), "it does not get on with the text")
-        self.complete = position
-
     async def _send_within(self, seconds: float, message: AnyMessage, to: Hop | None = None) -> None:
         """Send to the first hop, or to another one. Raises PeerLost, after `seconds` also if it does not read."""
         hop = to or self.hops[0]
         try:
-            async with asyncio.timeout(seconds):
+            async with awake.timeout(seconds):
                 await self._send(hop, message)
         except TimeoutError:
             raise PeerLost(hop.contact.peer_id, "it does not read what it is sent") from None

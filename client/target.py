@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 
+from client.patience import seconds_of_work
 from client.roster import Roster
 from client.routing import Hop, Kind
-from swarm.directory import Directory
-from swarm.errors import BadMessage, ChainLost, PeerLost, UsageError
+from swarm import awake
+from swarm.directory import Directory, insist
+from swarm.errors import BadMessage, ChainLost, LookupFailed, PeerLost, UsageError
 from swarm.model.source import ModelInfo, ModelSource
 from swarm.permits import permits
 from swarm.ping import round_trip
+from swarm.tasks import end, owned
 from swarm.transport import Transport
 from swarm.wire import Contact
 
 REFRESH_SECONDS = 5.0
-_MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered
+_MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered, ...
+_LONG_SECONDS = 10.0  # ... and where there is no chain without those that did not answer so fast
+_LEAST_SECONDS = 0.1  # that better peers have to answer, when a chain can be planned of those that have
 _WITNESSES = 3  # peers asked whether it is us who are cut off
+
+_NEWS_SECONDS = 0.5  # after which it is looked whether they are enough meanwhile
+_TOGETHER = 0.02  # within which many answer: it is not tried for each of them whether they are enough
 
 
 class Target:
@@ -38,9 +49,10 @@ class Target:
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
-        self.roster = Roster(info.num_layers, salt=secrets.randbits(64))
+        self.roster = Roster(info.num_layers, salt=secrets.randbits(64), pauses=_pauses)
         self._directory = directory
         self._allow, self._deny = frozenset(allow), frozenset(deny)
+        self._measuring: dict[Contact, asyncio.Task[bool]] = {}
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
 
     async def plan(
@@ -55,6 +67,13 @@ class Target:
         except ChainLost as lost:
             raise ChainLost(f"{lost}{self._directory.trouble(self.fingerprint)}") from None
 
+    def seconds_of_text(self, tokens: int) -> float:
+        """That a chain may take for a text of so many tokens, by what is announced; 0 where there is no chain."""
+        try:
+            return seconds_of_work(self.roster.plan(tokens=1), tokens)
+        except ChainLost:
+            return 0.0
+
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
         """Whether any of a few peers apart from these answers; True if none is known that could."""
         others = [peer.contact for peer_id, peer in self.roster.peers.items() if peer_id not in apart_from]
@@ -63,11 +82,14 @@ class Target:
         answers = await asyncio.gather(*map(self._measured, others[:_WITNESSES]))
         return any(answers)
 
-    async def refresh(self, *, silent_too: bool = False) -> None:
-        """Look the peers up, and measure the way to those that it is not known of.
+    async def refresh(self, *, silent_too: bool = False, is_enough: Callable[[], object] | None = None) -> None:
+        """Look the peers up, and measure the way to those that it is not known of. Raises LookupFailed if nobody
+        answers.
 
-        One that did not answer is tried again when it has renewed its record, or with `silent_too`: until then it is
-        most likely gone, and the network would refuse to dial it again and again.
+        Returns when all have answered or had their time; or, soon after `is_enough` does not raise ChainLost any more,
+        without those that take longer: they are taken note of as they come. One that did not answer is tried again when
+        it has renewed its record, or, with more time, with `silent_too`: until then it is most likely gone, and the
+        network would refuse to dial it again and again.
         """
         found = {
             peer.peer_id: peer
@@ -81,18 +103,49 @@ class Target:
             if peer_id not in self.roster.round_trips and (silent_too or self._tried.get(peer_id) != peer.expires)
         ]
         self._tried = {peer_id: peer.expires for peer_id, peer in found.items()}
-        await asyncio.gather(*(self._measured(peer.contact) for peer in unknown))
+        seconds = _LONG_SECONDS if silent_too and is_enough else _MEASURE_SECONDS
+        for contact in {peer.contact for peer in unknown} - self._measuring.keys():
+            task = self._measuring[contact] = owned(
+                self._measured(contact, seconds), f"measuring the way to {contact.peer_id}"
+            )
+            task.add_done_callback(partial(self._note_measured, contact))
+        await self._await_enough({peer.contact for peer in unknown}, is_enough)
+
+    async def close(self) -> None:
+        """Measure nothing more."""
+        await end(*self._measuring.values())
 
     async def keep_fresh(self) -> None:
         """Refresh again and again until cancelled, so that planning a chain never waits."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            await self.refresh()
+            with contextlib.suppress(LookupFailed):  # what is known stays
+                await self.refresh()
 
-    async def _measured(self, contact: Contact) -> bool:
-        """Take note of the way to a peer; whether it answered."""
+    async def _await_enough(self, wanted: set[Contact], is_enough: Callable[[], object] | None) -> None:
+        """Wait until all these have been measured; once the others are enough, only for as long again."""
+        with awake.clock().kept() as clock:
+            started, until = clock.now(), math.inf
+            while tasks := [self._measuring[contact] for contact in wanted & self._measuring.keys()]:
+                if until == math.inf and is_enough is not None:
+                    with contextlib.suppress(ChainLost):
+                        is_enough()
+                        until = clock.now() + max(clock.now() - started, _LEAST_SECONDS)
+                left = until - clock.now()
+                if left <= 0:
+                    return
+                # others may come meanwhile, too, and be measured
+                await asyncio.wait(tasks, timeout=min(left, _NEWS_SECONDS), return_when=asyncio.FIRST_COMPLETED)
+                if slow := [task for task in tasks if not task.done()]:
+                    await asyncio.wait(slow, timeout=_TOGETHER)
+
+    def _note_measured(self, contact: Contact, _: asyncio.Task[bool]) -> None:
+        del self._measuring[contact]
+
+    async def _measured(self, contact: Contact, seconds: float = _MEASURE_SECONDS) -> bool:
+        """Take note of the way to a peer; whether it answered in that time."""
         try:
-            async with asyncio.timeout(_MEASURE_SECONDS):
+            async with awake.timeout(seconds):
                 self.roster.round_trips[contact.peer_id] = await round_trip(self.transport, contact)
         except (PeerLost, BadMessage, TimeoutError):
             return False
@@ -100,7 +153,11 @@ class Target:
 
     async def _others(self) -> str:
         """What else there is, for a client that found no peer of its own model."""
-        others = {f"{peer.model} ({peer.fingerprint[:12]})" for peer in await self._directory.all_peers()}
+        try:
+            peers = await self._directory.all_peers()
+        except LookupFailed as error:
+            return f"; whether there are other models is not known ({error})"
+        others = {f"{peer.model} ({peer.fingerprint[:12]})" for peer in peers}
         trouble = self._directory.trouble(self.fingerprint) or self._directory.trouble()
         if others:
             return f"; there are peers for {', '.join(sorted(others))}{trouble}"
@@ -111,7 +168,7 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
     """The fingerprint of the weights to use.
 
     A source with its weights at hand states it. Otherwise it is the one that peers announce for this configuration; if
-    there are several, `wanted` (its beginning suffices) chooses. Raises UsageError or ChainLost.
+    there are several, `wanted` (its beginning suffices) chooses. Raises UsageError, ChainLost or LookupFailed.
     """
     own = await asyncio.to_thread(source.fingerprint)
     if own is not None:
@@ -119,7 +176,9 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
             raise UsageError(f"{source.name} has fingerprint {own[:12]}, not {wanted[:12]}")
         return own
     announced = {
-        peer.fingerprint for peer in await directory.all_peers() if peer.config_hash == source.info.config_hash
+        peer.fingerprint
+        for peer in await insist(directory.all_peers)
+        if peer.config_hash == source.info.config_hash
     }
     fitting = sorted(fingerprint for fingerprint in announced if fingerprint.startswith(wanted or ""))
     if not fitting:
@@ -131,3 +190,7 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
         listed = ", ".join(fingerprint[:12] for fingerprint in fitting)
         raise UsageError(f"{source.name} is served with different weights: choose by --fingerprint ({listed})")
     return fitting[0]
+
+
+def _pauses() -> int:
+    return awake.clock().pauses

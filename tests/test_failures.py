@@ -154,3 +154,26 @@ def test_a_generation_goes_on_after_its_client_was_killed(
     assert printed["token_ids"] == whole.token_ids
     assert printed["token_ids"][: len(kept)] == kept
     assert printed["rounds"] < TOKENS
+
+
+def test_a_client_that_stands_still_for_longer_than_its_timeout_goes_on(
+    target: Path, swarm: tuple[list[str], dict[str, Program]], tmp_path: Path
+) -> None:
+    """As if nothing had happened: its own silence is nobody's death, nor a time without progress."""
+    file, text = tmp_path / "text", "once upon a time " * 4
+    with SwarmModel.connect(str(target), initial_peers=swarm[0], draft="none", threads=1) as model:
+        whole = model.generate(text, max_new_tokens=TOKENS)
+    reach = [part for maddr in swarm[0] for part in ("--initial-peer", maddr)]
+    options = ["--resume", str(file), "-p", text, "--max-new-tokens", str(TOKENS), "--timeout", "2"]
+    client = Program(["generate", str(target), *reach, *options], tmp_path / "client.log")
+    while not file.exists() or file.read_bytes().count(b"\n") < 5:
+        assert client.process.poll() is None
+        time.sleep(0.01)
+    client.process.send_signal(signal.SIGSTOP)
+    assert file.read_bytes().count(b"\n") < TOKENS
+    time.sleep(5.0)
+    client.process.send_signal(signal.SIGCONT)
+    printed = client.next(READY_SECONDS)
+    assert client.finish(READY_SECONDS) == 0
+    assert printed["token_ids"] == whole.token_ids
+    assert printed["reroutes"] == 0
