@@ -43,6 +43,9 @@ _WORST = 0.7
 """... but not farther than this: unrelated activations are 1.4 apart."""
 _ENOUGH = 8
 """Positions of which half say something: so many are compared, if need be once more."""
+_PATIENCES = 3.0
+"""How many times as long as the audited chain may take for the text a step of the last audit may, for which the result
+waits: an auditor that hangs is found out in two, and another one takes its place."""
 _MARGIN = 10.0
 """By how much more a verdict may miss a near tie, in standard deviations of the logits."""
 
@@ -74,6 +77,9 @@ class Audited(Protocol):
 
     async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         """The verdict on the drafts of `tree` after the text `tokens`."""
+
+    def patience(self, tokens: int) -> float:
+        """Seconds after which the verdict on a round that brings so many tokens would be overdue here."""
 
     async def recall(self, start: int, end: int) -> dict[int, bytes]:
         """By first layer, the sketches of what the hops that answer were given at these positions."""
@@ -138,6 +144,7 @@ class Auditor:
         self._is_open = self._is_last = (
             False  # whether too little could be compared; whether no more text will come
         )
+        self._steps = 0  # that audits have made
         self._shadow: Audited | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -151,12 +158,29 @@ class Auditor:
             self._task = owned(self._work(), "auditing")
 
     async def finish(self, text: Sequence[int]) -> None:
-        """Wait for what is due, of the whole text if anything was left open."""
+        """Wait for what is due, of the whole text if anything was left open, for as long as the auditors get on: the
+        text is there already."""
         if self._task is not None:
-            await self._task
+            await self._get_on(self._task, len(text))
         if self._is_open:
             self._due, self._done, self._is_last = list(text), 0, True
-            await self._work()
+            self._task = asyncio.create_task(self._work())
+            await self._get_on(self._task, len(text))
+
+    async def _get_on(self, task: asyncio.Task[None], length: int) -> None:
+        """Wait for the audit of a text of so many tokens; one that has not made a step for too long is skipped."""
+        while not task.done():
+            steps = self._steps
+            await asyncio.wait([task], timeout=_PATIENCES * self._audited.patience(length))
+            if not task.done() and self._steps == steps:
+                task.cancel()
+                await asyncio.wait([task])
+        if task.cancelled():
+            self.skipped += 1
+            self._is_open = False
+            log.info("the last audit was given up: the auditors do not get on")
+        else:
+            task.result()  # a bug of ours is not lost
 
     async def close(self) -> None:
         """Stop, whatever is due."""
@@ -217,6 +241,7 @@ class Auditor:
         position = start
         while position < len(text):
             verdict = await chain.verify(text[:position], DraftTree.chain(text[position : position + MAX_DRAFTS]))
+            self._steps += 1
             position += len(verdict.tokens) - 1
             if position < len(text) and verdict.tokens[-1] != text[position]:
                 is_tie = verdict.margin is not None and verdict.margin <= _MARGIN * self._tolerance(chain)
@@ -228,6 +253,7 @@ class Auditor:
         """The first place where the rows start..end of the two chains differ, or their verdicts do. Raises _Unable."""
         self._check_kinds(shadow)
         ours, theirs = await asyncio.gather(self._audited.recall(start, end), shadow.recall(start, end))
+        self._steps += 1
         whole = (end - start) * ROW_BYTES
         common = [
             layer for layer in sorted(ours.keys() & theirs.keys()) if len(ours[layer] + theirs[layer]) == 2 * whole

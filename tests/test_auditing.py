@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,20 @@ def test_peers_that_keep_rounds_to_themselves_hold_up_no_audit_for_long(
             assert result.audits_skipped >= 1
 
     asyncio.run(run())
+
+
+def test_an_auditor_that_hangs_does_not_hold_the_finished_text(target: Path, tmp_path: Path) -> None:
+    """As long as it gets no answer for what the chain itself does at once: the audit is counted as skipped."""
+
+    async def run() -> float:
+        lies: dict[str, Lie] = {}
+        async with auditing(target, tmp_path, TWICE, lies, wait_floor=0.2) as model:
+            chain = [peer_id for peer_id, _ in (await model.generate(PROMPT, max_new_tokens=8)).chain]
+            lies |= dict.fromkeys(model.target.roster.peers.keys() - {*chain}, silence)
+            started = time.monotonic()
+            result = await model.generate(PROMPT, max_new_tokens=20)
+            assert exact(target, result)
+            assert result.audits_skipped >= 1
+            return time.monotonic() - started
+
+    assert asyncio.run(run()) < 5.0
