@@ -119,6 +119,7 @@ class Generation:
         return Result(
             text="".join(self._pieces),
             token_ids=new,
+            finish_reason=self._context.finish_reason,
             prompt_tokens=self._context.prompt_tokens,
             seed=self._terms.sampling.seed,
             rounds=statistics.rounds,

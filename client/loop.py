@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from client.chain import Chain
-from client.result import Statistics
+from client.result import FinishReason, Statistics
 from swarm import awake
 from swarm.drafting.drafter import Drafter
 from swarm.speculation.cost import Cost
@@ -133,6 +133,15 @@ class Context:
         """Tokens that may still be committed."""
         limit = min(self.prompt_tokens + self.max_new_tokens, self.max_positions)
         return 0 if self.ended else max(limit - len(self.tokens), 0)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why there is no more room; None while there is."""
+        if self.room:
+            return None
+        if self.ended:
+            return "stop"
+        return "length" if len(self.new_tokens) >= self.max_new_tokens else "context"
 
     def commit(self, tokens: Sequence[int]) -> list[int]:
         """Append a verdict's tokens up to the end of the text; those that were."""

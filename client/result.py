@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from client import metrics
 from client.audit import Suspect
 from swarm.span import Span
 from swarm.speculation.cost import Figures
+
+FinishReason = Literal["stop", "length", "context"]
+"""Why a text ends: by an end token, at max_new_tokens, or because the model's context is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class Result:
     text: str
     token_ids: list[int]
     """The new tokens."""
+    finish_reason: FinishReason | None
+    """None if the text has not come to its end."""
     prompt_tokens: int
     seed: int
     rounds: int

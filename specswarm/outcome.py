@@ -30,12 +30,16 @@ def explanation(result: Result) -> str:
     )
 
 
+_ENDS = {"stop": "by an end token", "length": "at max_new_tokens", "context": "where the model's context is full"}
+
+
 def summary(result: Result) -> str:
     """One line."""
     per_trip = len(result.token_ids) / result.rounds if result.rounds else 0.0
     return (
         f"{len(result.token_ids)} tokens in {result.seconds:.2f} s: {result.tokens_per_second:.1f} tokens/s, "
         f"{per_trip:.2f} tokens per verdict over {len(result.chain)} peers"
+        + (f", ended {_ENDS[reason]} ({reason})" if (reason := result.finish_reason) else "")
         + (f", drafted at peer {result.drafted_at}" if result.drafted_at else "")
         + (f", {result.reroutes} reroutes" if result.reroutes else "")
         + (f", {result.audits} audits" if result.audits else "")
