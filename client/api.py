@@ -15,6 +15,8 @@ from client.config import ClientConfig, EvidenceSize, GenerationConfig
 from client.config import Window as WindowOption
 from client.generation import Generation, round_tokens
 from client.journal import Journal
+from client.prompt import Prompt, check_text, token_ids
+from client.prompt_text import text_ids
 from client.recorder import Recorder
 from client.result import Result
 from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
@@ -125,7 +127,7 @@ class AsyncSwarmModel:
                 await end(freshness)
                 await target.close()
 
-    def stream(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Generation:
+    def stream(self, prompt: Prompt | None = None, **options: Any) -> Generation:
         """The new text, piece by piece; `options` are those of GenerationConfig. Raises UsageError.
 
         With `resume` naming the file of an interrupted generation, that one goes on, and needs no prompt.
@@ -133,7 +135,9 @@ class AsyncSwarmModel:
         given = config.load(GenerationConfig, "generate", None, options)
         if given.resume is not None and (journal := Journal.read(given.resume)):
             return Generation(self, journal.prompt, self._continued(journal, prompt, given), journal)
-        tokens = self.encode(prompt or "")
+        if prompt is None:
+            raise UsageError("the prompt is empty: give text, or token ids")
+        tokens = self.encode(prompt, special_tokens=given.special_tokens)
         settings = (
             given if given.seed is not None else given.model_copy(update={"seed": secrets.randbelow(1 << 63)})
         )
@@ -141,7 +145,7 @@ class AsyncSwarmModel:
         new = Journal.begin(file, self.target.fingerprint, tokens, settings) if file else None
         return Generation(self, tokens, settings, new)
 
-    async def generate(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Result:
+    async def generate(self, prompt: Prompt | None = None, **options: Any) -> Result:
         """The whole new text, with its figures."""
         generation = self.stream(prompt, **options)
         async for _ in generation:
@@ -182,33 +186,39 @@ class AsyncSwarmModel:
         await self.target.refresh(silent_too=True)
         return len(self.target.roster.round_trips)
 
-    def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """The prompt's token ids. Raises UsageError if it is empty or does not fit the model's context."""
-        tokens = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+    def encode(self, prompt: Prompt, *, special_tokens: bool = True) -> list[int]:
+        """The prompt's token ids; without `special_tokens`, its text is never read as control tokens.
+
+        Raises UsageError if it is no prompt, or empty, or does not fit the model's vocabulary or context.
+        """
         info = self.target.info
+        if isinstance(prompt, str):
+            tokens = text_ids(self.tokenizer, check_text(prompt), special_tokens=special_tokens)
+        else:
+            tokens = token_ids(prompt, info.max_positions)
         if not tokens:
             raise UsageError("the prompt is empty: give at least one token of text")
-        if not all(0 <= token < info.vocab_size for token in tokens):
-            raise UsageError(f"the prompt has token ids outside the vocabulary of {info.vocab_size}")
+        wrong = next((token for token in tokens if not 0 <= token < info.vocab_size), None)
+        if wrong is not None:
+            raise UsageError(f"the prompt has token id {wrong}, outside the vocabulary of {info.vocab_size}")
         if len(tokens) >= info.max_positions:
             raise UsageError(
-                f"the prompt has {len(tokens)} tokens; the model's context ends at {info.max_positions}"
+                f"the prompt has {len(tokens)} tokens or more; the model's context ends at {info.max_positions}"
             )
-        return list(tokens)
+        return tokens
 
-    def _continued(
-        self, journal: Journal, prompt: str | Sequence[int] | None, given: GenerationConfig
-    ) -> GenerationConfig:
+    def _continued(self, journal: Journal, prompt: Prompt | None, given: GenerationConfig) -> GenerationConfig:
         """The options under which a generation goes on. Raises UsageError if the text would be another one."""
         if journal.fingerprint != self.target.fingerprint:
             raise UsageError(f"{journal.path} was begun with another model ({journal.fingerprint[:12]})")
-        if prompt is not None and self.encode(prompt) != journal.prompt:
-            raise UsageError(f"{journal.path} was begun with another prompt: leave it out, or choose another file")
         wanted = given.model_dump(exclude_unset=True)
         for key in _TEXT_OPTIONS & wanted.keys():
             if wanted[key] != journal.options.get(key):
                 raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
-        return config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
+        options = config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
+        if prompt is not None and self.encode(prompt, special_tokens=options.special_tokens) != journal.prompt:
+            raise UsageError(f"{journal.path} was begun with another prompt: leave it out, or choose another file")
+        return options
 
     def new_recorder(self, file: Path, terms: Terms) -> Recorder:
         """What records one generation. Raises UsageError if what the draft thought of its text cannot be told of it."""

@@ -14,6 +14,7 @@ import uvloop
 from client.api import AsyncSwarmModel
 from client.config import ClientConfig
 from client.generation import Generation
+from client.prompt import Prompt
 from client.result import Result
 from swarm import config
 
@@ -93,11 +94,11 @@ class SwarmModel:
             config.load(ClientConfig, "client", None, {"model": model, "initial_peers": initial_peers, **options})
         )
 
-    def stream(self, prompt: str | Sequence[int] | None = None, **options: Any) -> BlockingGeneration:
+    def stream(self, prompt: Prompt | None = None, **options: Any) -> BlockingGeneration:
         """The new text, piece by piece."""
         return BlockingGeneration(self._model.stream(prompt, **options), self._thread.call)
 
-    def generate(self, prompt: str | Sequence[int] | None = None, **options: Any) -> Result:
+    def generate(self, prompt: Prompt | None = None, **options: Any) -> Result:
         """The whole new text, with its figures."""
         return self._thread.call(self._model.generate(prompt, **options))
 

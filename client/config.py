@@ -123,6 +123,9 @@ class GenerationConfig(Config):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    special_tokens: bool = True
+    """Whether "<|im_end|>", or what else the model has for control, is read as that in the prompt's text. Without it,
+    all of the text is text; what the tokenizer adds by itself stays."""
     window: Window | None = None
     """Other than the client's own."""
     tree: bool | None = None

@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 
 from specswarm import console
 from swarm import PROTOCOL, VERSION
-from swarm.errors import UsageError
 from swarm.lifetime import Signals
 
 app = typer.Typer(
@@ -218,6 +217,10 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest with this much mass.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
+    special_tokens: Annotated[
+        bool | None,
+        typer.Option(help="Whether the prompt's text may name control tokens of the model; default: it may."),
+    ] = None,
     window: Annotated[
         str | None,
         typer.Option(help="Most tokens drafted a round; default: auto; awc: by AWC's network; 0: plain decoding."),
@@ -273,6 +276,7 @@ def generate(
     """Generate text through the swarm, streamed as it comes."""
     from client.api import AsyncSwarmModel
     from client.config import ClientConfig, GenerationConfig
+    from client.prompt import check_text
     from specswarm import calibrate as calibration
     from specswarm import outcome
     from swarm.config import load
@@ -310,6 +314,7 @@ def generate(
             "top_p": top_p,
             "repetition_penalty": repetition_penalty,
             "seed": seed,
+            "special_tokens": special_tokens,
             "window": window,
             "tree": tree,
             "in_flight": in_flight,
@@ -322,10 +327,8 @@ def generate(
     )
     goes_on = options.resume is not None and options.resume.exists() and prompt is None
     text = console.read_text() if prompt is None and not goes_on else prompt
-    if text and not console.is_text(text):
-        raise UsageError("the prompt is no text: give it in UTF-8")
-    if not text and not goes_on:
-        console.fail(UsageError("the prompt is empty: give one with -p, or on standard input"))
+    if text is not None:
+        check_text(text)
 
     async def program(_: Signals) -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:

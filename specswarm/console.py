@@ -62,24 +62,21 @@ def print_json(**fields: Any) -> None:
     print(json.dumps(fields, ensure_ascii=False), flush=True)
 
 
+def read_text() -> str:
+    """All of standard input. Raises UsageError if there is none, or it is not UTF-8."""
+    if sys.stdin is None:
+        raise UsageError("the prompt is empty: there is no standard input; give one with -p")
+    try:
+        return io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8").read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
+    except OSError as error:
+        raise UsageError(f"standard input: {error.strerror}") from None
+
+
 def say(text: str) -> None:
     """A few lines for a person, on standard error; names in them may be anything."""
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
-
-
-def read_text() -> str:
-    """All of standard input, in UTF-8. Raises UsageError if it cannot be read, or is no text."""
-    try:
-        return sys.stdin.read()
-    except OSError as error:
-        raise UsageError(f"standard input: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is no text: {error}") from None
-
-
-def is_text(text: str) -> bool:
-    """Whether it has bytes only that are characters: an argument of a command may be any bytes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def fail(error: SpecswarmError) -> NoReturn:

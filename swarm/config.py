@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from swarm.errors import UsageError
 
@@ -22,6 +22,16 @@ class Config(BaseModel):
     """Base of the programs' configurations: unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A number of numpy or torch is one like others; True and False are none."""
+        if getattr(value, "ndim", None) == 0:
+            value = value.item()
+        if isinstance(value, bool) and not _takes_bool(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError(f"it cannot be {value}")
+        return value
 
 
 T = TypeVar("T", bound=Config)
@@ -42,7 +52,7 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
     Raises UsageError naming the key that is unknown, missing or wrong.
     """
     shared, values = _read(file, section) if file else ({}, {})
-    given = {key: value for key, value in options.items() if value not in (None, [], ())}
+    given = {key: value for key, value in options.items() if not _is_missing(value)}
     values |= given
     values = {key: value for key, value in shared.items() if key in kind.model_fields} | values
     if "initial_peers" in kind.model_fields and not values.get("initial_peers"):
@@ -57,6 +67,14 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
         is_empty = key == "initial_peers" and first["type"] == "too_short"
         message = _NO_PEERS if is_empty else first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where}{key}: {message}") from None
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, list | tuple) and not value)
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation is bool or any(map(_takes_bool, get_args(annotation)))
 
 
 def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:

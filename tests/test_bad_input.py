@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +121,26 @@ def test_draft_with_another_tokenizer(target: Path, initial_peer: str) -> None:
     assert "another tokenizer" in complaint(run(*arguments), 2)
 
 
-@pytest.mark.parametrize("prompt", ["", "x" * 3000], ids=["empty", "too long"])
+@pytest.mark.parametrize("prompt", ["", "x" * 3000, "x\udcff"], ids=["empty", "too long", "no UTF-8"])
 def test_prompt_that_does_not_fit(prompt: str, target: Path, initial_peer: str) -> None:
     assert "the prompt" in complaint(run("generate", target, "-p", prompt, "--initial-peer", initial_peer), 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(b"caf\xe9", "not UTF-8 (byte 3)"), (None, "give one with -p")], ids=["Latin-1", "closed"]
+)
+def test_standard_input_that_is_no_prompt(
+    given: bytes | None, words: str, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", given and io.TextIOWrapper(io.BytesIO(given)))
+    assert words in complaint(run("generate", target, "--initial-peer", NOBODY), 2)
+
+
+def test_an_option_that_is_no_number(target: Path, tmp_path: Path) -> None:
+    file = tmp_path / "swarm.toml"
+    file.write_text("[generate]\nmax_new_tokens = true\n")
+    line = complaint(run("generate", target, "-p", "x", "--initial-peer", NOBODY, "--config", file), 2)
+    assert line.endswith("max_new_tokens: it cannot be True")
 
 
 @pytest.mark.parametrize("layers", ["2:9", "3:3", "1-2", "a:b"])

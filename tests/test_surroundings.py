@@ -293,7 +293,10 @@ def test_a_full_disk_leaves_no_half_of_a_key(tmp_path: Path, monkeypatch: pytest
 
 def test_a_prompt_that_is_no_text_is_the_users_error(target: Path, commands: Commands) -> None:
     odd = ran(["generate", target, "-p", os.fsdecode(b"\xff"), *commands.named("status")[1:]], commands.folder)
-    assert (odd.code, odd.lines) == (2, ["specswarm: the prompt is no text: give it in UTF-8"])
+    assert (odd.code, odd.lines) == (
+        2,
+        ["specswarm: the prompt has half of a surrogate pair at character 0: it was no text in UTF-8"],
+    )
 
 
 @pytest.mark.parametrize(
