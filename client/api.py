@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
+import dataclasses
+import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +20,7 @@ from client.prompt import Prompt, check_text, token_ids
 from client.prompt_text import text_ids
 from client.recorder import Recorder
 from client.result import Result
+from client.sampling import completed, sampling_of
 from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
 from client.target import Target, find_fingerprint
 from client.terms import Terms
@@ -43,11 +45,15 @@ from swarm.tasks import end, kept_up, owned
 from swarm.transport import Network
 from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact
 
+log = logging.getLogger("specswarm")
+
 _TEXT_OPTIONS = {
     "temperature",
     "top_k",
     "top_p",
     "repetition_penalty",
+    "processors",
+    "eos_token_id",
     "seed",
     "acceptance",
     "semantic",
@@ -69,7 +75,10 @@ class AsyncSwarmModel:
         self.config = settings
         self.target = target
         self.tokenizer = tokenizer
-        self.eos_token_ids = source.eos_token_ids
+        self._defaults = source.generation_defaults()
+        if self._defaults.unapplied:
+            asked = ", ".join(self._defaults.unapplied)
+            log.warning("%s asks for %s: not applied here", self._defaults.file, asked)
         self.thread = thread
         self.cost = Cost()
         """What trips and drafts have cost in the generations so far."""
@@ -134,16 +143,25 @@ class AsyncSwarmModel:
         """
         given = config.load(GenerationConfig, "generate", None, options)
         if given.resume is not None and (journal := Journal.read(given.resume)):
-            return Generation(self, journal.prompt, self._continued(journal, prompt, given), journal)
+            continued = self._continued(journal, prompt, given)
+            return Generation(self, journal.prompt, continued, self._sampling(continued, journal.prompt), journal)
         if prompt is None:
             raise UsageError("the prompt is empty: give text, or token ids")
         tokens = self.encode(prompt, special_tokens=given.special_tokens)
-        settings = (
-            given if given.seed is not None else given.model_copy(update={"seed": secrets.randbelow(1 << 63)})
-        )
+        settings = completed(given, self._defaults)
+        sampling = self._sampling(settings, tokens)
         file = given.resume
         new = Journal.begin(file, self.target.fingerprint, tokens, settings) if file else None
-        return Generation(self, tokens, settings, new)
+        return Generation(self, tokens, settings, sampling, new)
+
+    def go_on(self, text: Sequence[int], sampling: Sampling, **options: Any) -> Generation:
+        """New text after one that somebody else has begun, and drawn as they wish; `options` are those of
+        GenerationConfig on which the text does not depend. Raises UsageError."""
+        given = config.load(GenerationConfig, "generate", None, options)
+        vocab_size = self.target.info.vocab_size
+        if sampling.top_token >= vocab_size:
+            raise UsageError(f"token {sampling.top_token} is not in the vocabulary of {vocab_size}")
+        return Generation(self, self.encode(text), given, sampling)
 
     async def generate(self, prompt: Prompt | None = None, **options: Any) -> Result:
         """The whole new text, with its figures."""
@@ -211,14 +229,21 @@ class AsyncSwarmModel:
         """The options under which a generation goes on. Raises UsageError if the text would be another one."""
         if journal.fingerprint != self.target.fingerprint:
             raise UsageError(f"{journal.path} was begun with another model ({journal.fingerprint[:12]})")
-        wanted = given.model_dump(exclude_unset=True)
+        wanted = given.model_dump(mode="json", exclude_unset=True)
         for key in _TEXT_OPTIONS & wanted.keys():
-            if wanted[key] != journal.options.get(key):
-                raise UsageError(f"{journal.path} was begun with {key} {journal.options.get(key)}: leave it out")
-        options = config.load(GenerationConfig, "generate", None, {**journal.options, **wanted})
+            began = journal.options.get(key)
+            same = {**began, **wanted[key]} if isinstance(began, dict) else wanted[key]
+            if same != began:
+                raise UsageError(f"{journal.path} was begun with {key} {began}: leave it out")
+        others = {key: value for key, value in wanted.items() if key not in _TEXT_OPTIONS}
+        options = config.load(GenerationConfig, "generate", None, {**journal.options, **others})
         if prompt is not None and self.encode(prompt, special_tokens=options.special_tokens) != journal.prompt:
             raise UsageError(f"{journal.path} was begun with another prompt: leave it out, or choose another file")
-        return options
+        # what the model's file said counted when the text was begun
+        return completed(options, dataclasses.replace(self._defaults, processors={}))
+
+    def _sampling(self, options: GenerationConfig, prompt: Sequence[int]) -> Sampling:
+        return sampling_of(options, len(prompt), self.target.info.vocab_size)
 
     def new_recorder(self, file: Path, terms: Terms) -> Recorder:
         """What records one generation. Raises UsageError if what the draft thought of its text cannot be told of it."""

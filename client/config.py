@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 
 from swarm.config import Config, expanded
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
+from swarm.speculation.processors import MAX_ENDS, Processors
 from swarm.speculation.semantic import Leniency
 from swarm.wire import MAX_EVIDENCE, Rule, Wire
 
@@ -40,6 +49,23 @@ def _leniency(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
+def _processors(value: dict[str, Any]) -> dict[str, Any]:
+    """The same, checked. Raises ValueError."""
+    if "repetition_penalty" in value:
+        raise ValueError("repetition_penalty is an option of its own")
+    try:
+        msgspec.convert(value, Processors)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _listed(value: object) -> object:
+    """One token as a list of one."""
+    return [value] if isinstance(value, int) else value
+
+
+Ends = Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(max_length=MAX_ENDS)]
 Window = Annotated[Literal["auto", "awc"] | int, number_or(("auto", "awc"), 0, MAX_WINDOW)]
 EvidenceSize = Annotated[Literal["auto"] | int, number_or(("auto",), 1, MAX_EVIDENCE)]
 InFlight = Annotated[Literal["auto"] | int, number_or(("auto",), 1, 16)]
@@ -121,7 +147,13 @@ class GenerationConfig(Config):
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
     top_k: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Above 1, tokens of the text come less often; None: as the model's generation_config.json has it."""
+    processors: Annotated[dict[str, Any], AfterValidator(_processors)] = Field(default_factory=dict)
+    """What else shapes the logits, by transformers' names (see `swarm.speculation.processors`); it goes before what the
+    model's generation_config.json says of the same."""
+    eos_token_id: Annotated[Ends, BeforeValidator(_listed)] | None = None
+    """The tokens that end the text; None: the model's own."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     special_tokens: bool = True
     """Whether "<|im_end|>", or what else the model has for control, is read as that in the prompt's text. Without it,

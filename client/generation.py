@@ -47,11 +47,17 @@ class Generation:
     """One text being generated: iterate over its pieces, then read `result`."""
 
     def __init__(
-        self, model: AsyncSwarmModel, prompt: Sequence[int], options: GenerationConfig, journal: Journal | None
+        self,
+        model: AsyncSwarmModel,
+        prompt: Sequence[int],
+        options: GenerationConfig,
+        sampling: Sampling,
+        journal: Journal | None = None,
     ) -> None:
-        """`options` have a seed; `journal` may have the text's beginning."""
+        """`journal` may have the text's beginning."""
+        ends = frozenset(sampling.eos_token_id)
         self._context = Context(
-            list(prompt), len(prompt), options.max_new_tokens, model.target.info.max_positions, model.eos_token_ids
+            list(prompt), len(prompt), options.max_new_tokens, model.target.info.max_positions, ends
         )
         self._options = options
         self._journal = journal
@@ -59,7 +65,7 @@ class Generation:
         self._cost = model.cost
         wanted = model.config.window if options.window is None else options.window
         wanted_in_flight = model.config.in_flight if options.in_flight is None else options.in_flight
-        self._terms = terms = _terms(options, model.config)
+        self._terms = terms = _terms(options, sampling, model.config)
         if terms.rule != "match" and model.config.audit:
             raise UsageError(f"what others would judge under {terms.rule} is another text: audit under match")
         self._recorder = model.new_recorder(options.record, terms) if options.record else None
@@ -224,12 +230,9 @@ def _is_drawn(share: float) -> bool:
     return secrets.SystemRandom().random() < share
 
 
-def _terms(options: GenerationConfig, settings: ClientConfig) -> Terms:
-    """Of a generation whose `options` have a seed."""
-    sampling = Sampling(
-        options.temperature, options.top_k, options.top_p, options.repetition_penalty, options.seed or 0
-    )
-    is_greedy = options.temperature == 0.0  # then nothing can be rejected by chance
+def _terms(options: GenerationConfig, sampling: Sampling, settings: ClientConfig) -> Terms:
+    """Of a generation."""
+    is_greedy = sampling.temperature == 0.0  # then nothing can be rejected by chance
     rule: Rule = "match" if options.acceptance == "rejection" and is_greedy else options.acceptance
     leniency = options.semantic if rule == "semantic" else None
     return Terms(sampling, rule, leniency, settings.wire, Seeds().of if settings.audit else None)

@@ -25,7 +25,7 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
     """Of the target."""
     prompt: list[int]
-    options: dict[str, bool | int | float | str | dict[str, float] | None]
+    options: dict[str, Any]
     """Of the generation, the seed included."""
 
 

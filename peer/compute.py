@@ -158,7 +158,8 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
     session, round = job.session, job.round
     if not round.judged:
         return (), None
-    if logits.isnan().any():
+    processors = session.sampling.processors
+    if logits.isnan().any() and not (processors and processors.remove_invalid_values):
         raise ValueError("logits are not numbers")
     if round.grown:
         return _judge_more(job, logits), None

@@ -242,3 +242,9 @@ def check_neighbours(span: Span, upstream: str | None, downstream: Contact | Non
         raise Refusal("unlawful", "the hop with layer 0, and no other, is fed by the client")
     if downstream is not None and span.end == num_layers:
         raise Refusal("unlawful", "the hop with the last layer ends the chain")
+
+
+def check_sampling(sampling: Sampling, model: ModelInfo) -> None:
+    """Raise Refusal if it names a token that the model does not have."""
+    if sampling.top_token >= model.vocab_size:
+        raise Refusal("unlawful", f"token {sampling.top_token} is not in the vocabulary of {model.vocab_size}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
 from peer.sent import SentStore
-from peer.session import Refusal, Session, check_neighbours
+from peer.session import Refusal, Session, check_neighbours, check_sampling
 from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
@@ -110,6 +110,7 @@ class SessionTable:
         if span not in self._stage.span:
             raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
         check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
+        check_sampling(request.sampling, self._stage.info)
         before = self._sessions.get(request.session)
         if before is not None and before.client != client:
             raise Refusal("unlawful", "the session is open already")

@@ -215,7 +215,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw among so many tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest with this much mass.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: repeat less; default: the model's own.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="For temperature > 0; random if not given.")] = None,
     special_tokens: Annotated[
         bool | None,

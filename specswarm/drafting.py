@@ -86,7 +86,7 @@ class DraftingService:
         if request.fingerprint != self._model.target.fingerprint:
             raise PeerRefused(own, "model", f"it drafts for {self._model.target.fingerprint[:12]}")
         try:
-            generation = self._model.stream(request.text, **_options(request))
+            generation = self._model.go_on(request.text, request.sampling, **_options(request))
         except UsageError as error:
             raise PeerRefused(own, "unlawful", str(error)) from None
         async with contextlib.aclosing(_verdicts(generation)) as verdicts:
@@ -121,15 +121,9 @@ async def _answer_pings(stream: Stream) -> None:
 
 
 def _options(request: Generate) -> dict[str, Any]:
-    """Those of a generation."""
-    sampling = request.sampling
+    """Those of a generation, its sampling apart."""
     return {
         "max_new_tokens": request.count,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "seed": sampling.seed,
         "acceptance": request.rule,
         **({"semantic": msgspec.to_builtins(request.leniency)} if request.leniency else {}),
         "window": request.window,

@@ -46,13 +46,15 @@ def expanded(path: Path) -> Path:
 
 
 def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]) -> T:
-    """The program's configuration: options that are given (not None, not empty), then the file's `[section]`, then
-    what stands above the sections, and for the initial peers the environment.
+    """The program's configuration: options that are given, then the file's `[section]`, then what stands above the
+    sections, and for the initial peers the environment.
+
+    An option is given if it is not None, and no empty list, unless None is what it is by default.
 
     Raises UsageError naming the key that is unknown, missing or wrong.
     """
     shared, values = _read(file, section) if file else ({}, {})
-    given = {key: value for key, value in options.items() if not _is_missing(value)}
+    given = {key: value for key, value in options.items() if _is_given(kind, key, value)}
     values |= given
     values = {key: value for key, value in shared.items() if key in kind.model_fields} | values
     if "initial_peers" in kind.model_fields and not values.get("initial_peers"):
@@ -69,8 +71,10 @@ def load(kind: type[T], section: str, file: Path | None, options: dict[str, Any]
         raise UsageError(f"{where}{key}: {message}") from None
 
 
-def _is_missing(value: object) -> bool:
-    return value is None or (isinstance(value, list | tuple) and not value)
+def _is_given(kind: type[Config], key: str, value: Any) -> bool:
+    if isinstance(value, list | tuple) and not value:
+        return key in kind.model_fields and kind.model_fields[key].default is None
+    return value is not None
 
 
 def _takes_bool(annotation: Any) -> bool:

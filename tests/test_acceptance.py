@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from swarm.speculation.match import Walk, go_on, match
+from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling, choose
 
 VOCAB = 5
@@ -67,7 +68,7 @@ samplings = st.builds(
     temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
     top_k=st.sampled_from([0, 2, 4]),
     top_p=st.sampled_from([0.6, 0.95, 1.0]),
-    repetition_penalty=st.sampled_from([0.8, 1.0, 1.5]),
+    processors=st.sampled_from([None, *(Processors(repetition_penalty=one) for one in (0.8, 1.5))]),
     seed=st.integers(0, (1 << 63) - 1),
 )
 

@@ -74,8 +74,8 @@ more = st.builds(
 
 
 opens = st.builds(
-    lambda session, fingerprint, start, length, upstream, downstream, holds, witness: Open(
-        session, fingerprint, start, start + length, upstream, downstream, holds, 16, Sampling(), witness
+    lambda session, fingerprint, start, length, upstream, downstream, holds, witness, sampling: Open(
+        session, fingerprint, start, start + length, upstream, downstream, holds, 16, sampling, witness
     ),
     ids,
     st.sampled_from([FINGERPRINT] * 5 + ["0" * 64]),
@@ -85,6 +85,7 @@ opens = st.builds(
     contacts,
     counts,
     st.sampled_from([None, 7]),
+    st.sampled_from([Sampling(), Sampling(eos_token_id=(VOCAB - 1,)), Sampling(eos_token_id=(VOCAB,))]),
 )
 lawful_opens = st.builds(
     lambda session, hop, upstream, rule, wire: Open(

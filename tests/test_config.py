@@ -207,7 +207,7 @@ def test_sampling_that_a_client_may_ask_for_is_one_that_peers_take(options: dict
         config = load(GenerationConfig, "generate", None, options)
     except UsageError:
         return
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.repetition_penalty, config.seed or 0)
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.seed or 0)
     request = Open(bytes(16), "a" * 64, 0, 1, None, None, 0, 1, sampling)
     assert decode(encode(request)) == request
 

@@ -17,6 +17,7 @@ from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
+from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling, choose, contest
 from swarm.speculation.tree import NOTHING, DraftTree, depths
 from tests.models import VOCAB, save_llama
@@ -117,7 +118,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 SAMPLINGS = [
     Sampling(),
     Sampling(0.8, seed=3),
-    Sampling(1.0, top_k=20, top_p=0.9, repetition_penalty=1.3, seed=4),
+    Sampling(1.0, top_k=20, top_p=0.9, seed=4, processors=Processors(repetition_penalty=1.3)),
 ]
 NAMES = ["greedy", "sampled", "narrowed"]
 

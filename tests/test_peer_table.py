@@ -19,6 +19,7 @@ from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
 from swarm.span import Span
+from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Contact, Open, Round
 from tests.models import VOCAB, save_llama
@@ -126,6 +127,8 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         ({"start": 2, "end": 4, "upstream": "before", "downstream": None}, "serves layers 0:2"),
         ({"upstream": "before"}, "fed by the client"),
         ({"start": 1}, "fed by the client"),
+        ({"sampling": Sampling(processors=Processors(suppress_tokens=(1 << 20,)))}, "not in the vocabulary"),
+        ({"sampling": Sampling(eos_token_id=(1 << 20,))}, "not in the vocabulary"),
     ],
     ids=[
         "another model",
@@ -133,6 +136,8 @@ def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> 
         "other layers",
         "first with a peer before it",
         "later without",
+        "a token forbidden that there is not",
+        "a text ended by one that there is not",
     ],
 )
 def test_refused_open_changes_nothing(changes: dict[str, Any], reason: str, first: Stage) -> None:

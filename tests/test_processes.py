@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from client import AsyncSwarmModel, SwarmModel
 from specswarm.processes import LOOPBACK, Program, running_swarm
 from swarm.directory import Directory
 from swarm.libp2p import Libp2pNetwork
+from swarm.model.source import ModelSource
 from swarm.ping import round_trip
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Ping, Pong, Refused, Round
 from tests.models import VOCAB, greedy, load_whole
@@ -99,6 +102,21 @@ def test_generate_prints_one_object_and_streams_the_same_text(
         r"a trip takes [\d.]+ ms, [\d.]+ of them in its stages, and [\d.]+ for each of its tokens", explained
     )
     assert re.search(r"[\d.]+ were sent for a verdict, [\d.]+ of them stood", explained)
+
+
+def test_the_models_own_generation_config_counts(
+    target: Path, swarm: tuple[list[str], list[Program]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(target, tmp_path / "m"))
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.3, "num_beams": 2}')
+    arguments = ["generate", str(folder), *reach(swarm[0]), "-p", "once upon", "--max-new-tokens", "12", "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "specswarm", *arguments], capture_output=True, check=True, timeout=READY_SECONDS
+    )
+    prompt = ModelSource.resolve(str(folder)).tokenizer()("once upon")["input_ids"]
+    plain, expected = (greedy(load_whole(target), prompt, 12, repetition_penalty=one) for one in (1.0, 1.3))
+    assert json.loads(ended.stdout)["token_ids"] == expected != plain
+    assert ended.stderr.decode().count("generation_config.json asks for num_beams: not applied here\n") == 1
 
 
 def test_status_lists_peers_and_spans(swarm: tuple[list[str], list[Program]], tmp_path: Path) -> None:

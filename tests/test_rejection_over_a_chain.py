@@ -21,6 +21,7 @@ from swarm.model.source import ModelSource
 from swarm.model.stage import Stage
 from swarm.span import Span
 from swarm.speculation.evidence import MAX_WEIGHT, Evidence
+from swarm.speculation.processors import Processors
 from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import Sampling, scores_of
 from swarm.speculation.tree import DraftTree
@@ -31,7 +32,7 @@ from tests.test_peer_session import ID, MODEL, new_session, round_at, tree_at
 
 PROMPT = [5, 17, 3, 9, 200, 41]
 OPTIONS = {"temperature": 0.9, "top_k": 40, "repetition_penalty": 1.1, "seed": 11, "acceptance": "rejection"}
-SAMPLING = Sampling(0.9, top_k=40, repetition_penalty=1.1, seed=11)
+SAMPLING = Sampling(0.9, top_k=40, seed=11, processors=Processors(repetition_penalty=1.1))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from swarm.speculation.sampling import Sampling, choose, lead, narrow
+from swarm.speculation.processors import Processors
+from swarm.speculation.sampling import Sampling, choose, lead, narrow, shaped
 
 VOCAB = 12
 DRAWS = 20_000
@@ -26,7 +28,7 @@ samplings = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 0.8, 1.0, 1.7]),
     top_k=st.sampled_from([0, 1, 3, 7, VOCAB, 100]),
     top_p=st.sampled_from([0.05, 0.3, 0.7, 0.9, 0.999, 1.0]),
-    repetition_penalty=st.sampled_from([0.7, 1.0, 1.3, 2.5]),
+    processors=st.sampled_from([None, *(Processors(repetition_penalty=one) for one in (0.7, 1.3, 2.5))]),
     seed=st.integers(0, (1 << 63) - 1),
 )
 token_lists = st.lists(st.integers(0, VOCAB - 1), max_size=8)
@@ -40,8 +42,8 @@ def random_logits(seed: int, rows: int, vocab: int = VOCAB) -> Tensor:
 def processed(logits: Tensor, context: list[int], sampling: Sampling) -> Tensor:
     """What transformers' generate would draw from after `context`: float64 [vocab], -inf where nothing may come."""
     steps = LogitsProcessorList()
-    if sampling.repetition_penalty != 1.0:
-        steps.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.processors is not None:
+        steps.append(RepetitionPenaltyLogitsProcessor(sampling.processors.repetition_penalty))
     if sampling.temperature not in (0.0, 1.0):
         steps.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k > 0:
@@ -59,14 +61,14 @@ def processed(logits: Tensor, context: list[int], sampling: Sampling) -> Tensor:
         Sampling(0.6, seed=2),
         Sampling(1.5, top_k=5, seed=3),
         Sampling(0.9, top_p=0.8, seed=4),
-        Sampling(1.2, top_k=8, top_p=0.9, repetition_penalty=1.4, seed=5),
+        Sampling(1.2, top_k=8, top_p=0.9, seed=5, processors=Processors(repetition_penalty=1.4)),
     ],
     ids=["plain", "temperature", "top-k", "top-p", "all"],
 )
 def test_frequencies_are_the_exact_probabilities(sampling: Sampling) -> None:
     logits, context = random_logits(6, 1) / 3, [3, 3, 9]
-    following = [3] * (DRAWS - 1)  # a token seen before: the penalty stays the same at every position
-    drawn = choose(logits.expand(DRAWS, VOCAB), context, following, sampling)
+    rows = shaped(logits[0], context, sampling).expand(DRAWS, VOCAB)
+    drawn = choose(rows, context, [3] * (DRAWS - 1), msgspec.structs.replace(sampling, processors=None))
     probabilities = processed(logits[0], context, sampling).softmax(-1)
     possible = probabilities > 0
     assert possible.sum() >= 4
@@ -104,7 +106,7 @@ def test_penalty_is_that_of_transformers_in_every_row(
     seed: int, context: list[int], following: list[int], sampling: Sampling
 ) -> None:
     logits = random_logits(seed, len(following) + 1)
-    greedy = Sampling(repetition_penalty=sampling.repetition_penalty)
+    greedy = Sampling(processors=sampling.processors)
     expected = [
         int(processed(row, context + following[:i], greedy).argmax()) for i, row in enumerate(logits.unbind())
     ]
@@ -169,7 +171,7 @@ def test_tokens_that_the_model_forbids_never_come() -> None:
         Sampling(1.0),
         Sampling(1.0, top_k=8),
         Sampling(1.0, top_p=0.99),
-        Sampling(1.0, repetition_penalty=2),
+        Sampling(1.0, processors=Processors(repetition_penalty=2)),
     ):
         drawn = choose(logits.expand(300, VOCAB), [1, 9], [0] * 299, sampling)
         assert max(drawn) < 4

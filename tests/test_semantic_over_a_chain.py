@@ -25,6 +25,7 @@ from swarm.model.source import ModelSource
 from swarm.span import Span
 from swarm.speculation.flight import Flight
 from swarm.speculation.match import Walk, go_on, match
+from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import CHOICES, Lenience, Leniency
 from swarm.speculation.thresholds import LADDER, boldest
@@ -40,7 +41,7 @@ PROMPT = [5, 17, 3, 9, 200, 41]
 SPANS = ["0:1", "1:3", "3:4"]
 BOLD = Leniency(tau=0.8, entropy=0.95, difference=0.95, disagreement=0.95)
 STRICT = Leniency(tau=0.8, entropy=0.0, difference=1.0, disagreement=1.0)
-SAMPLINGS = [Sampling(), Sampling(0.9, top_k=40, repetition_penalty=1.1, seed=3)]
+SAMPLINGS = [Sampling(), Sampling(0.9, top_k=40, seed=3, processors=Processors(repetition_penalty=1.1))]
 
 
 def options(leniency: Leniency, **others: Any) -> dict[str, Any]:

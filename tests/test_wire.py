@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from swarm.codec import decode, encode
 from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
+from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
 from swarm.wire import (
@@ -60,13 +61,37 @@ contacts = st.builds(Contact, peer_ids, st.lists(st.text(printable_text, max_siz
 shares = st.floats(0, 1)
 drafts = st.integers(0, MAX_DRAFTS)
 leniencies = st.builds(Leniency, shares, shares, shares, shares)
+few_ids = st.lists(counts, max_size=5).map(tuple)
+phrases = st.lists(counts, min_size=1, max_size=3).map(tuple)
+penalties = st.floats(0.01, 100)
+processors = st.builds(
+    Processors,
+    sequence_bias=st.lists(st.tuples(phrases, st.floats(-1e30, 1e30)), max_size=3).map(tuple),
+    encoder_repetition_penalty=penalties,
+    repetition_penalty=penalties,
+    no_repeat_ngram_size=st.integers(0, 64),
+    encoder_no_repeat_ngram_size=st.integers(0, 64),
+    bad_words_ids=st.lists(phrases, max_size=3).map(tuple),
+    min_length=counts,
+    min_new_tokens=st.none() | counts,
+    forced_bos_token_id=st.none() | counts,
+    forced_eos_token_id=few_ids,
+    remove_invalid_values=st.booleans(),
+    exponential_decay_length_penalty=st.tuples(counts, st.floats(0, 100)),
+    suppress_tokens=few_ids,
+    begin_suppress_tokens=few_ids,
+    renormalize_logits=st.booleans(),
+)
 samplings = st.builds(
     Sampling,
     temperature=st.floats(0, 100),
     top_k=st.integers(0, 1 << 20),
     top_p=st.floats(0, 1, exclude_min=True),
-    repetition_penalty=st.floats(0.01, 100),
     seed=st.integers(0, (1 << 63) - 1),
+    processors=st.none() | processors,
+    prompt_tokens=counts,
+    max_length=counts,
+    eos_token_id=few_ids,
 )
 
 
@@ -283,8 +308,12 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "top_p above one": altered(OPEN, (9, "top_p"), 1.5),
     "top_p not a number": altered(OPEN, (9, "top_p"), float("nan")),
     "top_k negative": altered(OPEN, (9, "top_k"), -1),
-    "penalty zero": altered(OPEN, (9, "repetition_penalty"), 0.0),
-    "penalty not a number": altered(OPEN, (9, "repetition_penalty"), float("nan")),
+    "penalty zero": altered(OPEN, (9, "processors"), {"repetition_penalty": 0.0}),
+    "penalty not a number": altered(OPEN, (9, "processors"), {"repetition_penalty": float("nan")}),
+    "a processor that nobody knows": altered(OPEN, (9, "processors"), {"mood": 1}),
+    "lists that are too long": altered(OPEN, (9, "processors"), {"bad_words_ids": [[1]] * 1400}),
+    "too many tokens that end the text": altered(OPEN, (9, "eos_token_id"), [1] * 65),
+    "sampling of a field that nobody knows": altered(OPEN, (9, "mood"), 1),
     "seed too large": altered(OPEN, (9, "seed"), 1 << 63),
     "reason too long": altered(Refused(SESSION, "full", ""), (3,), "x" * 1025),
     "refused for no known reason": altered(Refused(SESSION, "full", ""), (2,), "mood"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import torch
 
 from swarm.drafting.growth import AT_ONCE, MAX_NODES, Growth, Node
@@ -156,7 +155,7 @@ class ModelDrafter:
         told = views(logits, contexts, self._sampling) if self._has_views else [None] * len(nodes)
         for node, row, context, view in zip(nodes, logits, contexts, told, strict=True):
             choices, scores = contest(row, context, self._sampling, _FIRST)
-            hint = hint_among(choices, scores, self._repeats.after(context[-LONGEST:]), self._vocab_size)
+            hint = hint_among(choices, scores, self._repeats.after(context[-LONGEST:]), self._vocab_size, _FIRST)
             self._growth.work_out(node, choices, scores, hint, view)
 
 
@@ -190,7 +189,7 @@ class DraftModel:
         self, vocab_size: int, sampling: Sampling, width: int, leniency: Leniency | None = None
     ) -> ModelDrafter:
         """A drafter for one generation: see ModelDrafter; with `leniency`, for the rule `semantic`."""
-        kind = (msgspec.structs.replace(sampling, seed=0), leniency)
+        kind = (sampling.kind, leniency)
         calibration = self._calibrations.setdefault(kind, Calibration())
         return ModelDrafter(self._stage, vocab_size, sampling, width, calibration, leniency is not None)
 

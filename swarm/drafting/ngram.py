@@ -86,13 +86,16 @@ class Repeats:
 
 
 def hint_among(
-    choices: list[int], scores: list[float], found: tuple[int, int] | None, vocab_size: int
+    choices: list[int], scores: list[float], found: tuple[int, int] | None, vocab_size: int, most: int
 ) -> Hint | None:
-    """What `Repeats.after` has found, as one of a draft's choices: it may have to become one."""
+    """What `Repeats.after` has found, as one of a draft's choices: it may have to become one, unless these are all that
+    can come, for they are fewer than the `most` that were asked for."""
     if found is None or found[0] >= vocab_size:
         return None
     token, length = found
     if token not in choices:
+        if len(choices) < most:
+            return None
         choices.append(token)
         scores.append(scores[-1])
     return Hint(choices.index(token), length)

@@ -33,7 +33,7 @@ def record(
         context = text[: position + 1]
         repeats.follow(context)
         choices, scores = contest(logits[:vocab_size], context, sampling, _FIRST)
-        hint = hint_among(choices, scores, repeats.after(context[-LONGEST:]), vocab_size)
+        hint = hint_among(choices, scores, repeats.after(context[-LONGEST:]), vocab_size, _FIRST)
         rows.append(row(choices, scores, text[position + 1], hint))
     return tuple(rows)
 

@@ -18,6 +18,7 @@ from swarm.config import expanded
 from swarm.errors import ModelUnsupported, UsageError
 from swarm.foreign import printable
 from swarm.model import fingerprint
+from swarm.model.defaults import GenerationDefaults
 from swarm.model.files import (
     CONFIG,
     INDEX,
@@ -109,14 +110,15 @@ class ModelSource:
         except AttributeError as error:
             raise ModelUnsupported(f"{self.config.model_type} is no language model: {error}") from error
 
+    def generation_defaults(self) -> GenerationDefaults:
+        """How the model's own files would have text generated. Raises UsageError that names a file with nonsense."""
+        config = find_config(self.name, self.files)
+        return GenerationDefaults.read(self.file("generation_config.json"), config, self.info.vocab_size)
+
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a text: the generation configuration's, or else the model configuration's."""
-        generation = self._read_json("generation_config.json") if self.file("generation_config.json") else {}
-        ids = generation.get("eos_token_id")
-        if ids is None:
-            ids = getattr(self.config.get_text_config(decoder=True), "eos_token_id", None)
-        return frozenset([ids] if isinstance(ids, int) else ids or ())
+        """Tokens that end a text. Raises as `generation_defaults` does."""
+        return frozenset(self.generation_defaults().eos_token_id)
 
     def tokenizer(self) -> Any:
         """transformers' tokenizer. Raises UsageError if the model has none."""

@@ -1,12 +1,13 @@
-"""From logits to a token: penalties, temperature, top-k, top-p, and the seeded choice.
+"""From logits to a token: what processors make of them, temperature, top-k, top-p, and the seeded choice.
 
-The order is that of transformers' generate: repetition penalty, temperature, top-k, top-p, draw.
+The order is that of transformers' generate: processors, temperature, top-k, top-p, draw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import torch
@@ -14,18 +15,53 @@ from msgspec import Meta
 from torch import Tensor
 
 from swarm.speculation.noise import gumbel
+from swarm.speculation.processors import MAX_ENDS, Length, Processors, TokenId
+
+if TYPE_CHECKING:
+    from swarm.speculation.shaping import Shaper
 
 _FIELD = 4096  # tokens that a drafter has take part in a contest
 
 
-class Sampling(msgspec.Struct, frozen=True):
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, dict=True):
     """How tokens are drawn. Temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    processors: Processors | None = None
+    """What shapes the logits first; None: nothing. This is what they must know of the text:"""
+    prompt_tokens: Length = 0
+    max_length: Length = 0
+    """Tokens that it may have, with the prompt's."""
+    eos_token_id: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_ENDS)] = ()
+    """Tokens that end it."""
+
+    @property
+    def kind(self) -> Sampling:
+        """What is common to texts that are drawn in the same way."""
+        return msgspec.structs.replace(self, seed=0, prompt_tokens=0, max_length=0)
+
+    @property
+    def top_token(self) -> int:
+        """The greatest token id that is named; -1 if none is."""
+        return max(self.processors.top_token if self.processors else -1, *self.eos_token_id, -1)
+
+    @cached_property
+    def shaper(self) -> Shaper | None:
+        """Carries the processors out; None if there are none. It is the torch thread's."""
+        if self.processors is None:
+            return None
+        from swarm.speculation.shaping import Shaper  # transformers' classes take a second to load
+
+        return Shaper(self.processors, self.prompt_tokens, self.max_length, self.eos_token_id)
+
+
+def shaped(logits: Tensor, context: Sequence[int], sampling: Sampling) -> Tensor:
+    """What the processors make of the logits [vocab] after `context`; without any, the very same."""
+    shaper = sampling.shaper
+    return logits if shaper is None else shaper.shape(logits, context)
 
 
 def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sampling: Sampling) -> list[int]:
@@ -33,8 +69,9 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
 
     logits: float32 [n, vocab] with n = len(following) + 1, row i computed after context + following[:i].
     """
-    if sampling.repetition_penalty != 1.0:
-        logits = penalised(logits, context, following, sampling)
+    if sampling.processors is not None:
+        texts = ([*context, *following[:i]] for i in range(len(logits)))
+        logits = torch.stack([shaped(row, text, sampling) for row, text in zip(logits, texts, strict=True)])
     if sampling.temperature == 0.0:
         return list[int](logits.argmax(-1).tolist())
     return [_draw(row, len(context) + i, sampling) for i, row in enumerate(logits)]
@@ -43,12 +80,10 @@ def choose(logits: Tensor, context: Sequence[int], following: Sequence[int], sam
 def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling) -> float:
     """By how much the choice after `context` beats `token`: 0 if it is the choice itself, little for a near tie.
 
-    In standard deviations of the logits [vocab], before the temperature.
+    In standard deviations of the logits [vocab], before the temperature and all processors.
     """
-    if sampling.repetition_penalty != 1.0:
-        logits = penalised(logits[None], context, (), sampling)[0]
-    logits = logits.double()
-    spread = max(float(logits.std()), 1e-30)
+    spread = max(float(logits.double().std()), 1e-30)
+    logits = shaped(logits, context, sampling).double()
     if sampling.temperature == 0.0:
         return float(logits.max() - logits[token]) / spread
     whole = (logits - logits.max()) / sampling.temperature
@@ -61,31 +96,32 @@ def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling)
 
 
 def scores_of(logits: Tensor, context: Sequence[int], sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Whose softmax is what is drawn from after `context`: of one row [vocab], what penalty, temperature (above 0),
+    """Whose softmax is what is drawn from after `context`: of one row [vocab], what processors, temperature (above 0),
     top-k and top-p leave, float64 [m], and their token ids."""
-    if sampling.repetition_penalty != 1.0:
-        logits = penalised(logits[None], context, (), sampling)[0]
+    logits = shaped(logits, context, sampling)
     return narrow((logits.double() - logits.max()) / sampling.temperature, sampling)
 
 
 def contest(
     logits: Tensor, context: Sequence[int], sampling: Sampling, count: int
 ) -> tuple[list[int], list[float]]:
-    """The `count` tokens that are nearest to being chosen after `context`, the choice first, and their scores.
+    """The `count` tokens that are nearest to being chosen after `context`, the choice first, and their scores: fewer,
+    if no more can be chosen.
 
     The choice is the token of the greatest score: logits [vocab] over the temperature, and the noise. Of a large
     vocabulary those that are likeliest without noise are looked at.
     """
-    if sampling.repetition_penalty != 1.0:
-        logits = penalised(logits[None], context, (), sampling)[0]
+    logits = shaped(logits, context, sampling)
     if sampling.temperature == 0.0:
         scores, ids = logits.topk(min(count, len(logits)))
-        return ids.tolist(), scores.tolist()
-    first, known = logits.topk(min(_FIELD, len(logits)))
-    scores, ids = narrow((first.double() - first[0]) / sampling.temperature, sampling)
-    noisy = scores + gumbel(sampling.seed, len(context), known[ids])
-    scores, best = noisy.topk(min(count, len(noisy)))
-    return known[ids[best]].tolist(), scores.tolist()
+    else:
+        first, known = logits.topk(min(_FIELD, len(logits)))
+        narrowed, left = narrow((first.double() - first[0]) / sampling.temperature, sampling)
+        noisy = narrowed + gumbel(sampling.seed, len(context), known[left])
+        scores, best = noisy.topk(min(count, len(noisy)))
+        ids = known[left[best]]
+    possible = int((scores > -torch.inf).sum())
+    return ids[:possible].tolist(), scores[:possible].tolist()
 
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
@@ -109,13 +145,3 @@ def narrow(scores: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         count = int((before < sampling.top_p).sum())
         scores, ids = scores[:count], ids[:count]
     return scores, ids
-
-
-def penalised(logits: Tensor, context: Sequence[int], following: Sequence[int], sampling: Sampling) -> Tensor:
-    """Scores of tokens seen before are made less likely (Keskar et al., arXiv 1909.05858); [n, vocab]."""
-    seen = torch.zeros_like(logits, dtype=torch.bool)
-    seen[:, list(context)] = True
-    for row, token in enumerate(following, start=1):
-        seen[row:, token] = True
-    penalty = sampling.repetition_penalty
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from swarm.speculation.evidence import MAX_WEIGHT, Evidence
 from swarm.speculation.noise import gumbel
-from swarm.speculation.sampling import Sampling, choose, penalised, scores_of
+from swarm.speculation.sampling import Sampling, choose, scores_of, shaped
 
 CHOICES = 8
 """Tokens of which the draft says how likely it holds them, for each node."""
@@ -105,10 +105,8 @@ def views(logits: Tensor, texts: Sequence[Sequence[int]], sampling: Sampling) ->
     logits: float32 [len(texts), vocab]. The likeliest has the weight MAX_WEIGHT; who would have less than 1/2 is left
     out.
     """
-    if sampling.repetition_penalty != 1.0:
-        logits = torch.cat(
-            [penalised(row[None], text, (), sampling) for row, text in zip(logits, texts, strict=True)]
-        )
+    if sampling.processors is not None:
+        logits = torch.stack([shaped(row, text, sampling) for row, text in zip(logits, texts, strict=True)])
     best, ids = logits.topk(min(CHOICES, logits.shape[-1]))
     shares = ((best - best[:, :1]) / graded(sampling).temperature).exp()
     told = zip(ids.tolist(), (shares * MAX_WEIGHT).round().int().tolist(), strict=True)
@@ -132,7 +130,7 @@ def blend(target: Tensor, view: Evidence, tau: float) -> Tensor:
     """
     ids, told = _told(view, target)
     here = target[ids]
-    mixed = (1 - tau) * here + tau * told.log()
+    mixed = torch.where(here > -torch.inf, (1 - tau) * here + tau * told.log(), here)
     blended = target.clone()
     if torch.isfinite(here).any():
         blended[ids] = mixed - mixed.logsumexp(-1) + here.logsumexp(-1)
