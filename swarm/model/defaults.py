@@ -17,7 +17,7 @@ import msgspec
 
 from swarm.errors import UsageError
 from swarm.model.files import read_object
-from swarm.speculation.processors import GREATEST, MAX_ENDS, MAX_LISTED, Processors
+from swarm.speculation.processors import GREATEST, MAX_ENDS, MAX_LISTED, MAX_NGRAM, MAX_PHRASE, Processors
 
 _NESTED = ("decoder", "generator", "text_config")  # where config.json may have a decoder's own values
 _HARMLESS_OUTSIDE = ("suppress_tokens", "begin_suppress_tokens")  # a token that does not exist never comes anyway
@@ -90,7 +90,7 @@ def _processors(values: dict[str, Any], file: Path, vocab_size: int) -> tuple[Pr
         try:
             one = msgspec.convert({name: _plain(name, values[name], vocab_size)}, Processors)
         except msgspec.ValidationError as error:
-            if _length(values[name]) > MAX_LISTED:
+            if _is_too_much(name, values[name]):
                 too_long.append(name)
                 continue
             raise UsageError(f"{file}: {name}: {str(error).split(' - at ')[0]}") from None
@@ -124,8 +124,12 @@ def _plain(name: str, value: Any, vocab_size: int) -> Any:
     return value
 
 
-def _length(value: Any) -> int:
-    """Token ids in a list, or in a list of lists."""
+def _is_too_much(name: str, value: Any) -> bool:
+    """Whether it makes sense, but peers do not take so much."""
+    if name.endswith("ngram_size"):
+        return type(value) is int and value > MAX_NGRAM
     if not isinstance(value, list):
-        return 1
-    return sum(2 + len(one) if isinstance(one, list) else 1 for one in value)
+        return False
+    phrases = [one[0] if name == "sequence_bias" else one for one in value if isinstance(one, list) and one]
+    lengths = [len(one) for one in phrases if isinstance(one, list)]
+    return len(value) > MAX_LISTED or max(lengths, default=0) > MAX_PHRASE or sum(lengths) > MAX_LISTED

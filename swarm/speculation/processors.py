@@ -15,16 +15,18 @@ MAX_LISTED = 4096
 """Token ids that all lists together may name, where a sequence of several counts as two more."""
 MAX_ENDS = 64
 """Tokens that end a text."""
-_MAX_NGRAM = 64
+MAX_PHRASE = 32
+"""Token ids of a sequence."""
+MAX_NGRAM = 16
 GREATEST = 1e30
 """Bias, and power of a length penalty's factor: float32 holds what several of them make of a logit."""
 
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_LISTED)]
-Phrase = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_LISTED)]
+Phrase = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_PHRASE)]
 Length = Annotated[int, Meta(ge=0, le=1 << 31)]
 Penalty = Annotated[float, Meta(ge=0.01, le=100)]
-NgramSize = Annotated[int, Meta(ge=0, le=_MAX_NGRAM)]
+NgramSize = Annotated[int, Meta(ge=0, le=MAX_NGRAM)]
 Bias = Annotated[float, Meta(ge=-GREATEST, le=GREATEST)]
 Factor = Annotated[float, Meta(ge=0, le=100)]
 
