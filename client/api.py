@@ -239,7 +239,7 @@ class AsyncSwarmModel:
         options = config.load(GenerationConfig, "generate", None, {**journal.options, **others})
         if prompt is not None and self.encode(prompt, special_tokens=options.special_tokens) != journal.prompt:
             raise UsageError(f"{journal.path} was begun with another prompt: leave it out, or choose another file")
-        # what the model's file said counted when the text was begun
+        # what the model's files said then is among them; what they say now does not count
         return completed(options, dataclasses.replace(self._defaults, processors={}))
 
     def _sampling(self, options: GenerationConfig, prompt: Sequence[int]) -> Sampling:

@@ -9,7 +9,7 @@ import msgspec
 from client.config import GenerationConfig
 from swarm.errors import UsageError
 from swarm.model.defaults import GenerationDefaults
-from swarm.speculation.processors import Processors
+from swarm.speculation.processors import MAX_LENGTH, NONE, Processors
 from swarm.speculation.sampling import Sampling
 
 
@@ -38,9 +38,9 @@ def sampling_of(options: GenerationConfig, prompt_tokens: int, vocab_size: int) 
         options.top_k,
         options.top_p,
         options.seed or 0,
-        processors if processors != Processors() else None,
+        processors if processors != NONE else None,
         prompt_tokens,
-        prompt_tokens + options.max_new_tokens,
+        min(prompt_tokens + options.max_new_tokens, MAX_LENGTH),
         options.eos_token_id or (),
     )
     if sampling.top_token >= vocab_size:

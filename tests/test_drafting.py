@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.drafting.drafter import Drafter, NoDrafter
-from swarm.drafting.model import ModelDrafter
+from swarm.drafting.model import DraftModel, ModelDrafter
 from swarm.drafting.ngram import NgramDrafter, continuation
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
@@ -121,6 +121,21 @@ SAMPLINGS = [
     Sampling(1.0, top_k=20, top_p=0.9, seed=4, processors=Processors(repetition_penalty=1.3)),
 ]
 NAMES = ["greedy", "sampled", "narrowed"]
+
+
+def test_a_draft_remembers_no_more_kinds_of_sampling_than_a_few(stage: Stage) -> None:
+    """Each stranger may have wishes of their own."""
+    model = DraftModel(stage)
+
+    def calibration(temperature: float, seed: int = 1) -> object:
+        sampling = Sampling(temperature, seed=seed, prompt_tokens=seed, max_length=9 + seed)
+        return model.drafter(VOCAB, sampling, 1)._growth._calibration
+
+    first = calibration(0.5)
+    for i in range(1, 200):
+        calibration(i / 10)
+        assert calibration(0.5, seed=i) is first
+    assert len(model._calibrations) < 50
 
 
 def own_choices(stage: Stage, sampling: Sampling, text: list[int], count: int) -> list[int]:

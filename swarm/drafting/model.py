@@ -25,6 +25,7 @@ from swarm.speculation.trace import Row
 from swarm.speculation.tree import DraftTree
 
 _FIRST = 16  # choices whose scores are kept
+_MAX_KINDS = 32  # of sampling of which it is remembered how well the draft does: those that were asked for last
 
 
 class ModelDrafter:
@@ -190,7 +191,9 @@ class DraftModel:
     ) -> ModelDrafter:
         """A drafter for one generation: see ModelDrafter; with `leniency`, for the rule `semantic`."""
         kind = (sampling.kind, leniency)
-        calibration = self._calibrations.setdefault(kind, Calibration())
+        calibration = self._calibrations[kind] = self._calibrations.pop(kind, Calibration())
+        if len(self._calibrations) > _MAX_KINDS:
+            del self._calibrations[next(iter(self._calibrations))]
         return ModelDrafter(self._stage, vocab_size, sampling, width, calibration, leniency is not None)
 
     def record(

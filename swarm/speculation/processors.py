@@ -24,7 +24,8 @@ GREATEST = 1e30
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_LISTED)]
 Phrase = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_PHRASE)]
-Length = Annotated[int, Meta(ge=0, le=1 << 31)]
+MAX_LENGTH = 1 << 31
+Length = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
 Penalty = Annotated[float, Meta(ge=0.01, le=100)]
 NgramSize = Annotated[int, Meta(ge=0, le=MAX_NGRAM)]
 Bias = Annotated[float, Meta(ge=-GREATEST, le=GREATEST)]

@@ -82,7 +82,7 @@ def lead(logits: Tensor, context: Sequence[int], token: int, sampling: Sampling)
 
     In standard deviations of the logits [vocab], before the temperature and all processors.
     """
-    spread = max(float(logits.double().std()), 1e-30)
+    spread = max(1e-30, float(logits[logits.isfinite()].double().std()))
     logits = shaped(logits, context, sampling).double()
     if sampling.temperature == 0.0:
         return float(logits.max() - logits[token]) / spread
