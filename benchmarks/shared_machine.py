@@ -67,19 +67,34 @@ def main() -> int:
     outcomes: list[Outcome] = []
     record: dict[str, Any] = {"machine": machine.describe(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
     with tempfile.TemporaryDirectory(prefix="specswarm-machine-") as scratch:
-        if "speed" in options.parts:
-            turns = [turn for i in range(options.turns) for turn in _speeds(options, Path(scratch, f"speed-{i}"))]
-            shares = best_shares(turns)
-            console.print(_speed_table(turns, shares))
-            record["speed"] = [[setting, _named(speeds)] for setting, speeds in turns]
-            outcomes += check(tuple(SHARES.values()), {SHARES[cell]: share for cell, share in shares.items()})
-        if "joins" in options.parts:
-            model = options.model or _large_model(Path(scratch, "model"))
-            joins = [_joins(model, Path(scratch, f"joins-{i}")) for i in range(options.turns)]
-            console.print(*joins, sep="\n", highlight=False)
-            record["joins"] = [asdict(turn) for turn in joins]
-            outcomes += check((TOGETHER, BEYOND_READING), join_figures(joins))
+        for part in options.parts:
+            record[part], became = PARTS[part](options, Path(scratch), console)
+            outcomes += became
     return conclude(console, outcomes, record, options.out)
+
+
+def _measure_speed(options: argparse.Namespace, folder: Path, console: Console) -> tuple[Any, list[Outcome]]:
+    turns: list[tuple[str, Speeds]] = []
+    for turn in range(options.turns):
+        for setting, speeds in _speeds(options, turn, folder / f"speed-{turn}"):
+            turns.append((setting, speeds))
+            console.print(f"--threads {setting}:", _named(speeds), highlight=False)
+    shares = best_shares(turns)
+    console.print(_speed_table(turns, shares))
+    figures = {SHARES[cell]: share for cell, share in shares.items()}
+    return [[setting, _named(speeds)] for setting, speeds in turns], check(tuple(SHARES.values()), figures)
+
+
+def _measure_joins(options: argparse.Namespace, folder: Path, console: Console) -> tuple[Any, list[Outcome]]:
+    model = options.model or _large_model(folder / "model")
+    turns = []
+    for turn in range(options.turns):
+        turns.append(_joins(model, folder / f"joins-{turn}"))
+        console.print(str(turns[-1]), highlight=False)
+    return [asdict(turn) for turn in turns], check((TOGETHER, BEYOND_READING), join_figures(turns))
+
+
+PARTS = {"speed": _measure_speed, "joins": _measure_joins}
 
 
 # --- tokens a second ----------------------------------------------------------------------------------------------
@@ -99,9 +114,11 @@ def best_shares(turns: list[tuple[str, Speeds]]) -> Speeds:
     }
 
 
-def _speeds(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Speeds]]:
-    """Each setting once, with peers and a client started for it."""
-    for setting in (DEFAULT, *map(str, options.threads)):
+def _speeds(options: argparse.Namespace, turn: int, folder: Path) -> Iterator[tuple[str, Speeds]]:
+    """Each setting once, in each turn another one first, with peers and a client started for it."""
+    settings = [DEFAULT, *map(str, options.threads)]
+    for i in range(len(settings)):
+        setting = settings[(turn + i) % len(settings)]
         place = folder / setting
         place.mkdir(parents=True)
         given = [] if setting == DEFAULT else ["--threads", setting]
@@ -127,7 +144,7 @@ def _speed(client: Client, way: str, clients: int, options: argparse.Namespace) 
 
 
 def _named(speeds: Speeds) -> dict[str, float]:
-    return {f"{way}, {clients} clients": speed for (way, clients), speed in speeds.items()}
+    return {f"{way}, {clients} clients": round(speed, 1) for (way, clients), speed in speeds.items()}
 
 
 def _speed_table(turns: list[tuple[str, Speeds]], shares: Mapping[tuple[str, int], float]) -> Table:
@@ -225,7 +242,7 @@ def _large_model(folder: Path) -> Path:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("speed", "joins"), default=["speed", "joins"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--turns", type=int, default=3, help="how often each setting has its turn")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="fixed numbers to compare with")
     parser.add_argument("--target", default="embedded", help="whose speed is measured")
