@@ -164,7 +164,7 @@ class Auditor:
             await self._get_on(self._task, len(text))
         if self._is_open:
             self._due, self._done, self._is_last = list(text), 0, True
-            self._task = asyncio.create_task(self._work())
+            self._task = owned(self._work(), "auditing")
             await self._get_on(self._task, len(text))
 
     async def _get_on(self, task: asyncio.Task[None], length: int) -> None:
@@ -173,8 +173,7 @@ class Auditor:
             steps = self._steps
             await asyncio.wait([task], timeout=_PATIENCES * self._audited.patience(length))
             if not task.done() and self._steps == steps:
-                task.cancel()
-                await asyncio.wait([task])
+                await end(task)
         if task.cancelled():
             self.skipped += 1
             self._is_open = False

@@ -40,6 +40,7 @@ from swarm.speculation.tree import DraftTree
 from swarm.wire import MAX_TAIL, Verdict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
+_FRESH_STARTS = 3  # of one verdict: where this program stands still all the time, it is given up, too
 _EXTRA = 3.0  # times the announced compute that first trips and prefills are given
 
 log = logging.getLogger("specswarm")
@@ -213,9 +214,11 @@ class Chain:
 
     def _is_hopeless(self, _: RetryCallState) -> bool:
         """Whether nothing has gone on for too long. After a pause of this program, everything is tried once more."""
-        if self._pauses != (pauses := awake.clock().pauses):
-            self._pauses, self._pending.hopeful = pauses, _now()
-        return _now() - self._pending.hopeful > self._timeout
+        pending, pauses = self._pending, awake.clock().pauses
+        if self._pauses != pauses and pending.fresh_starts < _FRESH_STARTS:
+            pending.fresh_starts += 1
+            self._pauses, pending.hopeful = pauses, _now()
+        return _now() - pending.hopeful > self._timeout
 
     async def _attempt(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         try:

@@ -44,6 +44,8 @@ class Pending:
         self.contradicted = Counter[str]()
         self.is_astray = self.was_astray = is_astray
         self.is_disturbed = False
+        self.fresh_starts = 0
+        """How often everything was tried once more because this program had stood still."""
 
     def has_moved(self, reports: Mapping[str, Progress], end: int, step: int) -> bool:
         """Whether a hop has come farther than ever since this verdict, on a text of `end` tokens, was asked for: by

@@ -21,6 +21,7 @@ BEAT_SECONDS = 0.25
 PAUSE_SECONDS = 0.5
 """By which a beat is late if the program has stood still; less is the usual hustle."""
 _WORTH_TELLING = 5.0
+_MOST_TIMES = 3  # that a deadline begins afresh: where a program stands still all the time, it must end, too
 
 
 class Clock:
@@ -102,11 +103,13 @@ class _Deadline:
 
     def __init__(self, clock: Clock, limit: asyncio.Timeout, seconds: float) -> None:
         self._clock, self._limit, self._seconds = clock, limit, seconds
+        self._times = 0  # it has begun afresh
         self._handle = asyncio.get_running_loop().call_later(seconds, self._end)
 
     def renew(self) -> None:
-        """Begin afresh."""
-        if not self._limit.expired():
+        """Begin afresh, unless it has too often."""
+        if self._times < _MOST_TIMES and not self._limit.expired():
+            self._times += 1
             self._handle.cancel()
             self._handle = asyncio.get_running_loop().call_later(self._seconds, self._end)
 
@@ -115,8 +118,10 @@ class _Deadline:
         self._handle.cancel()
 
     def _end(self) -> None:
-        """The time is over, unless the program has stood still."""
-        if not self._clock.notice():
+        """The time is over, unless the program has stood still just now."""
+        times = self._times
+        self._clock.notice()
+        if times == self._times:
             self._limit.reschedule(0.0)
 
 

@@ -152,3 +152,16 @@ def test_only_what_is_lost_first_after_a_pause_is_forgiven() -> None:
     assert roster.cooldowns.active == set()
     roster.note(PeerLost("a", "gone"))
     assert roster.cooldowns.active == {"a"}
+
+
+def test_where_the_program_stands_still_again_and_again_a_deadline_ends_all_the_same() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for begins in (5.0, 85.0, 165.0, 245.0):
+            loop.call_at(begins, stand_still, 75.0)
+        with pytest.raises(TimeoutError):
+            async with awake.timeout(10.0):
+                await asyncio.Event().wait()
+        assert loop.time() == pytest.approx(320.0)
+
+    faulty.run(run())
