@@ -132,4 +132,8 @@ def _is_too_much(name: str, value: Any) -> bool:
         return False
     phrases = [one[0] if name == "sequence_bias" else one for one in value if isinstance(one, list) and one]
     lengths = [len(one) for one in phrases if isinstance(one, list)]
-    return len(value) > MAX_LISTED or max(lengths, default=0) > MAX_PHRASE or sum(lengths) > MAX_LISTED
+    return (
+        len(value) > MAX_LISTED
+        or max(lengths, default=0) > MAX_PHRASE
+        or sum(lengths) + 2 * len(lengths) > MAX_LISTED
+    )
