@@ -23,8 +23,9 @@ def test_why_a_text_ends_is_told(draft_at: str, target: Path, draft: Path, tmp_p
         ):
             file = tmp_path / "text"
             part = model.stream(IDS, max_new_tokens=24, resume=file)
-            async for _ in part:
-                break
+            pieces = aiter(part)
+            await anext(pieces)
+            await pieces.aclose()
             assert part.result.finish_reason is None
             whole = await model.generate(IDS, max_new_tokens=24, resume=file)
             again = await model.generate(max_new_tokens=24, resume=file)
