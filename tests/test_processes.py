@@ -88,7 +88,7 @@ def test_generate_prints_one_object_and_streams_the_same_text(
         *("tokens_per_second", "reroutes", "chain", "bytes_sent", "bytes_received"),
     }
     assert required <= printed.keys()
-    assert len(printed["token_ids"]) == 12
+    assert (len(printed["token_ids"]), printed["finish_reason"]) == (12, "length")
     assert all(hop.keys() == {"peer_id", "span"} for hop in printed["chain"])
     streamed = subprocess.run(
         [sys.executable, "-m", "specswarm", *arguments, "--explain"],
@@ -98,6 +98,7 @@ def test_generate_prints_one_object_and_streams_the_same_text(
     )
     assert streamed.stdout.decode() == printed["text"] + "\n"
     explained = streamed.stderr.decode()
+    assert "ended at max_new_tokens (length)" in explained
     assert re.search(
         r"a trip takes [\d.]+ ms, [\d.]+ of them in its stages, and [\d.]+ for each of its tokens", explained
     )

@@ -206,9 +206,7 @@ def test_a_text_without_special_tokens_goes_on_with_the_same_prompt(target: Path
             memory_swarm.peers(target, ["0:4"], tmp_path) as network,
             memory_swarm.client(network, target) as model,
         ):
-            model.tokenizer.add_special_tokens(
-                {"additional_special_tokens": ["<a>"]}, replace_extra_special_tokens=False
-            )
+            model.tokenizer.add_tokens(["<a>"], special_tokens=True)
             assert model.encode("x<a>")[1:] == [256]
             file, prompt = tmp_path / "text", "x<a>"
             text = await model.generate(prompt, max_new_tokens=3, special_tokens=False, resume=file)

@@ -137,7 +137,7 @@ def some_tokens(tokenizer: Any, max_size: int) -> st.SearchStrategy[list[int]]:
     return st.lists(st.one_of(single, words), max_size=max_size).map(lambda parts: [*chain.from_iterable(parts)])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_join_to_the_decoded_whole_and_lag_three_tokens_at_most(kind: Any, data: st.DataObject) -> None:
     """Apart from runs of bytes that a later one breaks, where decoding takes back what it had made of them."""
