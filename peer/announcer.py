@@ -66,7 +66,7 @@ class Announcer:
                 }
             )
             if await self.directory.publish(self._published, self._identity, self._see):
-                self._twin.taken(issued)
+                self._twin.taken()
                 return
         log.warning(
             "no node of the swarm took this peer's announcement; next attempt in %.0f s%s",

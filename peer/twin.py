@@ -20,7 +20,7 @@ class Twin:
         self.is_there = False
         self._patience = patience
         self._latest = 0.0  # when the newest record under this id was issued, ours or not
-        self._taken = math.inf  # the same of our newest one that somebody took
+        self._known = math.inf  # the same when somebody took ours last
         self._num_taken = 0  # of ours, since there was one of another's
 
     def issue(self, now: float) -> float:
@@ -30,17 +30,17 @@ class Twin:
 
     def see(self, found: Envelope, started: float) -> bool:
         """Take note of a record under this id; `started`: when this program did. Whether it is news that another one
-        is at it: a record of a run before this one is never later than what was taken of this one's."""
+        is at it: what is left of a run before this one is known when the first of this one's is taken."""
         self._latest = max(self._latest, found.issued)
-        if found.started == started or found.issued <= self._taken:
+        if found.started == started or found.issued <= self._known:
             return False
         is_news = not self.is_there
         self.is_there, self._num_taken = True, 0
         return is_news
 
-    def taken(self, issued: float) -> None:
-        """Somebody has taken our record that was issued then."""
-        self._taken = issued
+    def taken(self) -> None:
+        """Somebody has taken our newest record."""
+        self._known = self._latest
         self._num_taken += 1
         if self._num_taken > self._patience:
             self.is_there = False

@@ -158,13 +158,14 @@ class Directory:
 
     def trouble(self, model: str | None = None) -> str:
         """Why peers may be missing from what was found last, to be put behind what says that: other versions of the
-        protocol, for a model's fingerprint or its configuration's hash if one is given, and clocks; empty if there is
-        nothing of the kind."""
+        protocol, for a model's fingerprint or its configuration's hash if one is given, and clocks that differ by too
+        much; empty if there is nothing of the kind."""
         others = {other.peer_id: other for found in self._others.values() for other in found}
         versions = other_versions(
             other for other in others.values() if model in (None, other.fingerprint, other.config_hash)
         )
-        return "".join(f"; {text}" for text in (versions, self._store.clocks.trouble) if text)
+        clocks = self.clocks.trouble if abs(self.clocks.ahead) > CLOCK_TOLERANCE else ""
+        return "".join(f"; {text}" for text in (versions, clocks) if text)
 
     @property
     def clocks(self) -> Clocks:

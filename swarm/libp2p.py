@@ -261,9 +261,7 @@ class Libp2pNetwork:
         """Get to know the neighbours, and what time it is there; a node that stays says so if it is another time."""
         await self._dht.look_around()
         if self._listens and (news := self.clocks.news()):
-            log.warning(
-                "%s (nodes whose clocks differ by more than %.0f s do not find each other)", news, CLOCK_TOLERANCE
-            )
+            log.warning("%s; up to %.0f s do no harm", news, CLOCK_TOLERANCE)
 
     async def _reserve(self, contact: Contact) -> bool:
         """Ask a node to relay for this one; whether it does."""

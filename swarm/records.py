@@ -10,7 +10,7 @@ clock of whoever keeps it (`swarm.ages`).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -127,8 +127,7 @@ def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
         raise BadMessage(f"record of {len(record)} bytes")
     payload = record[_SIGNATURE:]
     try:
-        fields = cleaned(from_json(payload))
-        found = _parsed(fields if isinstance(fields, dict) else {})
+        found = _parsed(payload)
     except ValidationError as error:
         raise BadMessage(f"malformed record: {error.errors()[0]['msg']}") from None
     except ValueError as error:
@@ -138,6 +137,16 @@ def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
     return found
 
 
-def _parsed(fields: dict[str, Any]) -> Envelope:
-    fields = {"protocol": _UNNUMBERED, **fields}
+def _parsed(payload: bytes) -> Envelope:
+    fields = from_json(payload)
+    if not _is_plain(payload):
+        fields = cleaned(fields)
+    if not isinstance(fields, dict):
+        raise ValueError("no object")
+    fields.setdefault("protocol", _UNNUMBERED)
     return (Announcement if fields["protocol"] == PROTOCOL else Envelope).model_validate(fields)
+
+
+def _is_plain(payload: bytes) -> bool:
+    """Whether JSON can have no text that is not printable: as nearly all has, in look-ups that read thousands."""
+    return payload.isascii() and b"\\" not in payload and payload.decode("ascii").isprintable()

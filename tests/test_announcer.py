@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from peer.announcer import Announcer
+from peer.twin import Twin
 from swarm.directory import Directory, Seen
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
@@ -154,3 +155,15 @@ def test_peer_whose_clock_is_set_back_goes_on_being_found(tmp_path: Path) -> Non
                 assert found.age == 0.0
 
     faulty.run(program())
+
+
+def test_record_of_an_earlier_run_that_only_some_nodes_have_is_no_other_host() -> None:
+    """Its clock was set back meanwhile; others take the new one at once, so that nothing has to be tried again."""
+    left = announcement("peer", started=1.0, expires=2_000.0)
+    twin = Twin(3.0)
+    assert twin.issue(1_000.0) == 1_000.0
+    assert not twin.see(left, 2.0)
+    twin.taken()
+    assert not twin.see(left, 2.0)
+    assert twin.issue(1_015.0) > left.issued
+    assert not twin.is_there

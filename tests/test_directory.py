@@ -303,7 +303,11 @@ def test_old_peers_are_told_to_be_brought_up_to_date(identities: list[Identity])
     assert other_versions([]) == ""
 
 
-def test_clock_that_is_wrong_is_told_of_where_somebody_is_missed(place: Place) -> None:
+@pytest.mark.parametrize(("ahead", "is_told"), [(500.0, False), (4000.0, True)])
+def test_clock_that_is_too_wrong_is_told_of_where_somebody_is_missed(
+    ahead: float, is_told: bool, place: Place
+) -> None:
     for i in range(3):
-        place.store.clocks.note(f"{i}", 4000.0)
-    assert place.directory.trouble() == ("; this machine's clock is 4000 s ahead of those of 3 other nodes: set it")
+        place.store.clocks.note(f"{i}", ahead)
+    trouble = "; this machine's clock is 4000 s ahead of those of 3 other nodes: set it"
+    assert place.directory.trouble() == (trouble if is_told else "")
