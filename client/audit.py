@@ -13,6 +13,7 @@ listens. A text that was given out is not taken back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import secrets
@@ -23,6 +24,7 @@ from typing import Protocol
 
 from client.history import History
 from client.routing import Hop, Kind
+from swarm import awake
 from swarm.errors import ChainLost, PeerError, PeerLied, SwarmUnreachable
 from swarm.sketch import ROW_BYTES, distances
 from swarm.speculation.tree import DraftTree
@@ -171,7 +173,9 @@ class Auditor:
         """Wait for the audit of a text of so many tokens; one that has not made a step for too long is skipped."""
         while not task.done():
             steps = self._steps
-            await asyncio.wait([task], timeout=_PATIENCES * self._audited.patience(length))
+            with contextlib.suppress(TimeoutError):
+                async with awake.timeout(_PATIENCES * self._audited.patience(length)):
+                    await asyncio.wait([task])
             if not task.done() and self._steps == steps:
                 await end(task)
         if task.cancelled():

@@ -147,8 +147,8 @@ class Chain:
                 await session.prefill(number, tokens, self._timer.ceiling, near)
         except PeerError as error:  # the round itself will mend the chain
             self._blame(error)
-        except Astray:
-            self._is_astray = True
+        except SwarmUnreachable as error:  # it will also try again
+            self._is_astray = isinstance(error, Astray)
 
     @property
     def flight(self) -> Flight | None:

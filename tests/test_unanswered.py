@@ -154,3 +154,42 @@ def test_where_nobody_else_serves_some_layers_a_client_waits_for_who_is_slow_to_
         assert (await client.chain.verify(PROMPT, NOTHING)).tokens == tuple(reference(PROMPT, 1, 2))
 
     faulty.run(run())
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [7 * i % 50 for i in range(100)]], ids=["short", "long"])
+def test_a_text_begins_as_soon_as_the_directory_answers(prompt: list[int]) -> None:
+    """Whether its prompt goes ahead of the first round, or with it."""
+
+    async def run() -> None:
+        swarm = await two_for_each_layer()
+        client, honest, asked = ToyClient(swarm, window=1), swarm.directory.peers_of, Asked(failures=3)
+
+        async def peers_of(fingerprint: str) -> list[Any]:
+            await asked()
+            return await honest(fingerprint)
+
+        swarm.directory.peers_of = peers_of  # type: ignore[method-assign]
+        await client.chain.prefill(prompt)
+        assert (await client.chain.verify(prompt, NOTHING)).tokens == tuple(reference(prompt, 1, 2))
+        assert asked.times == 4
+
+    faulty.run(run())
+
+
+def test_a_client_that_is_cut_off_while_its_prompt_is_on_its_way_goes_on_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.session.MAX_AHEAD", 48)
+
+    async def run() -> None:
+        client, prompt = ToyClient(await two_for_each_layer(), window=1), [7 * i % 50 for i in range(400)]
+        await client.target.refresh()
+        prefill = asyncio.create_task(client.chain.prefill(prompt))
+        await asyncio.sleep(0.2)
+        client.node.is_hung = True
+        asyncio.get_running_loop().call_later(20.0, client.node.resume)
+        await prefill
+        assert (await client.chain.verify(prompt, NOTHING)).tokens == tuple(reference(prompt, 1, 2))
+        assert client.chain.reroutes == 0
+
+    faulty.run(run())
