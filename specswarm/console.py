@@ -24,7 +24,7 @@ import uvloop
 
 from swarm.errors import SpecswarmError, UsageError
 from swarm.foreign import printable
-from swarm.lifetime import Signals, Stopped, end_at_once, heeded, obeying_signals
+from swarm.lifetime import Signals, Stopped, heeded, obeying_signals
 from swarm.tasks import report
 
 T = TypeVar("T")
@@ -206,13 +206,13 @@ def _give_up_output() -> None:
 
 @contextlib.contextmanager
 def _signals_end_it() -> Iterator[None]:
-    """While no event loop runs that heeds them, signals end the process at once: an exception might be swallowed, in
-    the middle of an import say."""
+    """While no event loop runs that heeds them, signals end the process at once, by the system's own way: in the middle
+    of an import, Python would come to them late, and might swallow an exception."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    before = {number: signal.signal(number, _end_at_once) for number in heeded()}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in heeded()}
     try:
         yield
     finally:
@@ -224,10 +224,6 @@ def clean_up_on_signals() -> None:
     """From now on, signals raise SystemExit: for a command that has something to clean up."""
     for number in heeded():
         signal.signal(number, _exit)
-
-
-def _end_at_once(number: int, _: FrameType | None) -> None:
-    end_at_once(128 + number)
 
 
 def _exit(number: int, _: FrameType | None) -> NoReturn:

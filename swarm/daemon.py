@@ -47,6 +47,11 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
         if self._child is not None and self._child.returncode is None:
             self._child.kill()
 
+    def _terminate(self) -> None:
+        """As hivemind does, which also calls it when nobody can catch what it raises."""
+        with contextlib.suppress(OSError):  # its sockets were never there, say, or cannot be removed
+            super()._terminate()
+
     @staticmethod
     def _make_process_args(*args: Any, **options: Any) -> list[str]:
         return [*_SETSID, *P2P._make_process_args(*args, **options)]

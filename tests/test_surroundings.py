@@ -16,13 +16,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 
+from simulator.fit import LabRun
 from specswarm import console
 from specswarm.cli import main
 from specswarm.processes import LOOPBACK, running_swarm
+from swarm import daemon
 from swarm.errors import SpecswarmError, UsageError
 from swarm.identity import Identity
+from swarm.model.source import ModelSource
+from tests.test_simulator_fit import RUN, TEXTS, crowd
 
 ROOT = Path(__file__).parents[1]
 LISTEN = [part for maddr in LOOPBACK for part in ("--host-maddr", maddr)]
@@ -112,6 +117,7 @@ class Commands:
         few = ["--max-new-tokens", "2"]
         (self.folder / "examples").write_text('{"prompt": "x", "answer": "y"}\n')
         (self.folder / "scenario.toml").write_text(SCENARIO)
+        (self.folder / "lab-run.json").write_bytes(msgspec.json.encode(LabRun(RUN, (crowd(10.0),), TEXTS)))
         loss = ["--loss", "100", "--out", self.folder / "semantic.toml"]
         arguments: dict[str, list[object]] = {
             "help": ["--help"],
@@ -122,7 +128,7 @@ class Commands:
             "calibrate": ["calibrate", self.model, "--draft", self.model, *few, *loss, *reach],
             "status": ["status", *reach],
             "simulate": ["simulate", self.folder / "scenario.toml", "--seeds", "1"],
-            "simulate calibrate": ["simulate", "calibrate", ROOT / "benchmarks/results/lab-run.json"],
+            "simulate calibrate": ["simulate", "calibrate", self.folder / "lab-run.json"],
             "demo": ["demo"],
         }
         arguments["calibrate"] += ["--file", self.folder / "examples"]
@@ -226,9 +232,8 @@ def test_an_odd_place_is_a_place(name: str, target: Path, tmp_path: Path, initia
     """No home, no folder for what is temporary, names that are not UTF-8, a terminal that knows ASCII alone."""
     folder = tmp_path / os.fsdecode(b"\xff\xfe")
     folder.mkdir()
-    (folder / os.fsdecode(b"model\xff")).symlink_to(target)
     identity: list[object] = ["--identity", folder / os.fsdecode(b"\xff.key")]
-    there = Commands(folder / os.fsdecode(b"model\xff"), folder, initial_peer, identity)
+    there = Commands(target, folder, initial_peer, identity)
     ended = ran(there.named(name), tmp_path, odd_place)
     assert ended.code == 0, ended.err
     assert "Traceback" not in ended.err
@@ -259,9 +264,7 @@ UNWRITABLE = {
 }
 
 
-@pytest.mark.parametrize(
-    "place", ["/proc/none", "/dev/null/below", "/dev/full", "/" + "a" * 5000, "~nobody-here/x"]
-)
+@pytest.mark.parametrize("place", ["/proc/none", "/dev/null/below", "/" + "a" * 5000, "~nobody-here/x"])
 @pytest.mark.parametrize("name", UNWRITABLE)
 def test_a_file_that_cannot_be_had_is_named(
     name: str, place: str, initial_peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -269,13 +272,42 @@ def test_a_file_that_cannot_be_had_is_named(
     arguments = [initial_peer if argument == "x" else argument for argument in UNWRITABLE[name](place)]
     if name == "model":
         arguments += ["--identity", str(tmp_path / "key")]
-    if "--identity" not in arguments and "--file" not in arguments and place == "/dev/full" and name != "model":
-        place = "full"
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("specswarm: ")]
     assert ended.value.code == 2
     assert place[:20] in line
+
+
+def test_a_model_whose_path_is_not_utf_8_is_refused_and_one_that_is_so_called_elsewhere_is_served(
+    target: Path, tmp_path: Path
+) -> None:
+    """What reads tokenizers and weights takes paths in UTF-8 alone."""
+    odd = tmp_path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    (odd / "config.json").symlink_to(target / "config.json")
+    with pytest.raises(UsageError, match="not UTF-8: rename it"):
+        ModelSource.resolve(str(odd))
+    (tmp_path / "model").symlink_to(odd)
+    assert ModelSource.resolve(str(tmp_path / "model")).label == "\ufffd"
+
+
+def test_a_disk_that_takes_no_key_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bootstrap", *LISTEN, "--identity", "/dev/full"])
+    assert ended.value.code == 2
+    assert "/dev/full: No space left on device; choose another with --identity" in capsys.readouterr().err
+
+
+def test_a_place_that_takes_no_sockets_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon._Daemon, "_UNIX_SOCKET_PREFIX", "/unix/dev/null/hivemind-")
+    with pytest.raises(SystemExit) as ended:
+        main(["bootstrap", *LISTEN, "--identity", str(tmp_path / "key")])
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("specswarm: the network daemon did not start: ")
 
 
 def test_a_full_disk_leaves_no_half_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +366,7 @@ def test_signal_before_anything_has_begun_ends_it_without_a_trace(tmp_path: Path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         wait_for_reading(process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(10) == -signal.SIGINT
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
 

@@ -6,6 +6,7 @@ Only small files are read here. A client never needs more; a peer's weights are 
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -83,6 +84,8 @@ class ModelSource:
             is_folder = folder.is_dir()
         except (OSError, ValueError) as error:
             raise UsageError(f"model {name[:200]}: {getattr(error, 'strerror', None) or error}") from None
+        if os.fsencode(folder).decode(errors="replace") != str(folder):
+            raise UsageError(f"model {name}: what reads weights takes no path that is not UTF-8: rename it")
         files: Files
         if is_folder:
             files = Folder(folder)
