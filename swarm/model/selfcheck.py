@@ -69,7 +69,7 @@ def check_class(model: PreTrainedModel) -> None:
             )
 
 
-def check_stage(stage: Stage, *, exact: bool, progress: Progress) -> None:
+def check_stage(stage: Stage, *, exact: bool, progress: Progress | None = None) -> None:
     """Raises ModelUnsupported if the loaded stage cannot be served; `exact` says that its weights are as on disk."""
     tolerance = _TOLERANCE.get(stage.dtype, _ROUGH_TOLERANCE) if exact else _ROUGH_TOLERANCE
     checks: tuple[Callable[[Stage], None], ...] = (
@@ -77,6 +77,7 @@ def check_stage(stage: Stage, *, exact: bool, progress: Progress) -> None:
         _check_order,
         partial(_check_sessions, tolerance=tolerance),
     )
+    progress = progress or Progress()
     try:
         for i, check in enumerate(checks):
             progress.at("checking that its layers can be served exactly", i, len(checks))
