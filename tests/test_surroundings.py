@@ -59,7 +59,11 @@ class Ran:
         return [line for line in self.err.splitlines() if not re.match(r"\d\d:\d\d:\d\d |$", line)]
 
 
-def ran(arguments: Sequence[object], folder: Path, prepare: Callable[[], object] = lambda: None) -> Ran:
+def as_usual() -> None:
+    """Surroundings that are not changed."""
+
+
+def ran(arguments: Sequence[object], folder: Path, prepare: Callable[[], object] = as_usual) -> Ran:
     """Run a command as a process of its own, after `prepare` has changed its surroundings; a node that serves is told
     to stop as soon as it does."""
     out, err = folder / "out", folder / "err"
