@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/specswarm demo
 
+# A file's tests share its swarm, so they run on one core; at most four cores, for most tests start several programs.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -74,7 +76,9 @@ def sweep(
         others = set(active_children())
         with ProcessPoolExecutor(count) as pool:
             try:
-                for figures in pool.map(run, *zip(*jobs, strict=True)):
+                with _signals_wait():  # a worker that is just being started could not be ended
+                    results = pool.map(run, *zip(*jobs, strict=True))
+                for figures in results:
                     found.append(figures)
                     done()
             except BaseException:  # Ctrl-C, say: the pool would wait for the runs that have begun
@@ -83,6 +87,16 @@ def sweep(
                 raise
     for i, (change, _) in enumerate(scenarios):
         yield Point(change, tuple(found[i * seeds : (i + 1) * seeds]))
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Those that ask a program to end are heeded afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _value(text: str) -> Any:

@@ -182,7 +182,6 @@ def _prepare_streams() -> None:
         except OSError as error:
             if error.errno == errno.EBADF:
                 os.dup2(os.open(os.devnull, mode), descriptor)
-    sys.stdin = sys.stdin or os.fdopen(0, "r", closefd=False)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
         sys.stdout = _over(_Output(1, "wb", closefd=False), sys.stdout)
     if sys.stderr is None or sys.stderr is sys.__stderr__:

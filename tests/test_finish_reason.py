@@ -34,15 +34,13 @@ def test_why_a_text_ends_is_told(draft_at: str, target: Path, draft: Path, tmp_p
 
             end = whole.token_ids[4]
             at = whole.token_ids.index(end) + 1
-            model.eos_token_ids = frozenset({end})
             for count in (at, 24):
                 file = tmp_path / f"text of {count}"
                 for _ in range(2):
-                    ended = await model.generate(IDS, max_new_tokens=count, resume=file)
+                    ended = await model.generate(IDS, max_new_tokens=count, resume=file, eos_token_id=[end])
                     assert (ended.finish_reason, ended.token_ids) == ("stop", whole.token_ids[:at])
             assert (await model.generate(resume=file, max_new_tokens=99)).finish_reason == "stop"
 
-            model.eos_token_ids = frozenset()
             full = await model.generate([5] * 2044, max_new_tokens=9)
             assert (full.finish_reason, len(full.token_ids)) == ("context", 4)
             assert (await model.generate([5] * 2044, max_new_tokens=4)).finish_reason == "length"

@@ -123,12 +123,12 @@ def test_a_prompt_of_one_token_is_followed_by_the_forced_one(target: Path, tmp_p
 
 
 def test_the_embedded_target_with_a_penalty_says_what_transformers_says(tmp_path: Path) -> None:
-    source = ModelSource.resolve("embedded")
-    folder = with_defaults(source.folder, tmp_path / "m", repetition_penalty=1.3, eos_token_id=0)
+    embedded = Path(ModelSource.resolve("embedded").files.pretrained)
+    folder = with_defaults(embedded, tmp_path / "m", repetition_penalty=1.3, eos_token_id=0)
 
     async def run() -> tuple[list[int], list[int]]:
         async with (
-            memory_swarm.peers(source.folder, ["0:4", "4:8"], tmp_path) as network,
+            memory_swarm.peers(embedded, ["0:4", "4:8"], tmp_path) as network,
             memory_swarm.client(network, folder, draft="embedded-draft") as model,
         ):
             own = await model.generate("def f(x):", max_new_tokens=6)

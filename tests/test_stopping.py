@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,10 +104,12 @@ def test_loading_ends_at_once(
 
 
 def test_a_start_that_nobody_answers_ends_at_once(tmp_path: Path) -> None:
-    nobody = "/ip4/192.0.2.1/tcp/9/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
-    program = Program(["status", "--initial-peer", nobody], tmp_path / "log")
-    wait_for_children(program)
-    code, seconds = ends(program, signal.SIGINT)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes a connection, and says nothing
+        port = silent.getsockname()[1]
+        nobody = f"/ip4/127.0.0.1/tcp/{port}/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
+        program = Program(["status", "--initial-peer", nobody], tmp_path / "log")
+        with silent.accept()[0]:
+            code, seconds = ends(program, signal.SIGINT)
     assert (code, seconds < STOP_SECONDS) == (130, True)
     assert (tmp_path / "log").read_text() == ""
 
@@ -138,7 +142,7 @@ def test_a_peer_says_whom_it_leaves_and_the_second_signal_ends_it_at_once(
 @pytest.mark.skipif(os.cpu_count() == 1, reason="it has no workers then")
 def test_a_simulation_ends_at_once_with_all_its_workers(tmp_path: Path) -> None:
     scenario = Path(__file__).parents[1] / "configs" / "scenarios" / "thousand.toml"
-    program = Program(["simulate", str(scenario), "--seeds", "2"], tmp_path / "log")
+    program = Program(["simulate", str(scenario), "--seeds", "2"], tmp_path / "log", subprocess.Popen)
     wait_for_children(program)
     code, seconds = ends(program, signal.SIGINT)
     assert (code, seconds < STOP_SECONDS) == (130, True)

@@ -17,7 +17,6 @@ from swarm.calls import DhtNode
 from swarm.directory import Directory, insist, keys_of
 from swarm.errors import LookupFailed
 from swarm.memory import MemoryTransport
-from swarm.shelf import Entry
 from swarm.span import Span
 from swarm.speculation.tree import NOTHING
 from tests import faulty, memory_swarm
@@ -66,7 +65,7 @@ def test_nodes_that_do_not_answer_are_not_taken_for_an_empty_swarm(
         mine = offer(identity)
         async with swarm.client_knowing(good) as reader:
             assert await Directory(reader).all_peers() == []
-            good._dht._node.keep(DHTID.generate(keys_of(mine)[1]), mine.peer_id, entry_of(mine, identity))
+            good._dht._node.keep(DHTID.generate(keys_of(mine)[1]), mine.peer_id, records.sign(mine, identity))
             with monkeypatch.context() as busy:
                 busy.setattr(DhtNode, "_result", refuse)
                 with pytest.raises(LookupFailed, match="nodes asked: 1, answers: 0"):
@@ -75,9 +74,6 @@ def test_nodes_that_do_not_answer_are_not_taken_for_an_empty_swarm(
 
     def refuse(self: DhtNode, place: DHTID, asker: PeerID) -> dht_pb2.FindResult:
         raise RuntimeError("busy")
-
-    def entry_of(mine: Any, identity: Any) -> Any:
-        return Entry(records.sign(mine, identity), mine.expires)
 
     in_a_swarm(tmp_path, test)
 
