@@ -113,8 +113,11 @@ def test_what_is_odd_is_said_and_everybody_is_found(
     for number in (1, 3):  # who share a key
         wait_for_line(folder / f"{number}.log", "another program publishes under this peer's id")
         assert f"{number}.key was copied" in (folder / f"{number}.log").read_text()
-    code, shown, _ = run(odd(-600.0), "status", *reach(initial_peers))
-    assert code == 0
+    for _ in range(4):  # records say so from the next one on, which comes within four seconds
+        code, shown, _ = run(odd(-600.0), "status", *reach(initial_peers))
+        assert code == 0
+        if "another program uses its key" in shown:
+            break
     assert "another program uses its key" in shown
     assert f"1 peer speaks another version of the protocol (theirs {PROTOCOL + 1}, ours {PROTOCOL})" in shown
     assert "\x1b" not in shown
