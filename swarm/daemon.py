@@ -47,6 +47,13 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
         if self._child is not None and self._child.returncode is None:
             self._child.kill()
 
+    async def reaped(self) -> None:
+        """Wait for its end, once it was killed: the event loop must not close before it has heard of that."""
+        if self._child is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._child.wait()
+
     def _terminate(self) -> None:
         """As hivemind does, which also calls it when nobody can catch what it raises."""
         with contextlib.suppress(OSError):  # its sockets were never there, say, or cannot be removed
@@ -87,6 +94,7 @@ async def start(
     except BaseException as error:
         for daemon in made:
             daemon.kill()
+            await daemon.reaped()
         if isinstance(error, BROKEN):
             raise SwarmUnreachable(f"the network daemon did not start: {first_line(error)}") from None
         if isinstance(error, ValueError):

@@ -23,6 +23,7 @@ from simulator.fit import LabRun
 from specswarm import console
 from specswarm.cli import main
 from specswarm.processes import LOOPBACK, running_swarm
+from swarm import daemon
 from swarm.errors import SpecswarmError, UsageError
 from swarm.identity import Identity
 from swarm.model.source import ModelSource
@@ -300,6 +301,17 @@ def test_a_disk_that_takes_no_key_is_named(capsys: pytest.CaptureFixture[str]) -
         main(["bootstrap", *LISTEN, "--identity", "/dev/full"])
     assert ended.value.code == 2
     assert "/dev/full: No space left on device; choose another with --identity" in capsys.readouterr().err
+
+
+def test_a_place_that_takes_no_sockets_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon._Daemon, "_UNIX_SOCKET_PREFIX", "/unix/dev/null/hivemind-")
+    with pytest.raises(SystemExit) as ended:
+        main(["bootstrap", *LISTEN, "--identity", str(tmp_path / "key")])
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("specswarm: the network daemon did not start: ")
 
 
 def test_a_full_disk_leaves_no_half_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
