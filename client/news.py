@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from swarm import awake
@@ -26,12 +27,11 @@ class News:
 
     async def until(self, is_so: Callable[[], bool], seconds: float) -> None:
         """Wait until something is so, or for `seconds`. Raises what `fail` was told."""
-        try:
-            async with awake.timeout(seconds):
-                while not (self._failure or is_so()):
-                    self._came.clear()
-                    await self._came.wait()
-        except TimeoutError:
-            pass
+        if not (self._failure or is_so()):
+            with contextlib.suppress(TimeoutError):
+                async with awake.timeout(seconds):
+                    while not (self._failure or is_so()):
+                        self._came.clear()
+                        await self._came.wait()
         if self._failure is not None:
             raise self._failure

@@ -17,7 +17,9 @@ from swarm.model.speed import MANY, Speed
 _KEPT = 3  # trials of which the median counts: one that was disturbed does not
 _NOISE = 0.1  # by less than this share of it, no other speed is announced
 _TIME = 0.005  # share of the stage's time that trials take at most
-_LEAST_PAUSE = 5.0  # seconds between two trials
+_LEAST_PAUSE = 5.0  # seconds between two trials; doubled after each that went as announced, ...
+_LONGEST_PAUSE = 60.0  # ... up to this
+_SURPRISE = 0.5  # by more than this share of it, a trial took another time than announced
 _PATIENCE = 60.0  # seconds after which a trial no longer waits until no round does
 
 
@@ -37,7 +39,7 @@ class Pace:
         """
         self._trials.append((one, many))
         one, many = (median_low(times) for times in zip(*self._trials, strict=True))
-        if _differ(one, self.speed.step_seconds) or _differ(many, _seconds(self.speed)):
+        if self._differs(one, many, _NOISE):
             self.speed = Speed(one, max(many - one, 0.0) / (MANY - 1))
 
     async def keep(self, trial: Callable[[int, float], Awaitable[float]]) -> None:
@@ -49,14 +51,18 @@ class Pace:
         while True:
             await asyncio.sleep(pause)
             one, many = await trial(1, _PATIENCE), await trial(MANY, _PATIENCE)
+            pause = _LEAST_PAUSE if self._differs(one, many, _SURPRISE) else min(2 * pause, _LONGEST_PAUSE)
+            pause = max(pause, (one + many) / _TIME)
             self.note(one, many)
-            pause = max((one + many) / _TIME, _LEAST_PAUSE)
+
+    def _differs(self, one: float, many: float, share: float) -> bool:
+        """Whether such rounds take other times than announced, by more than this share."""
+        return any(
+            abs(found - announced) > share * announced
+            for found, announced in ((one, self.speed.step_seconds), (many, _seconds(self.speed)))
+        )
 
 
 def _seconds(speed: Speed) -> float:
     """Of a round of MANY tokens."""
     return speed.step_seconds + speed.token_seconds * (MANY - 1)
-
-
-def _differ(found: float, announced: float) -> bool:
-    return abs(found - announced) > _NOISE * announced

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from types import TracebackType
 from weakref import WeakKeyDictionary
 
 log = logging.getLogger("specswarm")
@@ -33,7 +34,7 @@ class Clock:
         self._keepers = 0
         self._beat: asyncio.TimerHandle | None = None
         self._due = 0.0  # of the beat
-        self._deadlines: set[_Deadline] = set()
+        self._deadlines: set[Deadline] = set()
 
     @property
     def pauses(self) -> int:
@@ -49,30 +50,33 @@ class Clock:
     @contextlib.contextmanager
     def kept(self) -> Iterator[Clock]:
         """Notice every pause meanwhile."""
-        self._keepers += 1
-        if self._beat is None:
-            self._arm()
+        self.keep()
         try:
             yield self
         finally:
-            self._keepers -= 1
-            if not self._keepers and self._beat is not None:
-                self.notice()
-                self._beat.cancel()
-                self._beat = None
+            self.release()
 
-    @contextlib.asynccontextmanager
-    async def timeout(self, seconds: float) -> AsyncIterator[None]:
-        """As `asyncio.timeout`, but begun afresh after a pause. Raises TimeoutError."""
-        with self.kept():
-            async with asyncio.timeout(None) as limit:
-                deadline = _Deadline(self, limit, seconds)
-                self._deadlines.add(deadline)
-                try:
-                    yield
-                finally:
-                    self._deadlines.discard(deadline)
-                    deadline.cancel()
+    def keep(self) -> None:
+        """Notice every pause until `release`."""
+        self._keepers += 1
+        if self._beat is None:
+            self._arm()
+
+    def release(self) -> None:
+        """One keeper less."""
+        self._keepers -= 1
+        if not self._keepers and self._beat is not None:
+            self.notice()
+            self._beat.cancel()
+            self._beat = None
+
+    def note(self, deadline: Deadline) -> None:
+        """One that begins afresh after a pause, until it is forgotten."""
+        self._deadlines.add(deadline)
+
+    def forget(self, deadline: Deadline) -> None:
+        """One that is over."""
+        self._deadlines.discard(deadline)
 
     def notice(self) -> bool:
         """Whether a pause has ended just now: then all deadlines begin afresh."""
@@ -98,24 +102,38 @@ class Clock:
             self._arm()
 
 
-class _Deadline:
-    """One that is waited for."""
+class Deadline:
+    """As `asyncio.timeout`, but begun afresh after a pause: the block raises TimeoutError."""
 
-    def __init__(self, clock: Clock, limit: asyncio.Timeout, seconds: float) -> None:
-        self._clock, self._limit, self._seconds = clock, limit, seconds
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._times = 0  # it has begun afresh
-        self._handle = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    async def __aenter__(self) -> None:
+        self._clock = clock()
+        self._clock.keep()
+        self._clock.note(self)
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        self._begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.cancel()
+        self._clock.forget(self)
+        self._clock.release()
+        await self._limit.__aexit__(kind, error, trace)
 
     def renew(self) -> None:
         """Begin afresh, unless it has too often."""
         if self._times < _MOST_TIMES and not self._limit.expired():
             self._times += 1
             self._handle.cancel()
-            self._handle = asyncio.get_running_loop().call_later(self._seconds, self._end)
+            self._begin()
 
-    def cancel(self) -> None:
-        """It is not waited for any more."""
-        self._handle.cancel()
+    def _begin(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(self._seconds, self._end)
 
     def _end(self) -> None:
         """The time is over, unless the program has stood still just now."""
@@ -131,14 +149,15 @@ _clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, Clock] = WeakKeyDictionary
 def clock() -> Clock:
     """That of the running event loop."""
     loop = asyncio.get_running_loop()
-    if loop not in _clocks:
-        _clocks[loop] = Clock()
-    return _clocks[loop]
+    try:
+        return _clocks[loop]
+    except KeyError:
+        return _clocks.setdefault(loop, Clock())
 
 
-def timeout(seconds: float) -> contextlib.AbstractAsyncContextManager[None]:
-    """See Clock.timeout."""
-    return clock().timeout(seconds)
+def timeout(seconds: float) -> Deadline:
+    """A block that may take so long, pauses left out."""
+    return Deadline(seconds)
 
 
 def _time() -> float:

@@ -6,19 +6,21 @@ sends them again, the receiver computes with the same numbers.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from swarm import blockwise
 from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite, to_bytes
-from swarm.wire import Wire
+from swarm.wire import Form, Wire
 
-INT8 = "int8"
+INT8: Form = "int8"
 
 
-def form_of(wire: Wire, dtype: torch.dtype) -> str:
+def form_of(wire: Wire, dtype: torch.dtype) -> Form:
     """The form in which a stage of this dtype passes its results on: what `Hidden.dtype` says."""
-    return INT8 if wire == "int8" else dtype_name(dtype)
+    return INT8 if wire == "int8" else cast(Form, dtype_name(dtype))
 
 
 def forms(wire: Wire) -> tuple[str, ...]:

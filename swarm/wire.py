@@ -70,6 +70,8 @@ Text = Annotated[str, Meta(max_length=MAX_REASON)]
 Rule = Literal["match", "rejection", "semantic"]
 Wire = Literal["exact", "int8"]
 """In which form hidden states go from hop to hop: in the model's dtype, or in int8, which is lossy."""
+Form = Literal["float32", "bfloat16", "float16", "int8"]
+"""Of the values of hidden states."""
 Compute = Annotated[tuple[Seconds, ...], Meta(max_length=256)]  # one for each hop
 
 
@@ -182,7 +184,7 @@ class Hidden(Message, frozen=True, tag=4):
 
     round: Round
     layer: Count
-    dtype: Annotated[str, Meta(max_length=16)]
+    dtype: Form
     states: bytes
     compute: Compute
     packed: bool = False

@@ -129,7 +129,7 @@ def any_hidden(chance: Random, aim: Aim, round: Round) -> Hidden:
     )
     layer = chance.choice([aim.span.start, aim.span.start, _number(chance)])
     form = chance.choice(["float32", "float32", "bfloat16", "int8", "object"])
-    return Hidden(round, layer, form, states, (0.1,), packed=chance.random() < 0.4)
+    return Hidden(round, layer, form, states, (0.1,), packed=chance.random() < 0.4)  # type: ignore[arg-type]
 
 
 def frame(data: bytes, length: int | None = None) -> bytes:
