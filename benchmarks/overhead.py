@@ -3,21 +3,22 @@
     make overhead ARGS="--against FOLDER"
 
 FOLDER is a checkout of the other revision. Both swarms (a bootstrap node, four peers, a client) are up all the time, on
-loopback, and only one of them works at a time. In each pair both generate the same text, in alternating order.
+loopback, and only one of them works at a time. In each pair both generate the same texts, one each by turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import operator
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import partial, reduce
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -40,13 +41,22 @@ SLOWER = Bar("time of a generation against the other revision's, upper limit of 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one generation."""
+    """Of one text or more."""
 
+    tokens: int
     seconds: float
     cpu_seconds: float
-    """Of all programs of the swarm together, for each token."""
+    """Of all programs of the swarm together."""
     bytes: float
-    """That the client sent and received, for each token."""
+    """That the client sent and received."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """Of all texts together."""
+        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def of(self, name: str) -> float:
+        """One of the figures, for each token."""
+        return float(getattr(self, name) / self.tokens)
 
 
 class Side:
@@ -60,11 +70,11 @@ class Side:
         """What a greedy text costs, and its token ids."""
         before = self._cpu_seconds()
         result = self._client.generate(prompt, max_new_tokens=tokens)
-        count = len(result["token_ids"])
         cost = Cost(
+            len(result["token_ids"]),
             result["seconds"],
-            (self._cpu_seconds() - before) / count,
-            (result["bytes_sent"] + result["bytes_received"]) / count,
+            self._cpu_seconds() - before,
+            result["bytes_sent"] + result["bytes_received"],
         )
         return cost, result["token_ids"]
 
@@ -112,16 +122,22 @@ def run(against: Path, draft: str, num_pairs: int, tokens: int) -> list[tuple[Co
         for prompt in CODE:  # the first text of a client also pays for what is made once
             for side in sides:
                 side.generate(prompt, tokens)
-        pairs = []
-        for number in range(num_pairs):
-            await_calm()
-            prompt = CODE[number // 2 % len(CODE)]
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            made = {i: sides[i].generate(prompt, tokens) for i in order}
-            if made[0][1] != made[1][1]:
-                raise ValueError(f"the two revisions go on differently with {prompt!r}")
-            pairs.append((made[0][0], made[1][0]))
-    return pairs
+        return [_pair(sides, number, tokens) for number in range(num_pairs)]
+
+
+def _pair(sides: Sequence[Side], number: int, tokens: int) -> tuple[Cost, Cost]:
+    """All texts by both sides; who is first with a text is second with the next, and in the next pair."""
+    await_calm()
+    costs: list[list[Cost]] = [[], []]
+    for text, prompt in enumerate(CODE):
+        order = (0, 1) if (number + text) % 2 == 0 else (1, 0)
+        made = {i: sides[i].generate(prompt, tokens) for i in order}
+        if made[0][1] != made[1][1]:
+            raise ValueError(f"the two revisions go on differently with {prompt!r}")
+        for i in order:
+            costs[i].append(made[i][0])
+    here, there = (reduce(operator.add, side) for side in costs)
+    return here, there
 
 
 def main() -> int:
@@ -130,18 +146,20 @@ def main() -> int:
     parser.add_argument("--against", type=Path, required=True, help="a checkout of the other revision")
     parser.add_argument("--draft", default="embedded-draft", help="ngram and none are others")
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
     args = parser.parse_args()
     pairs = run(args.against.resolve(), args.draft, args.pairs, args.tokens)
 
     console = Console()
-    table = Table(title=f"{args.pairs} pairs of {args.tokens} tokens, draft {args.draft}, {describe()}")
+    table = Table(
+        title=f"{args.pairs} pairs of {len(CODE)} texts of {args.tokens} tokens, draft {args.draft}, {describe()}"
+    )
     for heading in ("", "here", "there", "ratio", "upper limit"):
         table.add_column(heading)
     record: dict[str, Any] = {"machine": describe(), "draft": args.draft, "tokens": args.tokens, "figures": {}}
-    for name, unit in (("seconds", "s"), ("cpu_seconds", "s/token"), ("bytes", "/token")):
-        figures = [(getattr(here, name), getattr(there, name)) for here, there in pairs]
+    for name, unit in (("seconds", "s/token"), ("cpu_seconds", "s/token"), ("bytes", "/token")):
+        figures = [(here.of(name), there.of(name)) for here, there in pairs]
         ratio, upper = ratio_of(figures)
         here, there = (mean(side) for side in zip(*figures, strict=True))
         table.add_row(f"{name}, {unit}", f"{here:.4g}", f"{there:.4g}", f"{ratio:.3f}", f"{upper:.3f}")

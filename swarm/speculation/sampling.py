@@ -120,8 +120,9 @@ def contest(
         noisy = narrowed + gumbel(sampling.seed, len(context), known[left])
         scores, best = noisy.topk(min(count, len(noisy)))
         ids = known[left[best]]
-    possible = int((scores > -torch.inf).sum())
-    return ids[:possible].tolist(), scores[:possible].tolist()
+    chosen, found = ids.tolist(), scores.tolist()
+    possible = sum(score > -torch.inf for score in found)
+    return chosen[:possible], found[:possible]
 
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
