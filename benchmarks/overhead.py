@@ -2,8 +2,9 @@
 
     make overhead ARGS="--against FOLDER"
 
-FOLDER is a checkout of the other revision. Both swarms (a bootstrap node, four peers, a client) are up all the time, on
-loopback, and only one of them works at a time. In each pair both generate the same texts, one each by turns.
+FOLDER is a checkout of the other revision. For each pair both swarms (a bootstrap node, four peers, a client, all on
+loopback) are started anew, for one start is faster than another by some percent. Then they generate the same texts, one
+each by turns, so that only one of them works at a time.
 """
 
 from __future__ import annotations
@@ -114,30 +115,33 @@ def ratio_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def run(against: Path, draft: str, num_pairs: int, tokens: int) -> list[tuple[Cost, Cost]]:
     """The costs of this revision and of the other one. Raises ValueError if their texts differ."""
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        sides = [
-            stack.enter_context(swarm(checkout, draft, Path(scratch) / name))
-            for name, checkout in (("here", HERE), ("there", against))
-        ]
-        for prompt in CODE:  # the first text of a client also pays for what is made once
-            for side in sides:
-                side.generate(prompt, tokens)
-        return [_pair(sides, number, tokens) for number in range(num_pairs)]
+    return [_pair((HERE, against), draft, number, tokens) for number in range(num_pairs)]
 
 
-def _pair(sides: Sequence[Side], number: int, tokens: int) -> tuple[Cost, Cost]:
-    """All texts by both sides; who is first with a text is second with the next, and in the next pair."""
-    await_calm()
+def _pair(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tuple[Cost, Cost]:
+    """All texts by both; which is first with a text is second with the next, and in the next pair."""
     costs: list[list[Cost]] = [[], []]
-    for text, prompt in enumerate(CODE):
-        order = (0, 1) if (number + text) % 2 == 0 else (1, 0)
-        made = {i: sides[i].generate(prompt, tokens) for i in order}
-        if made[0][1] != made[1][1]:
-            raise ValueError(f"the two revisions go on differently with {prompt!r}")
-        for i in order:
-            costs[i].append(made[i][0])
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        sides = {
+            i: stack.enter_context(swarm(checkouts[i], draft, Path(scratch) / str(i))) for i in _by_turns(number)
+        }
+        for side in [*sides.values()] * 2:  # the first texts also pay for what is made once
+            side.generate(CODE[number % len(CODE)], tokens)
+        await_calm()
+        for text, prompt in enumerate(CODE):
+            order = _by_turns(number + text)
+            made = {i: sides[i].generate(prompt, tokens) for i in order}
+            if made[0][1] != made[1][1]:
+                raise ValueError(f"the two revisions go on differently with {prompt!r}")
+            for i in order:
+                costs[i].append(made[i][0])
     here, there = (reduce(operator.add, side) for side in costs)
     return here, there
+
+
+def _by_turns(number: int) -> tuple[int, int]:
+    """Both sides, in the other order each time."""
+    return (0, 1) if number % 2 == 0 else (1, 0)
 
 
 def main() -> int:
