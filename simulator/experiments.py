@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from simulator.figures import Figures
 from simulator.scenario import Scenario
 from simulator.swarm import Swarm
 from swarm.errors import UsageError
+from swarm.lifetime import signals_wait
 
 _MADE = 50_000  # objects, after which it is looked for those that hold each other: events seldom do
 
@@ -76,7 +75,7 @@ def sweep(
         others = set(active_children())
         with ProcessPoolExecutor(count) as pool:
             try:
-                with _signals_wait():  # a worker that is just being started could not be ended
+                with signals_wait():  # a worker that is just being started could not be ended
                     results = pool.map(run, *zip(*jobs, strict=True))
                 for figures in results:
                     found.append(figures)
@@ -87,16 +86,6 @@ def sweep(
                 raise
     for i, (change, _) in enumerate(scenarios):
         yield Point(change, tuple(found[i * seeds : (i + 1) * seeds]))
-
-
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Those that ask a program to end are heeded afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _value(text: str) -> Any:

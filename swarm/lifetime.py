@@ -77,6 +77,16 @@ def heeded() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Those that ask a program to stop are heeded afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, heeded())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def remains(clean_up: Callable[[], object]) -> Callable[[], object]:
     """Something outside this process is here until `gone` is told; `clean_up` takes it away, at once."""
     _remains.add(clean_up)

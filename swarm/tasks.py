@@ -121,7 +121,7 @@ def report_strays(loop: asyncio.AbstractEventLoop) -> None:
     """Have the log tell what ends, in this loop or in a thread, without an owner to notice."""
 
     def stray(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        log.error("%s", context["message"], exc_info=context.get("exception"))
+        log.error("%s", context.get("message", "a callback failed"), exc_info=context.get("exception"))
 
     def stray_thread(arguments: threading.ExceptHookArgs) -> None:
         if arguments.exc_value is not None:

@@ -441,8 +441,10 @@ def test_a_thread_that_ends_by_a_fault_is_in_the_log(logged: Callable[[], list[s
         loop.call_soon(fail)
         loop.call_soon(loop.stop)
         loop.run_forever()
+        loop.call_exception_handler({"exception": BUG})  # uvloop does not always say what failed
         loop.close()
     finally:
         threading.excepthook = before
     assert "the thread metrics ended" in logged()[0]
     assert "callback" in logged()[1]
+    assert str(BUG) in logged()[2]
