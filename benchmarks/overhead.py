@@ -2,9 +2,9 @@
 
     make overhead ARGS="--against FOLDER"
 
-FOLDER is a checkout of the other revision. For each pair both swarms (a bootstrap node, four peers, a client, all on
-loopback) are started anew, for one start is faster than another by some percent. Then they generate the same texts, one
-each by turns, so that only one of them works at a time.
+FOLDER is a checkout of the other revision. Both swarms (a bootstrap node, four peers and a client on loopback) make the
+same texts, one each by turns, so that only one of them works at a time. One start of a swarm is faster than another by
+some percent: for each pair both are started anew, several times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial, reduce
@@ -113,13 +113,15 @@ def ratio_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return math.exp(mean(logs)), math.exp(mean(logs) + margin)
 
 
-def run(against: Path, draft: str, num_pairs: int, tokens: int) -> list[tuple[Cost, Cost]]:
+def run(against: Path, draft: str, num_pairs: int, starts: int, tokens: int) -> list[tuple[Cost, Cost]]:
     """The costs of this revision and of the other one. Raises ValueError if their texts differ."""
-    return [_pair((HERE, against), draft, number, tokens) for number in range(num_pairs)]
+    found = [_started((HERE, against), draft, number, tokens) for number in range(num_pairs * starts)]
+    pairs = (zip(*found[i : i + starts], strict=True) for i in range(0, len(found), starts))
+    return [(_sum(here), _sum(there)) for here, there in pairs]
 
 
-def _pair(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tuple[Cost, Cost]:
-    """All texts by both; which is first with a text is second with the next, and in the next pair."""
+def _started(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tuple[Cost, Cost]:
+    """All texts by both, started anew; which is first with a text is second with the next, and in the next start."""
     costs: list[list[Cost]] = [[], []]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         sides = {
@@ -135,8 +137,11 @@ def _pair(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tu
                 raise ValueError(f"the two revisions go on differently with {prompt!r}")
             for i in order:
                 costs[i].append(made[i][0])
-    here, there = (reduce(operator.add, side) for side in costs)
-    return here, there
+    return _sum(costs[0]), _sum(costs[1])
+
+
+def _sum(costs: Iterable[Cost]) -> Cost:
+    return reduce(operator.add, costs)
 
 
 def _by_turns(number: int) -> tuple[int, int]:
@@ -150,15 +155,15 @@ def main() -> int:
     parser.add_argument("--against", type=Path, required=True, help="a checkout of the other revision")
     parser.add_argument("--draft", default="embedded-draft", help="ngram and none are others")
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--starts", type=int, default=3, help="in each pair")
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
     args = parser.parse_args()
-    pairs = run(args.against.resolve(), args.draft, args.pairs, args.tokens)
+    pairs = run(args.against.resolve(), args.draft, args.pairs, args.starts, args.tokens)
 
     console = Console()
-    table = Table(
-        title=f"{args.pairs} pairs of {len(CODE)} texts of {args.tokens} tokens, draft {args.draft}, {describe()}"
-    )
+    texts = f"{args.starts} x {len(CODE)} texts of {args.tokens} tokens"
+    table = Table(title=f"{args.pairs} pairs of {texts}, draft {args.draft}, {describe()}")
     for heading in ("", "here", "there", "ratio", "upper limit"):
         table.add_column(heading)
     record: dict[str, Any] = {"machine": describe(), "draft": args.draft, "tokens": args.tokens, "figures": {}}
