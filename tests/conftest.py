@@ -1,6 +1,7 @@
 """For all tests: one torch thread, since several only wait for each other here, and in CI always the same examples."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,8 +26,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def heeded_signals() -> None:
+    """Programs heed signals also where the tests were started to ignore them: in the background, or by nohup."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def forked_programs() -> Iterator[None]:
+def forked_programs(heeded_signals: None) -> Iterator[None]:
     """Peers and clients as processes are forked from one that has imported them: that saves seconds for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "spawn", Forked)

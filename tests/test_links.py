@@ -83,7 +83,7 @@ def test_a_neighbour_that_answers_is_dropped() -> None:
 
 def test_what_waits_for_one_stream_is_bounded_in_bytes_and_in_number() -> None:
     def posted(states: int) -> int:
-        outbox, message = Outbox(), Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(states), ())
+        outbox, message = Outbox(), Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(states), ())
         return next(count for count in range(5000) if not outbox.post(message))
 
     assert posted(0) == MAX_QUEUED
@@ -93,7 +93,7 @@ def test_what_waits_for_one_stream_is_bounded_in_bytes_and_in_number() -> None:
 def test_what_was_sent_makes_room_for_more() -> None:
     async def run() -> None:
         links, neighbour, _, lost = await start()
-        large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(48 << 20), ())
+        large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(48 << 20), ())
         for _ in range(4):
             links.push(NEXT, large)
             assert await asyncio.wait_for(neighbour.received.get(), 5) == large
@@ -118,7 +118,7 @@ class Writes:
 
 
 def large(size: int) -> Hidden:
-    return Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "f", bytes(size), ())
+    return Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(size), ())
 
 
 def test_what_waits_for_one_neighbour_goes_out_in_one_write_in_order_and_bounded() -> None:

@@ -67,7 +67,7 @@ def swarm(target: Path, folder: Path, odd: Callable[..., Any]) -> Iterator[tuple
         pass
     shutil.copy(folder / "1.key", folder / "3.key")
     config = folder / "config.toml"
-    config.write_text("[join]\nannounce_seconds = 4\nthreads = 1\n")
+    config.write_text("[join]\nannounce_seconds = 8\nthreads = 1\n")
     starts = [odd(600.0), odd(-600.0), odd(600.0), odd(0.0), odd(0.0, str(PROTOCOL + 1))]
 
     def place(number: int) -> Place:
