@@ -115,9 +115,13 @@ def ratio_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def run(against: Path, draft: str, num_pairs: int, starts: int, tokens: int) -> list[tuple[Cost, Cost]]:
     """The costs of this revision and of the other one. Raises ValueError if their texts differ."""
-    found = [_started((HERE, against), draft, number, tokens) for number in range(num_pairs * starts)]
-    pairs = (zip(*found[i : i + starts], strict=True) for i in range(0, len(found), starts))
-    return [(_sum(here), _sum(there)) for here, there in pairs]
+    pairs = []
+    for first in range(0, num_pairs * starts, starts):
+        found = [_started((HERE, against), draft, first + i, tokens) for i in range(starts)]
+        here, there = map(_sum, zip(*found, strict=True))
+        print(f"{here.of('seconds') / there.of('seconds'):.3f} x the seconds", flush=True)
+        pairs.append((here, there))
+    return pairs
 
 
 def _started(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tuple[Cost, Cost]:
