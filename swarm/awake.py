@@ -110,11 +110,11 @@ class Deadline:
         self._times = 0  # it has begun afresh
 
     async def __aenter__(self) -> None:
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
         self._clock = clock()
         self._clock.keep()
         self._clock.note(self)
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
         self._begin()
 
     async def __aexit__(

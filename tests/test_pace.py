@@ -89,6 +89,26 @@ def test_trials_take_a_small_share_of_the_time_and_a_failed_one_is_not_the_last(
     assert set(tried) == {1, MANY}
 
 
+def test_trials_are_rare_while_they_go_as_announced_and_frequent_after_a_surprise() -> None:
+    quick, slow, times, enough = 0.001, 0.003, list[float](), asyncio.Event()
+
+    async def trial(tokens: int, patience: float) -> float:
+        if tokens == 1:
+            times.append(asyncio.get_running_loop().time())
+        if len(times) == 10:
+            enough.set()
+        return quick if len(times) <= 6 else slow
+
+    async def run() -> None:
+        keeping = asyncio.create_task(Pace(Speed(quick, 0.0)).keep(trial))
+        await enough.wait()
+        keeping.cancel()
+
+    faulty.run(run())
+    pauses = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
+    assert pauses == pytest.approx([5, 10, 20, 40, 60, 60, 60, 5, 5, 10])
+
+
 class Gated:
     """An engine whose batches end when they are let go on."""
 
