@@ -18,7 +18,7 @@ from swarm.speculation.rejection import DRAFTING, reject
 from swarm.speculation.sampling import Sampling
 from tests.test_acceptance import table_model, two_token_probabilities
 
-VOCAB, SAMPLES = 12, 20_000
+VOCAB, SAMPLES = 12, 30_000
 PROMPT = (3,)
 
 Draw = Callable[[Tensor, Sequence[int], Sampling, int], tuple[int, Evidence]]

@@ -81,7 +81,7 @@ def test_another_process_says_the_same_to_the_last_digit(small: Path) -> None:
     in."""
     churn = "[churn]\ncrash_per_hour = 60\nhang_per_hour = 60\nleave_per_hour = 60\nreturn_seconds = 1\n"
     text = SMALL.replace("count = 4", "count = 16").replace("count = 2", "count = 10")
-    small.write_text(text.replace("requests = 2", "requests = 10") + churn + "[link]\njitter_ms = 20\n")
+    small.write_text(text.replace("requests = 2", "requests = 20") + churn + "[link]\njitter_ms = 20\n")
     argv = [sys.executable, "-m", "specswarm", "simulate", str(small), "--seeds", "1", "--json"]
     told = {
         subprocess.run(
@@ -129,7 +129,7 @@ def test_a_sweep_is_drawn(small: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_shipped_scenarios_run(file: Path) -> None:
-    (point,) = sweep([({}, load(file, {"seconds": 20}))], 1, lambda: None)
+    (point,) = sweep([({}, load(file, {"seconds": 40}))], 1, lambda: None)
     assert point.runs[0].tokens > 0
 
 
