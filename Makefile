@@ -10,8 +10,9 @@ demo: $(STAMP)
 	$(BIN)/specswarm demo
 
 # A file's tests share its swarm, so they run on one core; at most four cores, for most tests start several programs.
+# A test that ends its process ends the run: another process would try it again and again.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -41,7 +42,7 @@ chaos: chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak
 	$(BIN)/python -m benchmarks.chaos.summary
 
 chaos-orders: $(STAMP)
-	SPECSWARM_PROPERTY_RUNS=5000 $(BIN)/python -m pytest tests/test_mending_property.py --timeout 3600
+	SPECSWARM_PROPERTY_RUNS=5000 $(BIN)/python -m pytest tests/test_mending_property.py -o faulthandler_timeout=3600
 
 chaos-faults: $(STAMP)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)

@@ -1,11 +1,14 @@
 """For all tests: one torch thread, since several only wait for each other here, and in CI always the same examples."""
 
+import contextlib
+import faulthandler
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 import torch
 
@@ -16,6 +19,33 @@ from tests.models import save_llama
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 if "CI" in os.environ:
     hypothesis.settings.load_profile("ci")
+
+
+STARTED_BY = "SPECSWARM_TESTS"
+"""Names, in the environment of each process of a run, the one that began it."""
+STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault(STARTED_BY, str(os.getpid()))
+    config.stash[STDERR] = os.dup(2)  # before the output of tests is captured
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """What comes after a test has the same time: pytest ends its watch when the test fails."""
+    seconds = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[STDERR])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Nothing outlives the tests, not even what was started by a process that ended in the middle of one."""
+    os.close(config.stash[STDERR])
+    if os.environ[STARTED_BY] == str(os.getpid()):
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(STARTED_BY) == str(os.getpid()) != str(process.pid):
+                    process.kill()
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,6 @@ def test_a_denied_peer_is_left_out_of_chains_over_the_one_that_denies_it() -> No
     faulty.run(run())
 
 
-@pytest.mark.timeout(300)
 def test_a_peer_with_a_list_serves_the_client_on_it_and_tells_others(target: Path, tmp_path: Path) -> None:
     """Real processes: the client's lasting identity is what the peer's list names."""
     from client import SwarmModel
