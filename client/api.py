@@ -17,7 +17,7 @@ from client.config import Window as WindowOption
 from client.generation import Generation, round_tokens
 from client.journal import Journal
 from client.prompt import Prompt, check_text, token_ids
-from client.prompt_text import text_ids
+from client.prompt_text import text_ids, warn_of_two_begins
 from client.recorder import Recorder
 from client.result import Result
 from client.sampling import completed, sampling_of
@@ -214,6 +214,7 @@ class AsyncSwarmModel:
             tokens = text_ids(self.tokenizer, check_text(prompt), special_tokens=special_tokens)
         else:
             tokens = token_ids(prompt, info.max_positions)
+        warn_of_two_begins(self.tokenizer, tokens)
         if not tokens:
             raise UsageError("the prompt is empty: give at least one token of text")
         wrong = next((token for token in tokens if not 0 <= token < info.vocab_size), None)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import uvloop
 
@@ -17,6 +17,7 @@ from client.generation import Generation
 from client.prompt import Prompt
 from client.result import Result
 from swarm import config
+from swarm.tasks import owned
 
 T = TypeVar("T")
 
@@ -32,13 +33,13 @@ class LoopThread:
 
     def call(self, work: Awaitable[T]) -> T:
         """Run to the end in the loop, and wait for it; Ctrl-C cancels it, and waits until it has cleaned up."""
-        ended = threading.Event()
-        future = asyncio.run_coroutine_threadsafe(_run(work, ended), self._loop)
+        call = _Call(work)
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            ended.wait()
+            self._loop.call_soon_threadsafe(call.start)
+            return call.ended.result().result()
+        except KeyboardInterrupt:  # wherever it came: from here on, the call has begun
+            self._loop.call_soon_threadsafe(call.cancel)
+            call.ended.result()
             raise
 
     def stop(self) -> None:
@@ -58,6 +59,30 @@ class LoopThread:
         stop = asyncio.Event()
         self._started.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()
+
+
+class _Call(Generic[T]):
+    """Work that a thread waits for; all but the waiting is done in the loop."""
+
+    def __init__(self, work: Awaitable[T]) -> None:
+        self.ended: Future[asyncio.Task[T]] = Future()
+        """Its task, when that has ended."""
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+
+    def start(self) -> asyncio.Task[T]:
+        """Begin, if it has not begun."""
+        if self._task is None:
+            self._task = owned(self._result(), "a call", outcomes=(Exception,))
+            self._task.add_done_callback(self.ended.set_result)
+        return self._task
+
+    def cancel(self) -> None:
+        """Break it off after its first step: what never began would not clean up."""
+        asyncio.get_running_loop().call_soon(self.start().cancel)
+
+    async def _result(self) -> T:
+        return await self._work
 
 
 class BlockingGeneration:
@@ -123,10 +148,3 @@ class SwarmModel:
             self._thread.call(self._connection.__aexit__(kind, error, trace))
         finally:
             self._thread.stop()
-
-
-async def _run(work: Awaitable[T], ended: threading.Event) -> T:
-    try:
-        return await work
-    finally:
-        ended.set()

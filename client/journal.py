@@ -18,6 +18,10 @@ from swarm.errors import UsageError
 _VERSION = 1
 
 
+_START = b'{"specswarm":'
+"""Of the first line, which may be torn as well."""
+
+
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first line."""
 
@@ -59,9 +63,9 @@ class Journal:
         try:
             content = path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
-            if not whole:
+            if not whole and content[: len(_START)] == _START[: len(content)]:
                 return None
-            first, *lines = whole.splitlines()
+            first, *lines = (whole or content).splitlines()
             head = msgspec.json.decode(first, type=_Head)
             if head.specswarm != _VERSION:
                 raise UsageError(f"{path} was written by another version of specswarm ({head.specswarm})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from swarm.errors import UsageError
@@ -22,10 +22,16 @@ def text_ids(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:
     if not special_tokens:
         before, after = _added_around(tokenizer)
         return [*before, *_plain_ids(tokenizer, text), *after]
-    begin = tokenizer.bos_token
-    if begin and text.startswith(begin) and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        log.warning("the prompt begins with %s, and the tokenizer adds another one: leave it out", begin)
     return list(tokenizer(text)["input_ids"])
+
+
+def warn_of_two_begins(tokenizer: Any, tokens: Sequence[int]) -> None:
+    """Most often, a chat template has put BOS before the text, and the tokenizer another one."""
+    if tokenizer.bos_token is not None and list(tokens[:2]) == [tokenizer.bos_token_id] * 2:
+        log.warning(
+            "the prompt begins with %s twice: once is right; a tokenizer adds one to what a chat template made",
+            tokenizer.bos_token,
+        )
 
 
 def _added_around(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -26,7 +26,8 @@ REFRESH_SECONDS = 5.0
 _MEASURE_SECONDS = 3.0  # to reach a peer and have its pings answered, ...
 _LONG_SECONDS = 10.0  # ... and where there is no chain without those that did not answer so fast
 _LEAST_SECONDS = 0.1  # that better peers have to answer, when a chain can be planned of those that have
-_WITNESSES = 3  # peers asked whether it is us who are cut off
+_WITNESSES = 3  # peers asked whether it is us who are cut off, ...
+_NODE_SECONDS = 6.0  # ... and how long the directory is, of which some nodes may be gone as well
 
 _NEWS_SECONDS = 0.5  # after which it is looked whether they are enough meanwhile
 _TOGETHER = 0.02  # within which many answer: it is not tried for each of them whether they are enough
@@ -75,12 +76,16 @@ class Target:
             return 0.0
 
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
-        """Whether any of a few peers apart from these answers; True if none is known that could."""
+        """Whether anybody apart from these peers answers: one of a few others, or else a node of the directory."""
         others = [peer.contact for peer_id, peer in self.roster.peers.items() if peer_id not in apart_from]
-        if not others:
-            return True
         answers = await asyncio.gather(*map(self._measured, others[:_WITNESSES]))
-        return any(answers)
+        if any(answers):
+            return True
+        try:
+            async with awake.timeout(_NODE_SECONDS):
+                return await self._directory.is_reachable()
+        except TimeoutError:
+            return False
 
     async def refresh(self, *, silent_too: bool = False, is_enough: Callable[[], object] | None = None) -> None:
         """Look the peers up, and measure the way to those that it is not known of. Raises LookupFailed if nobody

@@ -42,6 +42,7 @@ class Announcer:
         self._period = period
         self._clock = clock
         self._published: Announcement | None = None
+        self._wanted: Announcement | None = None  # what `publish` was given last
         self._twin = Twin(_LIFETIME_PERIODS)
 
     @property
@@ -55,8 +56,11 @@ class Announcer:
         Nobody takes it while this node is cut off; or at first, where the nodes have a record of this peer that is
         later by its clock: it was set back, or is another host's with the same key. The next attempt is later still.
         """
+        self._wanted = announcement
         for wait in (0.0, *_RETRY_SECONDS):
             await asyncio.sleep(wait)
+            if self._wanted is not announcement:  # something else is to be said by now
+                return
             issued, lifetime = self._twin.issue(self._clock()), _LIFETIME_PERIODS * self._period
             self._published = announcement.model_copy(
                 update={

@@ -278,6 +278,7 @@ def generate(
     """Generate text through the swarm, streamed as it comes."""
     from client.api import AsyncSwarmModel
     from client.config import ClientConfig, GenerationConfig
+    from client.journal import Journal
     from client.prompt import check_text
     from specswarm import calibrate as calibration
     from specswarm import outcome
@@ -327,7 +328,7 @@ def generate(
             "record": record,
         },
     )
-    goes_on = options.resume is not None and options.resume.exists() and prompt is None
+    goes_on = prompt is None and options.resume is not None and Journal.read(options.resume) is not None
     text = console.read_text() if prompt is None and not goes_on else prompt
     if text is not None:
         check_text(text)

@@ -67,7 +67,7 @@ def read_text() -> str:
     if sys.stdin is None:
         raise UsageError("the prompt is empty: there is no standard input; give one with -p")
     try:
-        return io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8").read()
+        return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
     except OSError as error:

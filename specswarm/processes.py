@@ -75,8 +75,8 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._reader.join()
-        if self.process.stdout is not None:
+        self._reader.join(STOP_SECONDS)  # what it has started may have its output still
+        if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
         return self.process.returncode
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from swarm import PROTOCOL
+from swarm import PROTOCOL, awake
 from swarm.config import Config
 from swarm.directory import Directory, Sighting, insist, other_versions
 from swarm.errors import BadMessage, PeerLost
@@ -234,7 +234,7 @@ async def _answers(network: Transport, contact: Contact, gate: asyncio.Semaphore
     """Whether a peer does; asked when it is its turn."""
     async with gate:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with awake.timeout(_ANSWER_SECONDS):
                 await round_trip(network, contact)
         except (PeerLost, BadMessage, TimeoutError):
             return False

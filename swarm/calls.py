@@ -159,11 +159,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
 
     # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
 
-    async def ping(self, peer: PeerID) -> bool:
-        """Whether the node answers; asked even if it was silent just now."""
+    async def ping(self, peer: PeerID, seconds: float = ANSWER_SECONDS) -> bool:
+        """Whether the node answers in that time; asked even if it was silent just now."""
         self._silent.pop(peer, None)
         asked = time.time()
-        response = await self._call(peer, "rpc_ping", dht_pb2.PingRequest(peer=self._info))
+        response = await self._call(peer, "rpc_ping", dht_pb2.PingRequest(peer=self._info), seconds)
         if response is not None:
             self._compare_clocks(peer, response.dht_time, asked)
         return response is not None
@@ -244,14 +244,14 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
             nearest_peer_ids=[peer.to_bytes() for peer in self.nearest(place) if peer != asker],
         )
 
-    async def _call(self, peer: PeerID, name: str, request: Any) -> Any:
-        """The response of another node; None if there is none."""
+    async def _call(self, peer: PeerID, name: str, request: Any, seconds: float = ANSWER_SECONDS) -> Any:
+        """The response of another node in that time; None if there is none."""
         if self._silent.get(peer, 0.0) > time.monotonic():
             return None
         request.auth.signature = self.swarm.badge(self.peer.to_base58())
         try:
             # hivemind's own time limit may swallow a cancellation (asyncio.wait_for before Python 3.12 does)
-            async with awake.timeout(ANSWER_SECONDS):
+            async with awake.timeout(seconds):
                 response = await getattr(self.get_stub(self._p2p, peer), name)(request)
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
             log.debug("%s of %s failed: %s", name, peer, printable(str(error)) or type(error).__name__)

@@ -50,8 +50,8 @@ class _Walk:
 
     @property
     def says_nobody(self) -> bool:
-        """Whether there is nothing if it has found nothing."""
-        return self.is_whole and self.answered > 0
+        """Whether there is nothing if it has found nothing: by the word of most, for one may have started just now."""
+        return self.is_whole and 2 * self.answered > self.asked
 
 
 class Dht:
@@ -85,9 +85,9 @@ class Dht:
         """Whether a node has called lately, and showed that it is of this swarm."""
         return self._node.knows_caller(peer)
 
-    async def ping(self, peer_id: str) -> bool:
-        """Whether that node answers; both know each other then."""
-        return await self._node.ping(PeerID.from_base58(peer_id))
+    async def ping(self, peer_id: str, seconds: float) -> bool:
+        """Whether that node answers in that time; both know each other then."""
+        return await self._node.ping(PeerID.from_base58(peer_id), seconds)
 
     async def look_around(self) -> None:
         """Get to know the nodes nearest to this one, and forget those that are gone."""

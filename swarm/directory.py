@@ -156,6 +156,14 @@ class Directory:
         ]
         return sorted(found, key=_order)
 
+    async def is_reachable(self) -> bool:
+        """Whether any of its nodes answers."""
+        try:
+            await self._store.get(INDEX_KEY)
+        except LookupFailed:
+            return False
+        return True
+
     def trouble(self, model: str | None = None) -> str:
         """Why peers may be missing from what was found last, to be put behind what says that: other versions of the
         protocol, for a model's fingerprint or its configuration's hash if one is given, and clocks that differ by too

@@ -22,6 +22,7 @@ from typing import Literal
 from swarm.foreign import printable
 
 MAX_REASON = 1024  # characters that one node is told of what went wrong at another
+_MAX_TEXT = 8192  # characters of an error: libraries quote whole messages of strangers
 
 Why = Literal["full", "model", "gone", "unlawful", "stranger", "rate", "leaving"]
 """Why a peer refuses: no room; not served here; no such session is open; against the session's law; not whom its owner
@@ -31,11 +32,12 @@ allows; too often lately; it is about to leave."""
 class SpecswarmError(Exception):
     """Base of all errors that a user may see; the text is one line that says what to do.
 
-    It may quote anything, names of files and what libraries say of strangers' bytes included: it is made printable.
+    It may quote anything, names of files and what libraries say of strangers' bytes included: it is made printable, and
+    cut where it is very long.
     """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(printable(text))
+        super().__init__(printable(text, _MAX_TEXT))
 
 
 class UsageError(SpecswarmError):

@@ -249,13 +249,16 @@ class Libp2pNetwork:
             await end(staying)
 
     async def _greet(self, contact: Contact) -> bool:
-        """Connect to a node and have it answer; whether it did, and relays for this one if it has to."""
+        """Connect to a node and have it answer; whether it did, and relays for this one if it has to. One that is busy
+        has as long for its answer as for the connection: whoever joins asks but once."""
         try:
             async with awake.timeout(CONNECT_SECONDS):
                 await daemon.connect(self._p2p, contact)
         except (*BROKEN, ValueError):
             return False
-        return await self._dht.ping(contact.peer_id) and (not self._is_behind_nat or await self._reserve(contact))
+        return await self._dht.ping(contact.peer_id, CONNECT_SECONDS) and (
+            not self._is_behind_nat or await self._reserve(contact)
+        )
 
     async def _look_around(self) -> None:
         """Get to know the neighbours, and what time it is there; a node that stays says so if it is another time."""

@@ -51,6 +51,22 @@ def test_announcement_nobody_took_is_soon_tried_again(refusals: int, attempts: l
     assert faulty.run(publish()) == attempts
 
 
+def test_what_is_announced_while_an_attempt_waits_stays(tmp_path: Path) -> None:
+    async def run() -> list[str]:
+        store = Moody(1)
+        with Identity.hold(tmp_path / "key") as identity:
+            directory = Directory(store)
+            announcer = Announcer(directory, store.join(identity.peer_id), identity, PERIOD)
+            said = announcement(identity.peer_id)
+            earlier = asyncio.create_task(announcer.publish(said))
+            await asyncio.sleep(0.5)
+            await announcer.publish(said.model_copy(update={"state": "draining"}))
+            await earlier
+            return [one.said.state for one in await directory.look()]
+
+    assert faulty.run(run()) == ["draining"]
+
+
 class Store(MemoryNetwork):
     """Says, as nodes do, whether it has taken a record."""
 

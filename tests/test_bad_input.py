@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specswarm.cli import main
+from specswarm.console import read_text
 from specswarm.processes import LOOPBACK, running_swarm
 from tests.models import save_llama
 
@@ -134,6 +135,11 @@ def test_standard_input_that_is_no_prompt(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", given and io.TextIOWrapper(io.BytesIO(given)))
     assert words in complaint(run("generate", target, "--initial-peer", NOBODY), 2)
+
+
+def test_standard_input_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\r\ntwo\r")))
+    assert read_text() == "one\r\ntwo\r"
 
 
 def test_an_option_that_is_no_number(target: Path, tmp_path: Path) -> None:

@@ -211,14 +211,27 @@ def test_a_hung_hop_is_found_by_asking_and_is_out_until_it_answers() -> None:
     assert client.chain.stall_seconds < 0.5 + 0.5 + 1.0  # the wait, the survey, the mend
 
 
-def test_if_everybody_is_silent_nobody_is_blamed() -> None:
+@pytest.mark.parametrize("knows_others", [True, False])
+def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     def act(swarm: ToySwarm, client: ToyClient) -> None:
         swarm.network.nodes["client"].is_hung = True
         asyncio.get_running_loop().call_later(20, swarm.network.nodes["client"].resume)
 
-    client = generated(pairs(), once(act))
+    alone = {"first": Span(0, 1), "only": Span(1, 3), "last": Span(3, 4)}
+    client = generated(pairs() if knows_others else alone, once(act))
     assert client.chain.reroutes == 0
     assert 19 < client.chain.stall_seconds < 30
+
+
+def test_others_that_died_with_the_chain_do_not_make_it_this_machines_fault() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        for name in {hop.contact.peer_id for hop in client.hops} | others.keys():
+            swarm.network.nodes[name].is_hung = True
+
+    others = {name: Span(0, 1) for name in ("x", "y", "z")}
+    client = generated(others | pairs(), once(act))
+    assert client.chain.reroutes == 1
+    assert client.chain.stall_seconds < 10
 
 
 def test_layers_that_nobody_serves_any_more_are_named_in_the_end() -> None:

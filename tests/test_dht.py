@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.p2p import PeerID
+from hivemind.p2p import P2PContext, PeerID
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
@@ -22,6 +22,7 @@ from swarm import PROTOCOL, records
 from swarm.calls import ANSWER_SECONDS, DhtNode, place_of
 from swarm.dht import DEADLINE_SECONDS
 from swarm.directory import INDEX_KEY, Directory, keys_of
+from swarm.errors import LookupFailed
 from swarm.identity import Identity
 from swarm.libp2p import Libp2pNetwork
 from swarm.records import MAX_LIFETIME, Announcement
@@ -303,5 +304,49 @@ def test_who_calls_too_often_is_refused_and_nobody_else_is(tmp_path: Path, monke
         assert not answers[-1]
         calm, _ = await swarm.join("calm")
         assert await calm._dht._node.ping(peer)
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_one_answer_among_silence_does_not_mean_that_there_is_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has just started has no records, and knows who might."""
+
+    def reply(_: dht_pb2.FindRequest) -> dht_pb2.FindResult:
+        raise PermissionError("not now")
+
+    async def test(swarm: Swarm) -> None:
+        started, _ = await swarm.join("started")
+        full, identity = await swarm.join("full")
+        offered = offer(identity)
+        record = records.sign(offered, identity)
+        for key in keys_of(offered):
+            full._dht._node.keep(DHTID.generate(key), offered.peer_id, record)
+        async with swarm.client_knowing(full) as client:
+            directory = Directory(client)
+            assert [peer.peer_id for peer in await directory.all_peers()] == [offered.peer_id]
+        async with swarm.client_knowing(full) as client:
+            hostile(monkeypatch, full, reply)
+            with pytest.raises(LookupFailed, match="asked: 2, answers: 1"):
+                await Directory(client).all_peers()
+        assert started.peer_id != full.peer_id
+
+    in_a_swarm(tmp_path, test)
+
+
+def test_a_node_that_is_busy_for_a_while_lets_others_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = DhtNode.rpc_ping
+
+    async def busy(self: DhtNode, request: dht_pb2.PingRequest, context: P2PContext) -> dht_pb2.PingResponse:
+        await asyncio.sleep(ANSWER_SECONDS + 1.0)
+        return await honest(self, request, context)
+
+    monkeypatch.setattr(DhtNode, "rpc_ping", busy)
+
+    async def test(swarm: Swarm) -> None:
+        await swarm.join("busy")
+        network, _ = await swarm.join("joining")
+        assert not network._dht.is_alone
 
     in_a_swarm(tmp_path, test)

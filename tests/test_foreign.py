@@ -146,6 +146,7 @@ def test_errors_quote_nothing_that_is_not_shown() -> None:
     assert all(is_printable(str(error)) for error in errors)
     assert all(is_printable(error.reason) for error in errors if isinstance(error, PeerLost | PeerRefused))
     assert len(str(errors[-1])) < 1100
+    assert len(str(BadMessage("模" * 20_000_000))) < 10_000  # in no time
 
 
 def test_message_that_is_none_is_refused_in_printable_words() -> None:

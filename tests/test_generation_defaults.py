@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from client.result import Result
 from swarm.errors import UsageError
-from swarm.model.defaults import UNAPPLIED
+from swarm.model.defaults import UNAPPLIED, GenerationDefaults
 from swarm.model.source import ModelSource
 from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
@@ -343,6 +343,11 @@ def test_without_a_generation_config_the_old_fields_of_the_model_count(
     defaults = ModelSource.resolve(str(folder)).generation_defaults()
     assert defaults.processors == {"repetition_penalty": 1.3, "suppress_tokens": (plain[5],)}
     assert defaults.file == "config.json"
+    unsaid = {"text_config": {"bad_words_ids": None, "num_beams": None, "min_length": 3}, "eos_token_id": None}
+    (folder / "config.json").write_text(json.dumps(unsaid))
+    defaults = GenerationDefaults.read(None, folder / "config.json", VOCAB)
+    assert defaults.processors == {"min_length": 3}
+    assert defaults.unapplied == ()
 
 
 def test_what_is_not_applied_is_said_in_one_line(

@@ -58,6 +58,8 @@ def test_a_file_that_is_not_there_yet_is_no_journal(tmp_path: Path) -> None:
         b'{"specswarm": 2, "fingerprint": "", "prompt": [], "options": {}}\n',
         b"\xff\xfe\n",
         b"[1]\n",
+        b"a secret",
+        b'{"specs": 1}',
     ],
 )
 def test_another_file_is_refused_and_left_as_it_is(content: bytes, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from client.config import GenerationConfig
 from client.prompt import token_ids
-from client.prompt_text import text_ids
+from client.prompt_text import text_ids, warn_of_two_begins
 from swarm import config
 from swarm.errors import UsageError
 from tests import memory_swarm
@@ -195,7 +195,7 @@ def test_a_second_begin_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
             (byte_level(), f"{BEGIN}the cat", True, 0),
         ):
             caplog.clear()
-            text_ids(tokenizer, text, special_tokens=special_tokens)
+            warn_of_two_begins(tokenizer, text_ids(tokenizer, text, special_tokens=special_tokens))
             assert len(caplog.records) == warnings
             assert all("begins with <s>" in record.message for record in caplog.records)
 

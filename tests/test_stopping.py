@@ -105,11 +105,15 @@ def test_loading_ends_at_once(
 
 def test_a_start_that_nobody_answers_ends_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes a connection, and says nothing
+        silent.settimeout(READY_SECONDS)
         port = silent.getsockname()[1]
         nobody = f"/ip4/127.0.0.1/tcp/{port}/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
         program = Program(["status", "--initial-peer", nobody], tmp_path / "log")
-        with silent.accept()[0]:
-            code, seconds = ends(program, signal.SIGINT)
+        try:
+            with silent.accept()[0]:
+                code, seconds = ends(program, signal.SIGINT)
+        finally:
+            program.process.kill()
     assert (code, seconds < STOP_SECONDS) == (130, True)
     assert (tmp_path / "log").read_text() == ""
 

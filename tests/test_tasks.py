@@ -83,7 +83,9 @@ STARTED = {
     ("client/recorder.py", "run_in_executor"): "recording: raised",
     ("client/recorder.py", "to_thread"): "recording: raised",
     ("client/blocking.py", "Thread"): "the event loop: who waits for its start gets the error",
-    ("client/blocking.py", "call_soon_threadsafe"): "stopping: an event is set",
+    ("client/blocking.py", "owned"): "a call: raised to the thread that waits for it",
+    ("client/blocking.py", "call_soon"): "breaking a call off: its task is cancelled",
+    ("client/blocking.py", "call_soon_threadsafe"): "stopping: an event is set; a call: as `owned`",
     ("specswarm/status.py", "owned"): "asking a peer: raised",
     (
         "specswarm/processes.py",

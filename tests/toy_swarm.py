@@ -48,7 +48,8 @@ class SlowThread(Executor):
 class Announced:
     """The directory: who is announced, dead or alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: FaultyNetwork) -> None:
+        self._network = network
         self.peers: dict[str, Announcement] = {}
 
     async def peers_of(self, _: str) -> list[Announcement]:
@@ -56,6 +57,9 @@ class Announced:
 
     async def all_peers(self) -> list[Announcement]:
         return list(self.peers.values())
+
+    async def is_reachable(self) -> bool:
+        return not self._network.nodes["client"].is_hung
 
     def trouble(self, _: str | None = None) -> str:
         return ""
@@ -76,7 +80,7 @@ class ToySwarm:
     ) -> None:
         self.network = network
         self.num_layers = num_layers
-        self.directory = Announced()
+        self.directory = Announced(network)
         self.engines: dict[str, ToyEngine] = {}
         self.services: dict[str, PeerService] = {}
         self.tables: dict[str, SessionTable] = {}

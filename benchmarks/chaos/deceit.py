@@ -38,7 +38,7 @@ DECEITS = (("noise", "2:4"), ("token", "6:8"), ("late", "4:6"), ("silence", "0:2
 WRONG = ("noise", "token")
 """What makes a text wrong."""
 TEMPERATURES = (0.0, 0.8)
-_CLIENTS = 5  # of which at least one has the liar in its chain
+_CLIENTS = 12  # of which at least one has the liar in its chain: each as if by a coin
 CLIENT = len(SPANS) + len(DECEITS) + 1  # its host, after the bootstrap node, the peers and the liars
 
 

@@ -56,10 +56,11 @@ class GenerationDefaults:
         """From generation_config.json, if there is one, or else from config.json. Raises UsageError that names the file
         if it is no JSON object, or if what it says makes no sense."""
         file = generation or config
-        values = {name: value for name, value in read_object(file).items() if value is not None}
+        values = read_object(file)
         if generation is None:
             nested: object = next((values[name] for name in _NESTED if values.get(name)), {})
-            values = {**(nested if isinstance(nested, dict) else {}), **values}
+            values = _said(nested if isinstance(nested, dict) else {}) | _said(values)
+        values = _said(values)
         ends = _ends(values.get("eos_token_id"), file)
         processors, unapplied = _processors(values, file, vocab_size)
         _check_forced(processors, file)
@@ -69,6 +70,11 @@ class GenerationDefaults:
         if processors.exponential_decay_length_penalty[1] != 1.0 and not within:
             unapplied.append("exponential_decay_length_penalty")
         return cls(msgspec.to_builtins(processors), within, tuple(unapplied), file.name)
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are null, which says nothing."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _ends(value: Any, file: Path) -> list[int]:

@@ -19,7 +19,7 @@ SUMS = "SHA256SUMS"
 _ADAPTER = "adapter_config.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".ckpt")
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\n")
-_SUM_LINE = re.compile(r"^([0-9a-f]{64}) [ *](?:\./)?(.+)$", re.MULTILINE)
+_SUM_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+)$", re.MULTILINE)
 
 
 class Files(Protocol):
@@ -106,9 +106,13 @@ def read_index(path: Path) -> dict[str, str]:
 def read_sums(path: Path) -> dict[str, str]:
     """File name to hex SHA-256, from what `sha256sum` printed. Raises UsageError."""
     try:
-        return {name: digest for digest, name in _SUM_LINE.findall(path.read_text(encoding="utf-8"))}
+        lines = path.read_text(encoding="utf-8").strip()
+        sums = {name: digest.lower() for digest, name in _SUM_LINE.findall(lines)}
+        if lines and not sums:
+            raise ValueError("in another notation")
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no list as sha256sum makes it: make it anew") from error
+    return sums
 
 
 def pointed_hash(path: Path) -> str | None:

@@ -18,9 +18,13 @@ _VOLATILE = frozenset(
 )
 
 
-def hash_config(config: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of a config.json, without what says nothing about the model's function."""
-    text = json.dumps(_canonical(config), sort_keys=True, separators=(",", ":"))
+def hash_config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of a config.json, without what says nothing about the model's function.
+
+    `defaults`: what a setting is that a config.json of this kind does not name. To name one as null is to leave it out
+    only where that is null, too.
+    """
+    text = json.dumps(_canonical(config, defaults), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -55,11 +59,16 @@ def _hash(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def _canonical(value: Any) -> Any:
-    """`value` without volatile keys and without empty settings, at every depth."""
+def _canonical(value: Any, default: Any) -> Any:
+    """`value` without volatile keys and without settings that say nothing, at every depth."""
     if isinstance(value, Mapping):
-        return {k: _canonical(v) for k, v in value.items() if k not in _VOLATILE and v is not None}
-    return [_canonical(v) for v in value] if isinstance(value, list) else value
+        defaults = default if isinstance(default, Mapping) else {}
+        return {
+            k: _canonical(v, defaults.get(k))
+            for k, v in value.items()
+            if k not in _VOLATILE and not (v is None and defaults.get(k) is None)
+        }
+    return [_canonical(v, None) for v in value] if isinstance(value, list) else value
 
 
 def _memory_path() -> Path:
@@ -74,7 +83,7 @@ def _memory_path() -> Path:
 def _read_memory() -> dict[str, Any]:
     try:
         return dict(json.loads(_memory_path().read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # no memory yet, or a spoilt one: hash again
+    except (OSError, ValueError, TypeError):  # no memory yet, or a spoilt one: hash again
         return {}
 
 

@@ -89,8 +89,10 @@ def build_on_meta(config: Any, dtype: torch.dtype) -> PreTrainedModel:
                 copy.deepcopy(config), dtype=dtype, attn_implementation=NAME, trust_remote_code=False
             )
     except KeyError as error:
-        raise ModelUnsupported(f"{config.model_type} does not dispatch through AttentionInterface") from error
-    except ValueError as error:
+        if error.args == (NAME,):
+            raise ModelUnsupported(f"{config.model_type} does not dispatch through AttentionInterface") from error
+        raise ModelUnsupported(f"transformers knows no {error} that {config.model_type} is to have") from error
+    except (ValueError, ArithmeticError, RuntimeError) as error:
         reason = str(error).split("\n")[0][:200]
         raise ModelUnsupported(f"transformers has no text decoder for {config.model_type}: {reason}") from error
 
@@ -129,7 +131,8 @@ def _read_weights(
         misfits = [*(name for name, *_ in loaded.mismatched_keys), *loaded.conversion_errors]
         if misfits:
             raise ModelUnsupported(
-                f"the weights of {source.name} do not fit its config.json: {min(misfits)} is of another size"
+                f"the weights of {source.name} do not fit its config.json: {min(misfits)} is of another size, or a part"
+                " of it is missing"
             )
         missing &= loaded.missing_keys
         if quantize is not None:

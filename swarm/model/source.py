@@ -71,7 +71,7 @@ class ModelSource:
     def label(self) -> str:
         """What to call it before strangers: a hub id, an alias, or the folder's own name; at most 256 characters."""
         is_named = self.name in _ALIASES or not isinstance(self.files, Folder)
-        return printable(self.name if is_named else Path(self.files.pretrained).resolve().name, 256)
+        return printable(self.name if is_named else Path(self.files.pretrained).resolve().name or "model", 256)
 
     @classmethod
     def resolve(cls, name: str, revision: str | None = None) -> ModelSource:
@@ -108,7 +108,7 @@ class ModelSource:
                 vocab_size=text.vocab_size,
                 max_positions=_max_positions(text),
                 family=self.config.model_type,
-                config_hash=fingerprint.hash_config(self._read_json(CONFIG)),
+                config_hash=fingerprint.hash_config(self._read_json(CONFIG), type(self.config)().to_dict()),
             )
         except AttributeError as error:
             raise ModelUnsupported(f"{self.config.model_type} is no language model: {error}") from error
@@ -231,7 +231,7 @@ def _read_config(path: Path) -> Any:
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except OSError as error:
         raise UsageError(f"{path} cannot be read by transformers") from error
-    except (AttributeError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError, ArithmeticError, StrictDataclassError) as error:
         reason = str(error).split("\n")[0][:200]
         raise ModelUnsupported(f"transformers cannot build the model of {path}: {reason}") from error
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import model_zoo as zoo
 import pytest
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from swarm.errors import ModelUnsupported, UsageError
 from swarm.model import fingerprint
-from swarm.model.files import INDEX
+from swarm.model.files import CONFIG, INDEX, read_sums
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.span import Span
@@ -72,8 +73,19 @@ def test_volatile_settings_do_not_change_the_configuration_hash() -> None:
     config = {"model_type": "llama", "rope": {"theta": 1e4, "dtype": "x"}, "ids": [1, 2], "unset": None}
     other = {"ids": [1, 2], "rope": {"theta": 1e4}, "model_type": "llama", "torch_dtype": "bfloat16"}
     noise = {"transformers_version": "9", "_name_or_path": "/x", "dtype": "float32"}
-    assert fingerprint.hash_config(config) == fingerprint.hash_config({**other, **noise})
-    assert fingerprint.hash_config(config) != fingerprint.hash_config({**config, "ids": [2, 1]})
+    assert fingerprint.hash_config(config, {}) == fingerprint.hash_config({**other, **noise}, {})
+    assert fingerprint.hash_config(config, {}) != fingerprint.hash_config({**config, "ids": [2, 1]}, {})
+
+
+def test_a_setting_that_is_null_is_none_that_is_left_out_where_it_has_a_default(tmp_path: Path) -> None:
+    zoo.save(zoo.build("llama"), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text()) | {"model_type": "mistral"}
+    hashes = []
+    for setting in ({}, {"sliding_window": None}, {"sliding_window": 4096}, {"quantization_config": None}):
+        (tmp_path / CONFIG).write_text(json.dumps(config | setting))
+        hashes.append(ModelSource.resolve(str(tmp_path)).info.config_hash)
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes)) == 3
 
 
 def test_weights_changed_in_place_change_the_fingerprint(tmp_path: Path) -> None:
@@ -94,8 +106,9 @@ def test_hash_of_an_unchanged_file_is_remembered(tmp_path: Path, own_cache: Path
     memory[str(file)][-1] = "remembered"
     own_cache.write_text(json.dumps(memory))
     assert fingerprint.file_hash(file) == "remembered"
-    own_cache.write_text("spoilt")
-    assert fingerprint.file_hash(file) == hashlib.sha256(b"one").hexdigest()
+    for spoilt in ("spoilt", "null", "[5]"):
+        own_cache.write_text(spoilt)
+        assert fingerprint.file_hash(file) == hashlib.sha256(b"one").hexdigest()
 
 
 def test_file_of_the_same_size_and_time_is_hashed_anew(tmp_path: Path) -> None:
@@ -211,6 +224,38 @@ def test_shard_of_another_model_among_the_stated_hashes_is_refused_by_name(tmp_p
     (tmp_path / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in source.weight_files))
     with pytest.raises(UsageError, match="model-00001-of"):
         source.fingerprint()
+
+
+@pytest.mark.parametrize("line", ["{0}  a.safetensors", "{0} *./a.safetensors"])
+def test_hashes_are_stated_in_small_letters_or_capitals(line: str, tmp_path: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    for written in (digest, digest.upper()):
+        (tmp_path / "sums").write_text(line.format(written) + "\n")
+        assert read_sums(tmp_path / "sums") == {"a.safetensors": digest}
+
+
+def test_stated_hashes_in_another_notation_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_text(f"SHA256 (a.safetensors) = {'0' * 64}\n")
+    with pytest.raises(UsageError, match="no list as sha256sum makes it"):
+        read_sums(tmp_path / "sums")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_attention_heads": 0}, "by zero"),
+        ({"intermediate_size": -1}, "negative dimension"),
+        ({"hidden_act": "geluu"}, "knows no 'geluu' that llama is to have"),
+    ],
+)
+def test_configuration_that_makes_no_model_is_told_by_what_is_wrong(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    zoo.save(zoo.build("llama"), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | changes))
+    with pytest.raises(ModelUnsupported, match=words):
+        load_stage(ModelSource.resolve(str(tmp_path)), Span(0, 1))
 
 
 def test_index_beside_a_whole_file_does_not_count(tmp_path: Path) -> None:
