@@ -56,11 +56,10 @@ class GenerationDefaults:
         """From generation_config.json, if there is one, or else from config.json. Raises UsageError that names the file
         if it is no JSON object, or if what it says makes no sense."""
         file = generation or config
-        values = read_object(file)
+        values = _said(read_object(file))
         if generation is None:
             nested: object = next((values[name] for name in _NESTED if values.get(name)), {})
-            values = _said(nested if isinstance(nested, dict) else {}) | _said(values)
-        values = _said(values)
+            values = _said(nested if isinstance(nested, dict) else {}) | values
         ends = _ends(values.get("eos_token_id"), file)
         processors, unapplied = _processors(values, file, vocab_size)
         _check_forced(processors, file)
