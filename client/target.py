@@ -76,16 +76,19 @@ class Target:
             return 0.0
 
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
-        """Whether anybody apart from these peers answers: one of a few others, or else a node of the directory."""
+        """Whether anybody apart from these peers answers: one of a few others, or else a node of the directory.
+
+        If so, those of the others that do not are out of reach.
+        """
         others = [peer.contact for peer_id, peer in self.roster.peers.items() if peer_id not in apart_from]
-        answers = await asyncio.gather(*map(self._measured, others[:_WITNESSES]))
-        if any(answers):
-            return True
-        try:
-            async with awake.timeout(_NODE_SECONDS):
-                return await self._directory.is_reachable()
-        except TimeoutError:
+        witnesses = others[:_WITNESSES]
+        answers = await asyncio.gather(*map(self._measured, witnesses))
+        if not any(answers) and not await self._is_node_reachable():
             return False
+        for contact, has_answered in zip(witnesses, answers, strict=True):
+            if not has_answered:
+                self.roster.round_trips.pop(contact.peer_id, None)
+        return True
 
     async def refresh(self, *, silent_too: bool = False, is_enough: Callable[[], object] | None = None) -> None:
         """Look the peers up, and measure the way to those that it is not known of. Raises LookupFailed if nobody
@@ -155,6 +158,13 @@ class Target:
         except (PeerLost, BadMessage, TimeoutError):
             return False
         return True
+
+    async def _is_node_reachable(self) -> bool:
+        try:
+            async with awake.timeout(_NODE_SECONDS):
+                return await self._directory.is_reachable()
+        except TimeoutError:
+            return False
 
     async def _others(self) -> str:
         """What else there is, for a client that found no peer of its own model."""
