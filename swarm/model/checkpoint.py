@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from swarm.errors import ModelUnsupported, UsageError
-from swarm.model.files import no_weights, pointed_hash
+from swarm.model.files import no_weights, open_weights
 from swarm.model.source import ModelSource
 
 Group = dict[str, str]
@@ -81,7 +80,7 @@ class Checkpoint:
     def opened(self, group: Group) -> Iterator[dict[str, _OnDisk]]:
         """The group's tensors, read when indexed; their files are open, and mapped into memory, inside only."""
         with contextlib.ExitStack() as stack:
-            files = {name: stack.enter_context(self._open(name)) for name in set(group.values())}
+            files = {name: stack.enter_context(open_weights(self._path(name))) for name in set(group.values())}
             yield {tensor: _OnDisk(files[file].get_slice(tensor)) for tensor, file in group.items()}
 
     def _files_of(self, span: _Span) -> set[str]:
@@ -127,7 +126,7 @@ class Checkpoint:
 
     def _types(self, name: str) -> dict[str, str]:
         """The tensors in a file, and the types of their values."""
-        with self._open(name) as file:
+        with open_weights(self._path(name)) as file:
             return {tensor: file.get_slice(tensor).get_dtype() for tensor in file.keys()}  # noqa: SIM118  # no mapping
 
     def _path(self, name: str) -> Path:
@@ -135,14 +134,6 @@ class Checkpoint:
         if path is None:
             raise UsageError(f"{self._source.name} lacks {name}, which holds layers of this span")
         return path
-
-    def _open(self, name: str) -> Any:
-        path = self._path(name)
-        try:
-            return safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            remedy = "it is a pointer, `git lfs pull` it" if pointed_hash(path) else "fetch it again"
-            raise UsageError(f"{path} is no intact safetensors file: {remedy}") from error
 
 
 class _Span:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from safetensors import SafetensorError, safe_open
+
 from swarm.errors import UsageError
 from swarm.model import fingerprint
 
@@ -76,7 +78,7 @@ class Folder:
     def sha256(self, name: str) -> str | None:
         """Of what the file holds now, or of what Git is to put in its place."""
         path = self.file(name)
-        return None if path is None else pointed_hash(path) or fingerprint.file_hash(path)
+        return None if path is None else pointed_hash(path) or weights_hash(path)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -120,6 +122,21 @@ def pointed_hash(path: Path) -> str | None:
     with path.open("rb") as file:
         found = _POINTER.match(file.read(200))
     return found[1].decode() if found else None
+
+
+def open_weights(path: Path) -> Any:
+    """A safetensors file, for torch; its tensors are not read yet. Raises UsageError if it is cut off, or is none."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        remedy = "it is a pointer, `git lfs pull` it" if pointed_hash(path) else "fetch it again"
+        raise UsageError(f"{path} is no intact safetensors file: {remedy}") from error
+
+
+def weights_hash(path: Path) -> str:
+    """Hex SHA-256 of a file of weights. Raises UsageError if it is cut off: it would count as another model."""
+    with open_weights(path):
+        return fingerprint.file_hash(path)
 
 
 def find_config(name: str, files: Files) -> Path:

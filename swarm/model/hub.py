@@ -22,8 +22,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 )
 
 from swarm.errors import UsageError
-from swarm.model import fingerprint
-from swarm.model.files import CONFIG
+from swarm.model.files import CONFIG, weights_hash
 
 log = logging.getLogger("specswarm")
 
@@ -96,7 +95,7 @@ class Snapshot:
         if stated is not None:
             return stated
         path = self.file(name)
-        return None if path is None else _blob_hash(path) or fingerprint.file_hash(path)
+        return None if path is None else _blob_hash(path) or weights_hash(path)
 
 
 def _ask(repo: str, revision: str | None) -> tuple[str, dict[str, str | None]]:

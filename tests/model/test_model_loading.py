@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -330,8 +331,9 @@ def test_shard_that_is_not_whole_is_refused_by_name(length: int, tmp_path: Path)
     source = zoo.save(zoo.build("llama"), tmp_path)
     file = tmp_path / source.weight_files[0]
     file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(UsageError, match=f"{file.name} is no intact safetensors file: fetch it again"):
-        load_stage(source, Span(0, 5))
+    for use in (partial(load_stage, source, Span(0, 5)), source.fingerprint):
+        with pytest.raises(UsageError, match=f"{file.name} is no intact safetensors file: fetch it again"):
+            use()
 
 
 def test_folder_cloned_by_git_serves_the_span_whose_shards_were_pulled(tmp_path: Path) -> None:
