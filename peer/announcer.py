@@ -72,6 +72,8 @@ class Announcer:
             if await self.directory.publish(self._published, self._identity, self._see):
                 self._twin.taken()
                 return
+            if await self.directory.is_reachable():
+                self._twin.refused()
         log.warning(
             "no node of the swarm took this peer's announcement; next attempt in %.0f s%s",
             self._period,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 
+from swarm.directory import CLOCK_TOLERANCE
 from swarm.records import Envelope
 
 _STEP = 0.001  # seconds from one record to the next, where the clock has not moved on
+_FIRST_LEAP, _GROWTH = 10.0, 8.0  # seconds ahead of the clock after a refusal; times as far after the next one
 
 
 class Twin:
@@ -22,11 +24,17 @@ class Twin:
         self._latest = 0.0  # when the newest record under this id was issued, ours or not
         self._known = math.inf  # the same when somebody took ours last
         self._num_taken = 0  # of ours, since there was one of another's
+        self._leap = 0.0
 
     def issue(self, now: float) -> float:
         """When our next record is to be issued: `now`, or just after the newest under this id."""
-        self._latest = max(now, self._latest + _STEP)
+        self._latest = max(now + self._leap, self._latest + _STEP)
         return self._latest
+
+    def refused(self) -> None:
+        """Nobody took our newest record, though nodes answer: a run before this one, whose clock was ahead, may have
+        issued a later one. That has ended, so nobody shows it any more, but they remember when it was issued."""
+        self._leap = min(max(_FIRST_LEAP, _GROWTH * self._leap), CLOCK_TOLERANCE)
 
     def see(self, found: Envelope, started: float) -> bool:
         """Take note of a record under this id; `started`: when this program did. Whether it is news that another one
@@ -41,6 +49,7 @@ class Twin:
     def taken(self) -> None:
         """Somebody has taken our newest record."""
         self._known = self._latest
+        self._leap = 0.0
         self._num_taken += 1
         if self._num_taken > self._patience:
             self.is_there = False

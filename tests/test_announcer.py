@@ -13,14 +13,16 @@ import pytest
 
 from peer.announcer import Announcer
 from peer.twin import Twin
-from swarm.directory import Directory, Seen
+from swarm.directory import Directory, Seen, accepts
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
 from swarm.records import Announcement
+from swarm.shelf import Shelf
 from tests import faulty
 from tests.test_records import announcement
 
 PERIOD = 15.0
+START = time.time()  # from then on time is virtual
 
 
 class Moody(MemoryNetwork):
@@ -75,15 +77,34 @@ class Store(MemoryNetwork):
         return all(self._records[key][subkey][0] == value for key in keys)
 
 
+class Shelved(MemoryNetwork):
+    """A node's shelf: what has ended it does not show any more, but it remembers when it was issued."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shelf = Shelf(lambda: asyncio.get_running_loop().time())
+
+    async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
+        said = accepts(value, subkey, now=time.time())
+        for key in keys:
+            if subkey in (held := self._shelf.get(key.encode())):
+                seen(held[subkey].record)
+        kept = [self._shelf.put(key.encode(), subkey, value, said.issued, said.lifetime) for key in keys]
+        return all(kept)
+
+    async def get(self, key: str) -> list[tuple[str, bytes, float]]:
+        now = self._shelf.clock()
+        return [(subkey, entry.record, now - entry.born) for subkey, entry in self._shelf.get(key.encode()).items()]
+
+
 class Host:
     """A program that publishes under a key, on a host whose clock is wrong by so much."""
 
-    def __init__(self, store: Store, identity: Identity, started: float, clock_ahead: float = 0.0) -> None:
+    def __init__(self, store: MemoryNetwork, identity: Identity, started: float, clock_ahead: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
-        now = time.time() - loop.time()  # from then on it is virtual
 
         def clock() -> float:
-            return now + clock_ahead + loop.time()
+            return START + clock_ahead + loop.time()
 
         self.offer = announcement(identity.peer_id, started=started)
         network = store.join(identity.peer_id)
@@ -148,6 +169,28 @@ def test_restart_whose_clock_was_set_is_no_other_host_and_is_found_within_a_seco
             start = asyncio.get_running_loop().time()
             await after.announcer.publish(after.offer)
             assert asyncio.get_running_loop().time() - start <= 1.0
+            assert await Directory(store).all_peers() == [after.published]
+            await after.live(100.0)
+            assert not after.published.shared_key
+
+    faulty.run(program())
+    assert warnings(caplog_of_ours) == []
+
+
+@pytest.mark.parametrize("ahead", [5.0, 60.0, 600.0])
+def test_restart_whose_fast_clock_was_set_right_while_it_was_away_is_found_in_seconds(
+    ahead: float, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+) -> None:
+    async def program() -> None:
+        with Identity.hold(tmp_path / "key") as identity:
+            store = Shelved()
+            await Host(store, identity, 2.0, ahead).live(50.0)
+            await asyncio.sleep(3 * PERIOD + 1)  # its last record has ended
+            assert await Directory(store).look() == []
+            after = Host(store, identity, 1.0)
+            start = asyncio.get_running_loop().time()
+            await after.announcer.publish(after.offer)
+            assert asyncio.get_running_loop().time() - start <= 8.0
             assert await Directory(store).all_peers() == [after.published]
             await after.live(100.0)
             assert not after.published.shared_key
