@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from client import metrics
 from client.diagnosis import Astray, Diagnosis
@@ -34,7 +34,7 @@ from client.session import ChainSession, Near
 from client.target import Target
 from client.terms import Terms
 from swarm import awake
-from swarm.errors import ChainLost, PeerError, PeerLost, PeerRefused, SwarmUnreachable
+from swarm.errors import ChainLost, DaemonEnded, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree
 from swarm.wire import MAX_TAIL, Verdict
@@ -174,7 +174,8 @@ class Chain:
     async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         """The verdict on the drafts of `tree` after the text `tokens`; on those on their way, if they go on with it.
 
-        Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last.
+        Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last;
+        DaemonEnded at once.
         """
         is_first, is_sent = self._last_number == 0, self.judges(tokens)
         number = self.flight.number if is_sent and self.flight else None
@@ -182,7 +183,7 @@ class Chain:
         pending = Pending(number, _now(), is_first=is_first, is_sent=is_sent, is_astray=self._is_astray)
         self._pending, self._is_astray = pending, False
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_PASSING[:-1] if is_first else _PASSING),
+            retry=retry_if_exception(_passes_at_first if is_first else _passes),
             stop=self._is_hopeless,
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
@@ -326,7 +327,8 @@ class Chain:
         return session
 
     async def _mended(self, session: ChainSession, tokens: Sequence[int]) -> ChainSession:
-        """The session, or another one, with all its hops there. Raises ChainLost or PeerError."""
+        """The session, or another one, with all its hops there. Raises ChainLost, PeerError or SwarmUnreachable."""
+        self._target.transport.check()  # or all the hops would be blamed
         started = _now()
         await self._relief.end()
         reports = await self._diagnosis.survey(session)
@@ -388,5 +390,14 @@ def _now() -> float:
     return awake.clock().now()
 
 
-_PASSING = (PeerError, SwarmUnreachable, Astray, ChainLost)
-"""What may be over at the next attempt; that some layers are served by nobody, only once they were."""
+def _passes(error: BaseException) -> bool:
+    """Whether it may be over at the next attempt."""
+    return isinstance(error, _PASSING) and not isinstance(error, DaemonEnded)
+
+
+def _passes_at_first(error: BaseException) -> bool:
+    """The same before any verdict: that some layers are served by nobody passes only once they were."""
+    return _passes(error) and not isinstance(error, ChainLost)
+
+
+_PASSING = (PeerError, SwarmUnreachable, ChainLost)

@@ -4,7 +4,8 @@ SpecswarmError
 ├── UsageError         the person at the keyboard: a wrong option, folder, file or address (exit code 2)
 ├── ModelUnsupported   the model: its family cannot be served exactly
 ├── SwarmUnreachable   the network: no initial peer answers
-│   └── LookupFailed   nobody answers what is to be found in the directory: that is no "nobody"
+│   ├── LookupFailed   nobody answers what is to be found in the directory: that is no "nobody"
+│   └── DaemonEnded    this program's own network daemon has ended: nothing is heard of anybody any more
 ├── ChainLost          the swarm: nobody serves some layers; names them
 ├── PeerError          one other node; `peer_id` says which
 │   ├── PeerLost       it went silent, or its stream broke
@@ -54,6 +55,13 @@ class SwarmUnreachable(SpecswarmError):
 
 class LookupFailed(SwarmUnreachable):
     """A question to the directory was not answered, or not to the end: whether there is what it asks for, is open."""
+
+
+class DaemonEnded(SwarmUnreachable):
+    """This program's own network daemon has ended: only a new start helps."""
+
+    def __init__(self) -> None:
+        super().__init__("the network daemon has ended: start this program again")
 
 
 class ChainLost(SpecswarmError):

@@ -22,7 +22,7 @@ from swarm.clocks import Clocks
 from swarm.daemon import BROKEN
 from swarm.dht import Dht
 from swarm.directory import CLOCK_TOLERANCE, Seen
-from swarm.errors import BadMessage, LookupFailed, PeerLost, SwarmUnreachable, UsageError
+from swarm.errors import BadMessage, DaemonEnded, LookupFailed, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
 from swarm.incoming import IncomingStreams
 from swarm.membership import PUBLIC, REFUSAL, Membership
@@ -120,9 +120,14 @@ class Libp2pNetwork:
             await daemon.end(p2p)
 
     async def run(self) -> None:
-        """Until cancelled. Raises SwarmUnreachable if the daemon ends by itself."""
+        """Until cancelled. Raises DaemonEnded if the daemon ends by itself."""
         await self._ended.wait()
-        self._check()
+        self.check()
+
+    def check(self) -> None:
+        """Raises DaemonEnded if it has."""
+        if self._ended.is_set():
+            raise DaemonEnded
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included: those of relays, QUIC, others.
@@ -146,7 +151,7 @@ class Libp2pNetwork:
 
     async def dial(self, contact: Contact, protocol: str) -> Libp2pStream:
         """The same, to another node."""
-        self._check()
+        self.check()
         try:
             async with awake.timeout(CONNECT_SECONDS):
                 # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
@@ -156,7 +161,7 @@ class Libp2pNetwork:
                     self._note_reached(contact)
                 reader, writer = await daemon.open_stream(self._p2p, PeerID.from_base58(contact.peer_id), protocol)
         except (*BROKEN, ValueError) as error:
-            self._check()
+            self.check()
             self._known.pop(contact.peer_id, None)
             raise PeerLost(contact.peer_id, f"it cannot be reached ({daemon.first_line(error)})") from None
         stream = Libp2pStream(contact.peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=True)
@@ -192,13 +197,12 @@ class Libp2pNetwork:
         return self._dht.clocks
 
     async def put(self, keys: Sequence[str], subkey: str, value: bytes, seen: Seen) -> bool:
-        """Store a record on the nodes nearest to each key. Raises SwarmUnreachable if the daemon has ended."""
-        self._check()
+        """Store a record on the nodes nearest to each key. Raises DaemonEnded."""
+        self.check()
         return await self._dht.put(keys, subkey, value, seen)
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The records under a key: (subkey, value, age in seconds). Raises LookupFailed, or SwarmUnreachable if the
-        daemon has ended.
+        """The records under a key: (subkey, value, age in seconds). Raises LookupFailed or DaemonEnded.
 
         Nodes that were too busy to answer are forgotten soon: if nobody answers, those by which this one came are
         greeted, and asked once more.
@@ -206,7 +210,7 @@ class Libp2pNetwork:
         try:
             return await self._dht.get(key)
         except LookupFailed:
-            self._check()
+            self.check()
             if not await greet_any(self._greet, [*self._initial, *self._reached.values()]):
                 raise
             return await self._dht.get(key)
@@ -215,11 +219,6 @@ class Libp2pNetwork:
         """Note when the daemon ends: who is asked something afterwards is to know why there is no answer."""
         await daemon.ended(self._p2p)
         self._ended.set()
-
-    def _check(self) -> None:
-        """Raise SwarmUnreachable if nothing can be reached any more: that is nobody else's fault."""
-        if self._ended.is_set():
-            raise SwarmUnreachable("the network daemon has ended: start this program again")
 
     @contextlib.asynccontextmanager
     async def _staying_in(self, initial: Sequence[Contact]) -> AsyncIterator[None]:

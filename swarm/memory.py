@@ -142,6 +142,9 @@ class MemoryTransport:
         """Accept streams of this protocol from now on."""
         self._handlers[protocol] = handler
 
+    def check(self) -> None:
+        """Nothing ends it."""
+
     async def open(self, contact: Contact, protocol: str) -> MemoryStream:
         """A new stream to another node of the network."""
         other = self._network.find(contact.peer_id)

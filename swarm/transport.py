@@ -42,8 +42,11 @@ class Transport(Protocol):
 
     peer_id: str
 
+    def check(self) -> None:
+        """Raises DaemonEnded if nothing can be reached from here any more, which is nobody else's fault."""
+
     async def open(self, contact: Contact, protocol: str) -> Stream:
-        """A new stream to another node. Raises PeerLost if it cannot be reached in time."""
+        """A new stream to another node. Raises PeerLost if it cannot be reached in time, and what `check` does."""
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Accept streams of this protocol from now on."""
@@ -56,7 +59,7 @@ class Network(Transport, RecordStore, Protocol):
     """To which this node belongs."""
 
     async def run(self) -> None:
-        """Until cancelled. Raises SwarmUnreachable when the network cannot be used any more."""
+        """Until cancelled. Raises DaemonEnded when the network cannot be used any more."""
 
     async def maddrs(self) -> list[str]:
         """The addresses under which others can dial this node, peer id included."""

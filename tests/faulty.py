@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from swarm.codec import decode, encode
-from swarm.errors import PeerLost
+from swarm.errors import DaemonEnded, PeerLost
 from swarm.transport import Handler
 from swarm.wire import AnyMessage, Contact
 
@@ -118,12 +118,17 @@ class FaultyNode:
         self.streams: list[FaultyStream] = []
         self.past: list[tuple[FaultyStream, bytes]] = []
         self.is_hung = False
+        self.has_ended = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Handler] = {}
         self._backlog: list[Callable[[], object]] = []
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         self._handlers[protocol] = handler
+
+    def check(self) -> None:
+        if self.has_ended:
+            raise DaemonEnded
 
     async def open(self, contact: Contact, protocol: str) -> FaultyStream:
         await asyncio.sleep(self.network.delay())

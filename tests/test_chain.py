@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from swarm.errors import ChainLost, PeerLost
+from swarm.errors import ChainLost, DaemonEnded, PeerLost
 from swarm.span import Span
 from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Pong, Progress, Refused, Round
 from tests import faulty
@@ -221,6 +222,21 @@ def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     client = generated(pairs() if knows_others else alone, once(act))
     assert client.chain.reroutes == 0
     assert 19 < client.chain.stall_seconds < 30
+
+
+def test_a_client_whose_own_end_of_the_network_is_gone_blames_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
+    caplog.set_level(logging.INFO)
+
+    def act(swarm: ToySwarm, _: ToyClient) -> None:
+        swarm.network.nodes["client"].has_ended = True
+        swarm.kill("client")
+
+    with pytest.raises(DaemonEnded, match="start this program again"):
+        generated(pairs(), once(act))
+    assert caplog.messages == []
 
 
 def test_others_that_died_with_the_chain_do_not_make_it_this_machines_fault() -> None:

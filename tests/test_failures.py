@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from client import SwarmModel
 from client.blocking import BlockingGeneration
 from specswarm.processes import LOOPBACK, Program, running_swarm
+from swarm.errors import DaemonEnded
 from tests.models import greedy, load_whole
 
 READY_SECONDS = 120.0
@@ -65,6 +68,22 @@ def test_each_hop_may_die_in_mid_decode(
     result = disturbed(model, {20: kill(0), 45: kill(1)}).result
     assert result.token_ids == expected
     assert result.reroutes == 2
+
+
+def test_a_client_whose_own_daemon_ends_says_so_and_blames_no_hop(
+    target: Path,
+    swarm: tuple[list[str], dict[str, Program]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
+    before = set(psutil.Process().children())
+    with SwarmModel.connect(str(target), initial_peers=swarm[0], draft="ngram", threads=1) as model:
+        [daemon] = set(psutil.Process().children()) - before
+        caplog.set_level(logging.INFO)
+        with pytest.raises(DaemonEnded, match="the network daemon has ended"):
+            disturbed(model, {20: lambda _: daemon.kill()})
+    assert not any("lost" in message for message in caplog.messages)
 
 
 def test_a_stopped_peer_is_left_within_five_seconds(
