@@ -128,7 +128,7 @@ class AsyncSwarmModel:
             source, tokenizer, draft = await loop.run_in_executor(computing, _load, settings, thread is not None)
             fingerprint = await find_fingerprint(source, directory, settings.fingerprint)
             target = Target(source.info, fingerprint, network, directory, allow=settings.allow, deny=settings.deny)
-            await insist(partial(target.refresh, is_enough=partial(target.roster.plan, tokens=1)))
+            await insist(partial(target.refresh, is_enough=target.has_chain))
             freshness = owned(kept_up(target.keep_fresh, "looking at the swarm"), "looking at the swarm")
             try:
                 yield cls(settings, source, target, tokenizer, draft, computing)
@@ -184,7 +184,7 @@ class AsyncSwarmModel:
         if settings.draft_at == "client":
             return None
         obstacle = settings.obstacle_to_a_peer or ("the text is too long" if length > MAX_TEXT else None)
-        seats = [] if obstacle else self.target.roster.seats(tokens=tokens)
+        seats = [] if obstacle else await self.target.seats(tokens=tokens)
         if settings.draft_at == "peer":
             if not seats:
                 raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")

@@ -367,20 +367,20 @@ class Chain:
     async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """Other peers in the place of those that are gone. Raises ChainLost."""
         try:
-            return self._substitutes(hops, gone)
+            return await self._substitutes(hops, gone)
         except ChainLost:
             await self._refresh()
-            return self._substitutes(hops, gone)
+            return await self._substitutes(hops, gone)
 
     async def _refresh(self) -> None:
         """Look around: somebody may have come, or come back. Raises LookupFailed."""
-        plan = partial(
-            self._target.roster.plan, excluded=self._avoid(), tokens=self._round_tokens, kinds=self._only
+        has_chain = partial(
+            self._target.has_chain, excluded=self._avoid(), tokens=self._round_tokens, kinds=self._only
         )
-        await self._target.refresh(silent_too=True, is_enough=plan)
+        await self._target.refresh(silent_too=True, is_enough=has_chain)
 
-    def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
-        return self._target.roster.fill(
+    async def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
+        return await self._target.fill(
             hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only
         )
 

@@ -43,6 +43,12 @@ class Cooldowns:
             self._pause[error.peer_id] = pause
         self._until[error.peer_id] = max(self._clock() + pause, self._until.get(error.peer_id, 0.0))
 
+    def copy(self) -> Cooldowns:
+        """As they are now."""
+        other = Cooldowns(self._clock)
+        other._until, other._pause, other._barring = self._until.copy(), self._pause.copy(), self._barring.copy()
+        return other
+
     def forget(self, peer_id: str) -> None:
         """It has started anew: what was does not count any more, unless it lied."""
         if self._until.get(peer_id) == math.inf:

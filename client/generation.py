@@ -171,7 +171,7 @@ class Generation:
         settings, context, terms = self._model.config, self._context, self._terms
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
         target = self._model.target
-        timeout = settings.timeout + target.seconds_of_text(len(context.tokens))
+        timeout = settings.timeout + await target.seconds_of_text(len(context.tokens))
         self._elsewhere = elsewhere = Elsewhere(target.transport, contact, timer, timeout)
         request = Generate(
             fingerprint=self._model.target.fingerprint,

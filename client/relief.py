@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from client.routing import Hop
@@ -32,7 +32,7 @@ class Relief:
 
     def __init__(
         self,
-        substitutes: Callable[[Sequence[Hop], Collection[str]], list[Hop]],
+        substitutes: Callable[[Sequence[Hop], Collection[str]], Awaitable[list[Hop]]],
         note: Callable[[PeerError], None],
     ) -> None:
         """`substitutes` gives a chain without certain peers, or raises ChainLost; `note` has a peer left alone."""
@@ -57,7 +57,7 @@ class Relief:
         ready = self._preparing
         if ready is None:
             if leaving:
-                self._prepare(session, leaving, number, tokens, seconds)
+                await self._prepare(session, leaving, number, tokens, seconds)
             return False
         if not ready.task.done() or not may_move:
             return False
@@ -81,13 +81,13 @@ class Relief:
         if preparing is not None:
             await end(preparing.task)
 
-    def _prepare(
+    async def _prepare(
         self, session: ChainSession, leaving: set[str], number: int, tokens: Sequence[int], seconds: float
     ) -> None:
         for peer_id in leaving:
             self._note(PeerRefused(peer_id, "leaving", "it is about to leave"))
         with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
-            hops = self._substitutes(session.hops, leaving)
+            hops = await self._substitutes(session.hops, leaving)
             if not leaving & {hop.contact.peer_id for hop in hops}:
                 work = session.prepare(hops, number, list(tokens), seconds)
                 self._preparing = _Preparing(hops, session.limit(len(tokens)), owned(work, "preparing others"))

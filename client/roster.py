@@ -5,9 +5,12 @@ Nothing here is sent or awaited: a client asks (see `client.target`), a simulato
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from client.cooldown import Cooldowns
@@ -44,7 +47,7 @@ class Roster:
         self._excused: dict[str, int] = {}  # by peer: after which pause it was lost
         self._num_layers = num_layers
         self._salt = salt
-        self._atlas: Atlas | None = None
+        self._atlas: Callable[[], Atlas] = functools.cache(partial(Atlas, ()))
 
     def update(self, found: Mapping[str, Announcement], atlas: Atlas | None = None) -> None:
         """These are the peers now; what went wrong with one that has started anew is forgotten.
@@ -57,9 +60,17 @@ class Roster:
                 self.cooldowns.forget(peer_id)
                 self.round_trips.pop(peer_id, None)
         if self.peers != found:
-            self.peers, self._atlas = found, atlas
+            self.peers = found
+            self._atlas = functools.cache(partial(Atlas, found.values()) if atlas is None else lambda: atlas)
         self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
         self._excused = {peer: pauses for peer, pauses in self._excused.items() if peer in found}
+
+    def frozen(self) -> Roster:
+        """What is known now: for planning in a thread, while this one goes on."""
+        frozen = copy.copy(self)
+        frozen.round_trips = dict(self.round_trips)
+        frozen.cooldowns, frozen._drafting_cooldowns = self.cooldowns.copy(), self._drafting_cooldowns.copy()
+        return frozen
 
     def note(self, error: PeerError) -> None:
         """Leave a peer alone that failed or refused; a lost one until the way to it was measured again, and that alone
@@ -83,7 +94,7 @@ class Roster:
             "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
         }
         try:
-            return plan(self._num_layers, self._known_atlas(), self.round_trips, **options)
+            return plan(self._num_layers, self._atlas(), self.round_trips, **options)
         except ChainLost as lost:
             refusals = "".join(f"; {error}" for error in [*barring.values()][:1])
             raise ChainLost(f"{lost}{refusals}") from None
@@ -131,13 +142,13 @@ class Roster:
 
     def trip_seconds(self, hops: Sequence[Hop], *, tokens: int) -> float:
         """What a round of `tokens` tokens takes through a chain and back, by what is known now."""
-        return trip_seconds(hops, self._known_atlas(), tokens=tokens)
+        return trip_seconds(hops, self._atlas(), tokens=tokens)
 
     def seats(self, *, tokens: int) -> list[Seat]:
         """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""
         unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
-        return seats_at(self._num_layers, self._known_atlas(), reachable, tokens=tokens)
+        return seats_at(self._num_layers, self._atlas(), reachable, tokens=tokens)
 
     def _note(self, error: PeerError, *cooldowns: Cooldowns) -> None:
         if isinstance(error, PeerLost):
@@ -147,8 +158,3 @@ class Roster:
                 return
         for one in cooldowns:
             one.note(error)
-
-    def _known_atlas(self) -> Atlas:
-        if self._atlas is None:
-            self._atlas = Atlas(self.peers.values())
-        return self._atlas

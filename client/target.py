@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from typing import Any, TypeVar
 
 from client.patience import seconds_of_work
 from client.roster import Roster
 from client.routing import Hop, Kind
+from client.seats import Seat
 from swarm import awake
 from swarm.directory import Directory, insist
 from swarm.errors import BadMessage, ChainLost, LookupFailed, PeerLost, UsageError
@@ -28,6 +30,8 @@ _LONG_SECONDS = 10.0  # ... and where there is no chain without those that did n
 _LEAST_SECONDS = 0.1  # that better peers have to answer, when a chain can be planned of those that have
 _WITNESSES = 3  # peers asked whether it is us who are cut off, ...
 _NODE_SECONDS = 6.0  # ... and how long the directory is, of which some nodes may be gone as well
+
+T = TypeVar("T")
 
 _NEWS_SECONDS = 0.5  # after which it is looked whether they are enough meanwhile
 _TOGETHER = 0.02  # within which many answer: it is not tried for each of them whether they are enough
@@ -64,14 +68,30 @@ class Target:
         if not self.roster.peers:
             raise ChainLost(f"nobody serves this model (fingerprint {self.fingerprint[:12]}){await self._others()}")
         try:
-            return self.roster.plan(tokens=tokens, excluded=excluded, kinds=kinds)
+            return await self._planned(lambda roster: roster.plan(tokens=tokens, excluded=excluded, kinds=kinds))
         except ChainLost as lost:
             raise ChainLost(f"{lost}{self._directory.trouble(self.fingerprint)}") from None
 
-    def seconds_of_text(self, tokens: int) -> float:
+    async def fill(self, hops: Sequence[Hop], lost: Collection[str], **options: Any) -> list[Hop]:
+        """As Roster.fill. Raises ChainLost."""
+        return await self._planned(lambda roster: roster.fill(hops, lost, **options))
+
+    async def seats(self, *, tokens: int) -> list[Seat]:
+        """As Roster.seats."""
+        return await self._planned(lambda roster: roster.seats(tokens=tokens))
+
+    async def has_chain(self, *, tokens: int = 1, **options: Any) -> bool:
+        """Whether a chain can be planned by what is known now; `options` are those of Roster.plan."""
+        try:
+            await self._planned(lambda roster: roster.plan(tokens=tokens, **options))
+        except ChainLost:
+            return False
+        return True
+
+    async def seconds_of_text(self, tokens: int) -> float:
         """That a chain may take for a text of so many tokens, by what is announced; 0 where there is no chain."""
         try:
-            return seconds_of_work(self.roster.plan(tokens=1), tokens)
+            return seconds_of_work(await self._planned(lambda roster: roster.plan(tokens=1)), tokens)
         except ChainLost:
             return 0.0
 
@@ -90,12 +110,14 @@ class Target:
                 self.roster.round_trips.pop(contact.peer_id, None)
         return True
 
-    async def refresh(self, *, silent_too: bool = False, is_enough: Callable[[], object] | None = None) -> None:
+    async def refresh(
+        self, *, silent_too: bool = False, is_enough: Callable[[], Awaitable[bool]] | None = None
+    ) -> None:
         """Look the peers up, and measure the way to those that it is not known of. Raises LookupFailed if nobody
         answers.
 
-        Returns when all have answered or had their time; or, soon after `is_enough` does not raise ChainLost any more,
-        without those that take longer: they are taken note of as they come. One that did not answer is tried again when
+        Returns when all have answered or had their time; or, soon after `is_enough` says so of the others, without
+        those that take longer: they are taken note of as they come. One that did not answer is tried again when
         it has renewed its record, or, with more time, with `silent_too`: until then it is most likely gone, and the
         network would refuse to dial it again and again.
         """
@@ -130,15 +152,13 @@ class Target:
             with contextlib.suppress(LookupFailed):  # what is known stays
                 await self.refresh()
 
-    async def _await_enough(self, wanted: set[Contact], is_enough: Callable[[], object] | None) -> None:
+    async def _await_enough(self, wanted: set[Contact], is_enough: Callable[[], Awaitable[bool]] | None) -> None:
         """Wait until all these have been measured; once the others are enough, only for as long again."""
         with awake.clock().kept() as clock:
             started, until = clock.now(), math.inf
             while tasks := [self._measuring[contact] for contact in wanted & self._measuring.keys()]:
-                if until == math.inf and is_enough is not None:
-                    with contextlib.suppress(ChainLost):
-                        is_enough()
-                        until = clock.now() + max(clock.now() - started, _LEAST_SECONDS)
+                if until == math.inf and is_enough is not None and await is_enough():
+                    until = clock.now() + max(clock.now() - started, _LEAST_SECONDS)
                 left = until - clock.now()
                 if left <= 0:
                     return
@@ -158,6 +178,11 @@ class Target:
         except (PeerLost, BadMessage, TimeoutError):
             return False
         return True
+
+    async def _planned(self, plan: Callable[[Roster], T]) -> T:
+        """What `plan` makes of the roster, in a thread: announcements may be such that it takes tens of milliseconds,
+        and the rounds go on."""
+        return await asyncio.to_thread(plan, self.roster.frozen())
 
     async def _is_node_reachable(self) -> bool:
         try:

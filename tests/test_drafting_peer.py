@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks.chaos.liar import Lie
 from client.api import AsyncSwarmModel
 from client.generation import Generation
 from client.result import Result
+from client.shortest import shortest
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
@@ -140,6 +142,32 @@ def test_text_goes_on_here_when_the_peer_dies(
         assert len(result.chain) == 2
 
     asyncio.run(run())
+
+
+def test_chains_are_never_planned_on_the_event_loop(
+    target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planners: list[int] = []
+
+    def noted(*arguments: Any) -> Any:
+        planners.append(threading.get_ident())
+        return shortest(*arguments)
+
+    monkeypatch.setattr("client.routing.shortest", noted)
+
+    async def run() -> Result:
+        async with (
+            memory_swarm.peers(target, ["0:2", "2:4", "2:4"], tmp_path, drafts={0: draft}) as network,
+            memory_swarm.client(network, target, draft="ngram") as model,
+        ):
+            await model.generate(PROMPT, max_new_tokens=8)  # of the places to draft at, one is chosen
+            return await events(
+                model.stream(PROMPT, max_new_tokens=60), 20, lambda result: network.leave(result.chain[1][0])
+            )
+
+    assert asyncio.run(run()).reroutes == 1
+    assert len(planners) > 3
+    assert threading.get_ident() not in planners
 
 
 def silent(message: AnyMessage) -> AnyMessage | None:
