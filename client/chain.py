@@ -228,9 +228,12 @@ class Chain:
             self._pending.is_sent = False
             self._blame(error)
             raise
-        except _PASSING:
+        except _PASSING as error:
             self._pending.is_sent = False
             self._pending.is_disturbed = True
+            if isinstance(error, ChainLost) and not self._pending.is_first and not self._pending.is_told:
+                self._pending.is_told = True
+                log.info("%s; waiting up to %.0f s for one", error, self._timeout)
             raise
 
     def _blame(self, error: PeerError) -> None:

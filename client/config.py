@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from swarm.config import Config, expanded
+from swarm.config import Config, Threads, expanded
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.permits import PeerIds
@@ -97,7 +97,7 @@ class ClientConfig(Observed):
     draft: str = "ngram"
     """A model, or `ngram` or `none`."""
     draft_device: str = "cpu"
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Threads | None = None
     """Processor threads for the draft; if not given, as many as are free and pay when it is loaded."""
     draft_at: Literal["auto", "client", "peer"] = "auto"
     """Where the drafts are made: here, or at a peer that offers it; `auto`: where text comes faster."""

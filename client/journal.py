@@ -14,6 +14,7 @@ import msgspec
 
 from client.config import GenerationConfig
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
 
 _VERSION = 1
 
@@ -61,7 +62,7 @@ class Journal:
         A last line that was torn is cut off. Raises UsageError if it is something else, or cannot be read.
         """
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
             whole = content[: content.rfind(b"\n") + 1]
             if not whole and content[: len(_START)] == _START[: len(content)]:
                 return None

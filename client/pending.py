@@ -44,6 +44,8 @@ class Pending:
         self.contradicted = Counter[str]()
         self.is_astray = self.was_astray = is_astray
         self.is_disturbed = False
+        self.is_told = False
+        """Whether the user knows that layers are missing."""
         self.fresh_starts = 0
         """How often everything was tried once more because this program had stood still."""
 

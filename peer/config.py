@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peer.limits import Limits
 from peer.packer import UPLINK_MBIT
-from swarm.config import expanded
+from swarm.config import Threads, expanded
 from swarm.errors import UsageError
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
@@ -42,7 +42,7 @@ class PeerConfig(Limits, Observed):
     behind_nat: bool = False
     """Whether no connection from outside arrives here: others come through those initial peers that relay."""
     identity: Path = Field(Path("~/.config/specswarm/peer.key"), validate_default=True)
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Threads | None = None
     """Processor threads for computing; if not given, as many as are free and pay when the layers are loaded."""
     cache_mib: Annotated[int, Field(ge=1)] = 1024
     max_streams: Annotated[int, Field(ge=1)] = 1024

@@ -12,6 +12,7 @@ from random import Random
 
 from simulator.scenario import Clients
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def read(file: Path) -> tuple[tuple[float, ...], ...]:
     """The lines of a file of arrivals: seconds, rising, and maybe tokens of the prompt and new tokens. Raises
     UsageError."""
     try:
-        lines = file.read_text().splitlines()
+        lines = read_bytes(file).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
     found, before = list[tuple[float, ...]](), 0.0

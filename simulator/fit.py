@@ -28,6 +28,7 @@ from simulator.scenario import Scenario
 from swarm.errors import UsageError
 from swarm.speculation import trace
 from swarm.speculation.trace import Trace
+from swarm.user_files import read_bytes
 
 _LEAST = 1e-9
 _MOST, _EXACTLY = 10.0, 0.005  # milliseconds
@@ -94,7 +95,7 @@ Tables = dict[str, dict[str, float]]
 def read(file: Path) -> LabRun:
     """A lab run. Raises UsageError."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=LabRun)
+        return msgspec.json.decode(read_bytes(file), type=LabRun)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
 

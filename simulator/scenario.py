@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from client.config import MAX_WINDOW, InFlight, number_or
 from simulator.complaint import complaint
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
 
 Milliseconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -218,7 +219,7 @@ class Scenario(Table):
 def load(path: Path, changes: dict[str, Any] | None = None) -> Scenario:
     """The scenario in a file, with some keys changed, each given by its path: `clients.0.window`. Raises UsageError."""
     try:
-        text = path.read_text()
+        text = read_bytes(path).decode()
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None

@@ -23,6 +23,7 @@ from specswarm import console
 from swarm.errors import UsageError
 from swarm.speculation.semantic import Leniency
 from swarm.speculation.thresholds import LADDER, Trial, boldest
+from swarm.user_files import read_bytes
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Example(msgspec.Struct, frozen=True):
 def read_examples(file: Path) -> list[Example]:
     """The lines of a JSON lines file. Raises UsageError if it has none, or another one."""
     try:
-        lines = file.read_bytes().splitlines()
+        lines = read_bytes(file).splitlines()
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
     examples = []
@@ -138,7 +139,7 @@ def write(file: Path, match: Trial, chosen: Trial) -> None:
 def read(file: Path) -> dict[str, Any]:
     """The table in such a file. Raises UsageError if there is none."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(file).decode())
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
     except ValueError as error:

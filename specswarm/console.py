@@ -26,6 +26,7 @@ from swarm.errors import SpecswarmError, UsageError
 from swarm.foreign import printable
 from swarm.lifetime import Signals, Stopped, heeded, obeying_signals
 from swarm.tasks import report
+from swarm.user_files import read_all
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def read_text() -> str:
     if sys.stdin is None:
         raise UsageError("the prompt is empty: there is no standard input; give one with -p")
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return read_all(sys.stdin.buffer, "standard input").decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 (byte {error.start}): convert it first") from None
     except OSError as error:

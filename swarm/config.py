@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
+
+Threads = Annotated[int, Field(ge=1, le=256)]
+"""Of a processor; so many that a mistake is told from a large machine."""
 
 INITIAL_PEERS_VARIABLE = "SPECSWARM_INITIAL_PEERS"
 SECTIONS = ("bootstrap", "join", "client", "generate")  # of a configuration file
@@ -84,10 +88,12 @@ def _takes_bool(annotation: Any) -> bool:
 def _read(file: Path, section: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the file says for all programs, and for this one."""
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_bytes(file).decode())
     except OSError as error:
         raise UsageError(f"configuration file {file}: {error.strerror}") from None
-    except ValueError as error:  # no TOML, or no text
+    except UnicodeDecodeError:
+        raise UsageError(f"configuration file {file}: it is no text: is it the right file?") from None
+    except ValueError as error:  # no TOML
         raise UsageError(f"configuration file {file}: {error}") from None
     unknown = content.keys() - {*SECTIONS, *SHARED}
     if unknown:

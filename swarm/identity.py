@@ -22,6 +22,7 @@ from hivemind.p2p import PeerID
 from hivemind.proto import crypto_pb2
 
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
 
 # An Ed25519 peer id is the key itself, in a multihash of kind "identity" around libp2p's PublicKey message.
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
@@ -106,9 +107,9 @@ def _to_file(key: Ed25519PrivateKey) -> bytes:
 def _from_file(path: Path) -> Ed25519PrivateKey:
     message = crypto_pb2.PrivateKey()
     try:
-        message.ParseFromString(path.read_bytes())
+        message.ParseFromString(read_bytes(path))
         if message.key_type != crypto_pb2.KeyType.Ed25519 or len(message.data) != 64:
             raise ValueError
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, ValueError, OSError) as error:
         raise UsageError(f"{path} is no Ed25519 identity file: move it away, and a new one is made") from error
     return Ed25519PrivateKey.from_private_bytes(message.data[:32])

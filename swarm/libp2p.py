@@ -323,9 +323,10 @@ def _contact(maddr: str) -> Contact:
     """Split /ip4/.../p2p/PEER_ID. Raises UsageError if it is no such address."""
     address, _, peer_id = maddr.rpartition("/p2p/")
     try:
-        Multiaddr(maddr), PeerID.from_base58(peer_id)
+        Multiaddr(maddr)
+        if not address or not peer_id:
+            raise UsageError(f"initial peer {maddr!r} lacks its end: write it as /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID")
+        PeerID.from_base58(peer_id)
     except ValueError as error:
         raise UsageError(f"initial peer {maddr!r} is no multiaddr: {error}") from None
-    if not address or not peer_id:
-        raise UsageError(f"initial peer {maddr!r} lacks its end: write it as /ip4/ADDRESS/tcp/PORT/p2p/PEER_ID")
     return Contact(peer_id, (address,))

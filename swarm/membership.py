@@ -17,6 +17,7 @@ from pydantic import AfterValidator
 
 from swarm.config import expanded
 from swarm.errors import UsageError
+from swarm.user_files import read_bytes
 
 REFUSAL = "not a member of this swarm"
 
@@ -35,7 +36,7 @@ class Membership:
         if path is None:
             return PUBLIC
         try:
-            key = bytes.fromhex(path.read_text(encoding="ascii"))
+            key = bytes.fromhex(read_bytes(path).decode("ascii"))
         except OSError as error:
             raise UsageError(f"swarm key {path}: {error.strerror}; `specswarm key FILE` makes one") from None
         except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,15 +126,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "key file" in record.getMessage()]
 
 
-@pytest.fixture
-def caplog_of_ours(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
-    return caplog
-
-
 @pytest.mark.parametrize("ahead", [-300.0, 0.0, 300.0])
 def test_two_hosts_with_one_key_both_notice_and_say_so(
-    ahead: float, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+    ahead: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
         with Identity.hold(tmp_path / "key") as identity:
@@ -148,7 +141,7 @@ def test_two_hosts_with_one_key_both_notice_and_say_so(
             assert not one.published.shared_key
 
     faulty.run(program())
-    said = warnings(caplog_of_ours)
+    said = warnings(caplog)
     assert len(said) == 2
     assert all(str(tmp_path / "key") in text for text in said)
 
@@ -156,7 +149,7 @@ def test_two_hosts_with_one_key_both_notice_and_say_so(
 @pytest.mark.parametrize("ahead", [-300.0, 0.0, 300.0])
 @pytest.mark.parametrize("leaves", [True, False])
 def test_restart_whose_clock_was_set_is_no_other_host_and_is_found_within_a_second(
-    ahead: float, leaves: bool, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+    ahead: float, leaves: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
         with Identity.hold(tmp_path / "key") as identity:
@@ -174,12 +167,12 @@ def test_restart_whose_clock_was_set_is_no_other_host_and_is_found_within_a_seco
             assert not after.published.shared_key
 
     faulty.run(program())
-    assert warnings(caplog_of_ours) == []
+    assert warnings(caplog) == []
 
 
 @pytest.mark.parametrize("ahead", [5.0, 60.0, 600.0])
 def test_restart_whose_fast_clock_was_set_right_while_it_was_away_is_found_in_seconds(
-    ahead: float, tmp_path: Path, caplog_of_ours: pytest.LogCaptureFixture
+    ahead: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def program() -> None:
         with Identity.hold(tmp_path / "key") as identity:
@@ -196,7 +189,7 @@ def test_restart_whose_fast_clock_was_set_right_while_it_was_away_is_found_in_se
             assert not after.published.shared_key
 
     faulty.run(program())
-    assert warnings(caplog_of_ours) == []
+    assert warnings(caplog) == []
 
 
 def test_peer_whose_clock_is_set_back_goes_on_being_found(tmp_path: Path) -> None:

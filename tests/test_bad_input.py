@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from specswarm.cli import main
 from specswarm.console import read_text
 from specswarm.processes import LOOPBACK, running_swarm
+from swarm.user_files import MAX_BYTES
 from tests.models import save_llama
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD"
@@ -79,9 +80,16 @@ def test_unreachable_bootstrap(target: Path, tmp_path: Path) -> None:
         assert "no initial peer answers" in complaint(run(*command, "--initial-peer", NOBODY), 1)
 
 
-@pytest.mark.parametrize("maddr", ["nonsense", "/ip4/127.0.0.1/tcp/4001", "/ip4/1.2.3.4/tcp/1/p2p/garbage"])
-def test_initial_peer_that_is_no_address(maddr: str, target: Path) -> None:
-    assert "initial peer" in complaint(run("generate", target, "-p", "x", "--initial-peer", maddr), 2)
+@pytest.mark.parametrize(
+    ("maddr", "words"),
+    [
+        ("nonsense", "is no multiaddr"),
+        ("/ip4/127.0.0.1/tcp/4001", "lacks its end: write it as"),
+        ("/ip4/1.2.3.4/tcp/1/p2p/garbage", "is no multiaddr"),
+    ],
+)
+def test_initial_peer_that_is_no_address(maddr: str, words: str, target: Path) -> None:
+    assert words in complaint(run("generate", target, "-p", "x", "--initial-peer", maddr), 2)
 
 
 def test_no_initial_peer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +125,11 @@ def test_wrong_fingerprint(target: Path, initial_peer: str) -> None:
     assert "has fingerprint" in complaint(run(*arguments), 2)
 
 
+def test_a_revision_of_what_has_none(target: Path, initial_peer: str) -> None:
+    arguments = ["generate", target, "-p", "x", "--initial-peer", initial_peer, "--revision", "main"]
+    assert "has no revision 'main': that is for models of the hub" in complaint(run(*arguments), 2)
+
+
 def test_draft_with_another_tokenizer(target: Path, initial_peer: str) -> None:
     arguments = ["generate", target, "-p", "x", "--initial-peer", initial_peer, "--draft", "embedded-draft"]
     assert "another tokenizer" in complaint(run(*arguments), 2)
@@ -128,7 +141,9 @@ def test_prompt_that_does_not_fit(prompt: str, target: Path, initial_peer: str) 
 
 
 @pytest.mark.parametrize(
-    ("given", "words"), [(b"caf\xe9", "not UTF-8 (byte 3)"), (None, "give one with -p")], ids=["Latin-1", "closed"]
+    ("given", "words"),
+    [(b"caf\xe9", "not UTF-8 (byte 3)"), (b"x" * (MAX_BYTES + 1), "File too large"), (None, "give one with -p")],
+    ids=["Latin-1", "endless", "closed"],
 )
 def test_standard_input_that_is_no_prompt(
     given: bytes | None, words: str, target: Path, monkeypatch: pytest.MonkeyPatch

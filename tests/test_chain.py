@@ -224,11 +224,8 @@ def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     assert 19 < client.chain.stall_seconds < 30
 
 
-def test_a_client_whose_own_end_of_the_network_is_gone_blames_nobody(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
-    caplog.set_level(logging.INFO)
+def test_a_client_whose_own_end_of_the_network_is_gone_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "specswarm")
 
     def act(swarm: ToySwarm, _: ToyClient) -> None:
         swarm.network.nodes["client"].has_ended = True
@@ -250,13 +247,17 @@ def test_others_that_died_with_the_chain_do_not_make_it_this_machines_fault() ->
     assert client.chain.stall_seconds < 10
 
 
-def test_layers_that_nobody_serves_any_more_are_named_in_the_end() -> None:
+def test_layers_that_nobody_serves_any_more_are_named_at_once_and_in_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "specswarm")
     with pytest.raises(ChainLost, match="1:3"):
         generated(
             {"first": Span(0, 1), "only": Span(1, 3), "last": Span(3, 4)},
             once(lambda s, _: s.kill("only")),
             timeout=5,
         )
+    assert [message.partition("; ")[2] for message in caplog.messages] == ["", "waiting up to 5 s for one"]
 
 
 def test_a_peer_that_comes_back_goes_on() -> None:

@@ -73,14 +73,12 @@ def test_each_hop_may_die_in_mid_decode(
 def test_a_client_whose_own_daemon_ends_says_so_and_blames_no_hop(
     target: Path,
     swarm: tuple[list[str], dict[str, Program]],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
     before = set(psutil.Process().children())
     with SwarmModel.connect(str(target), initial_peers=swarm[0], draft="ngram", threads=1) as model:
         [daemon] = set(psutil.Process().children()) - before
-        caplog.set_level(logging.INFO)
+        caplog.set_level(logging.INFO, "specswarm")
         with pytest.raises(DaemonEnded, match="the network daemon has ended"):
             disturbed(model, {20: lambda _: daemon.kill()})
     assert not any("lost" in message for message in caplog.messages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -356,7 +355,6 @@ def test_what_is_not_applied_is_said_in_one_line(
     asked = {"num_beams": 4, "guidance_scale": 1.5, "max_time": 3, "temperature": 0.6, "do_sample": True}
     much = {"bad_words_ids": [[1]] * 2000, "sequence_bias": [[[1] * 40, 1.0]], "no_repeat_ngram_size": 20}
     folder = with_defaults(target, tmp_path / "m", **asked, **much, suppress_tokens=[3], eos_token_id=[5, 999])
-    logging.getLogger("specswarm").propagate = True
 
     async def run() -> None:
         async with (

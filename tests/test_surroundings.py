@@ -261,6 +261,8 @@ UNWRITABLE = {
     "join": lambda place: ["join", "embedded", *LISTEN, "--initial-peer", "x", "--identity", place],
     "generate": lambda place: ["generate", "embedded", "-p", "x", "--initial-peer", "x", "--identity", place],
     "config": lambda place: ["status", "--config", place],
+    "journal": lambda place: ["generate", "embedded", "-p", "x", "--initial-peer", "x", "--resume", place],
+    "swarm key": lambda place: ["status", "--initial-peer", "x", "--swarm-key", place],
     "examples": lambda place: ["calibrate", "embedded", "--initial-peer", "x", "--file", place],
     "scenario": lambda place: ["simulate", place],
     "lab run": lambda place: ["simulate", "calibrate", place],
@@ -268,7 +270,9 @@ UNWRITABLE = {
 }
 
 
-@pytest.mark.parametrize("place", ["/proc/none", "/dev/null/below", "/" + "a" * 5000, "~nobody-here/x"])
+@pytest.mark.parametrize(
+    "place", ["/proc/none", "/dev/null/below", "/dev/zero", "/" + "a" * 5000, "~nobody-here/x"]
+)
 @pytest.mark.parametrize("name", UNWRITABLE)
 def test_a_file_that_cannot_be_had_is_named(
     name: str, place: str, initial_peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -353,6 +357,25 @@ def test_whatever_ends_a_command_is_one_line(
         raise error
     assert ended.value.code == code
     assert capsys.readouterr().err.splitlines()[-1] == f"specswarm: {line}"
+
+
+def test_ctrl_c_in_the_middle_of_an_import_leaves_no_trace() -> None:
+    code = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting)
+runpy.run_module("specswarm", run_name="__main__")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, cwd=ROOT, timeout=SECONDS, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
 
 
 @pytest.mark.parametrize("how", ["> /dev/full", ">&-", "| true"])

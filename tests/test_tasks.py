@@ -141,7 +141,6 @@ def test_a_task_without_an_owner_is_found(call: str) -> None:
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """What our log has by now that is an error."""
-    monkeypatch.setattr(logging.getLogger("specswarm"), "propagate", True)
     monkeypatch.setattr(tasks, "_FIRST_PAUSE", 0.01)
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 

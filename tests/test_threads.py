@@ -35,7 +35,6 @@ def stage(target: Path) -> Stage:
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
     """What is logged for people, in order; every step of a long piece of work counts as news."""
     log = logging.getLogger("specswarm")
-    monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
     with caplog.at_level("INFO", log.name):
         yield caplog

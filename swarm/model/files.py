@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from swarm.errors import UsageError
 from swarm.model import fingerprint
+from swarm.user_files import read_bytes
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 SUMS = "SHA256SUMS"
@@ -21,7 +22,7 @@ SUMS = "SHA256SUMS"
 _ADAPTER = "adapter_config.json"
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".ckpt")
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\n")
-_SUM_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+)$", re.MULTILINE)
+_SUM_LINE = re.compile(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", re.MULTILINE)
 
 
 class Files(Protocol):
@@ -84,7 +85,7 @@ class Folder:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises UsageError that names the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path).decode())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -108,7 +109,7 @@ def read_index(path: Path) -> dict[str, str]:
 def read_sums(path: Path) -> dict[str, str]:
     """File name to hex SHA-256, from what `sha256sum` printed. Raises UsageError."""
     try:
-        lines = path.read_text(encoding="utf-8").strip()
+        lines = read_bytes(path).decode().strip()
         sums = {name: digest.lower() for digest, name in _SUM_LINE.findall(lines)}
         if lines and not sums:
             raise ValueError("in another notation")

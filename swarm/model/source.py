@@ -87,6 +87,8 @@ class ModelSource:
         if os.fsencode(folder).decode(errors="replace") != str(folder):
             raise UsageError(f"model {name}: what reads weights takes no path that is not UTF-8: rename it")
         files: Files
+        if revision is not None and (is_folder or name in _ALIASES):
+            raise UsageError(f"{name} has no revision {revision!r}: that is for models of the hub")
         if is_folder:
             files = Folder(folder)
         elif folder.is_file():
