@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.errors import SpecswarmError
+from swarm.lifetime import signals_wait
 
 LOOPBACK = ("/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0")
 STOP_SECONDS = 15.0
@@ -124,7 +125,8 @@ def running_swarm(
         maddrs, popen = place(number)
         listen = [part for maddr in maddrs for part in ("--host-maddr", maddr)]
         identity = ["--identity", str(folder / f"{number}.key")]
-        programs.append(Program([*arguments, *identity, *listen, *shared], folder / f"{number}.log", popen))
+        with signals_wait():  # or one might come when a program is there already, and not yet in the list
+            programs.append(Program([*arguments, *identity, *listen, *shared], folder / f"{number}.log", popen))
 
     try:
         start("bootstrap")

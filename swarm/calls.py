@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -39,6 +39,8 @@ from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
 from swarm.tasks import report
 
 log = logging.getLogger("specswarm")
+
+T = TypeVar("T")
 
 ANSWER_SECONDS = 3.0  # for a node to answer
 NEAREST = 20  # nodes to name in an answer, and to keep a record
@@ -131,6 +133,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         self._is_server = is_server
         self._table = RoutingTable(place_of(self.peer), NEAREST, depth_modulo=5)
         self._silent: dict[PeerID, float] = {}  # until when, by the monotonic clock
+        self._answered: dict[PeerID, float] = {}  # who did last, and when
         # With an empty id in it, nobody adds this node to a routing table.
         self._info = dht_pb2.NodeInfo(node_id=place_of(self.peer).to_bytes() if is_server else b"")
 
@@ -228,10 +231,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         self._calls.note(name)
         if not self.swarm.admits(name, request.auth.signature):
             raise PermissionError(REFUSAL)
-        self._callers.pop(caller, None)
-        self._callers[caller] = None
-        if len(self._callers) > _MAX_NODES:
-            del self._callers[next(iter(self._callers))]
+        _note_last(self._callers, caller, None)
         self._meet(caller, request.peer)
         return auth_pb2.ResponseAuthInfo(signature=self.swarm.badge(self.peer.to_base58()))
 
@@ -249,6 +249,7 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         if self._silent.get(peer, 0.0) > time.monotonic():
             return None
         request.auth.signature = self.swarm.badge(self.peer.to_base58())
+        asked = time.monotonic()
         try:
             # hivemind's own time limit may swallow a cancellation (asyncio.wait_for before Python 3.12 does)
             async with awake.timeout(seconds):
@@ -256,12 +257,14 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         except Exception as error:  # whatever hivemind, protobuf and the daemon make of a node that is gone or lies
             log.debug("%s of %s failed: %s", name, peer, printable(str(error)) or type(error).__name__)
             self.met_strangers |= isinstance(error, P2PHandlerError) and REFUSAL in str(error)
-            self._lose(peer)
+            if self._answered.get(peer, -math.inf) < asked:  # or it is there, and only this answer is late
+                self._lose(peer)
             return None
         if not self.swarm.admits(peer.to_base58(), response.auth.signature):
             self.met_strangers = True
             self._lose(peer)
             return None
+        _note_last(self._answered, peer, time.monotonic())
         self._meet(peer, response.peer)
         return response
 
@@ -291,6 +294,14 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     def _get_handle_name(cls, _namespace: str | None, method_name: str) -> str:
         """The name of a call on the wire."""
         return f"specswarm/1/{method_name}"
+
+
+def _note_last(nodes: dict[PeerID, T], peer: PeerID, value: T) -> None:
+    """Put a node behind all others, of which there may be so many."""
+    nodes.pop(peer, None)
+    nodes[peer] = value
+    if len(nodes) > _MAX_NODES:
+        del nodes[next(iter(nodes))]
 
 
 def _place(key: bytes) -> DHTID:

@@ -16,6 +16,8 @@ from hivemind.p2p import PeerID
 from hivemind.p2p.p2p_daemon_bindings.utils import read_unsigned_varint, write_pbmsg
 from hivemind.utils.multiaddr import Multiaddr
 
+from swarm.sockets import check_open
+
 HOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/hop"
 STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 
@@ -96,7 +98,8 @@ def address_of(maddr: str) -> bytes:
 
 
 async def send(writer: asyncio.StreamWriter, message: Any) -> None:
-    """Write a Hop or a Stop."""
+    """Write a Hop or a Stop. Raises OSError at the end of the stream."""
+    check_open(writer)
     await write_pbmsg(writer, message)
 
 

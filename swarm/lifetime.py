@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
@@ -79,12 +80,20 @@ def heeded() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def signals_wait() -> Iterator[None]:
-    """Those that ask a program to stop are heeded afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, heeded())
+    """Those that ask a program to stop are heeded afterwards. They are not blocked: programs that are started meanwhile
+    would inherit that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda new, _: came.append(new)) for number in heeded()}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for new in came:
+            signal.raise_signal(new)
 
 
 def remains(clean_up: Callable[[], object]) -> Callable[[], object]:

@@ -22,6 +22,7 @@ from hivemind.p2p import PeerID
 
 from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
 from swarm.incoming import IncomingStreams
+from swarm.sockets import check_open
 from swarm.tasks import end, owned
 
 RESERVED_SECONDS = 60.0  # a peer renews its reservation with each greeting, four times as often
@@ -45,6 +46,7 @@ async def reserve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     """
     await send(writer, Hop(type=HopType.RESERVE))
     answer = await receive(reader, Hop)
+    check_open(writer)
     writer.write(_GOODBYE)
     await reader.read(1)  # the end that accepted a stream closes it first
     return answer.status == Status.OK and not answer.HasField("limit")
@@ -152,6 +154,7 @@ async def _have_it_closed(there: Streams) -> None:
     relay's connection to the peer would open no more.
     """
     reader, writer = there
+    check_open(writer)
     writer.write(_NO_CIPHERTEXT)
     async with asyncio.timeout(_SETUP_SECONDS):
         while await reader.read(_CHUNK):
@@ -160,5 +163,6 @@ async def _have_it_closed(there: Streams) -> None:
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(_CHUNK):
+        check_open(writer)
         writer.write(data)
         await writer.drain()

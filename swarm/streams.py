@@ -9,6 +9,7 @@ from contextlib import closing
 from swarm.codec import decode, encode
 from swarm.daemon import BROKEN
 from swarm.errors import PeerLost
+from swarm.sockets import check_open
 from swarm.tasks import owned
 from swarm.wire import AnyMessage
 
@@ -46,12 +47,11 @@ class Libp2pStream:
     async def send(self, *messages: AnyMessage) -> None:
         """Hand the messages to the daemon, in one write; waits only while its buffer is full."""
         data = b"".join(map(_framed, messages))
-        if (
-            self._goodbye or self._writer.is_closing()
-        ):  # the daemon has reset it; to write would be an error of another kind
+        if self._goodbye:
             raise PeerLost(self.peer_id, "its stream broke")
         self.bytes_sent += len(data)
         try:
+            check_open(self._writer)
             self._writer.write(data)
             await self._writer.drain()
         except BROKEN:
@@ -83,6 +83,7 @@ class Libp2pStream:
     async def _say_goodbye(self) -> None:
         with closing(self._writer), contextlib.suppress(*BROKEN):
             async with asyncio.timeout(_GOODBYE_SECONDS):
+                check_open(self._writer)
                 self._writer.write(bytes(_HEADER))
                 while await self._reader.read(_CHUNK):
                     pass

@@ -350,3 +350,31 @@ def test_a_node_that_is_busy_for_a_while_lets_others_in(tmp_path: Path, monkeypa
         assert not network._dht.is_alone
 
     in_a_swarm(tmp_path, test)
+
+
+def test_a_node_whose_one_answer_is_late_while_others_come_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = DhtNode.rpc_find
+
+    async def busy(self: DhtNode, request: dht_pb2.FindRequest, context: P2PContext) -> dht_pb2.FindResponse:
+        await asyncio.sleep(ANSWER_SECONDS + 1.0)
+        return await honest(self, request, context)
+
+    monkeypatch.setattr(DhtNode, "rpc_find", busy)
+
+    async def test(swarm: Swarm) -> None:
+        await swarm.join("busy")
+        monkeypatch.setattr(DhtNode, "rpc_find", honest)
+        network, _ = await swarm.join("asking")
+        node = network._dht._node
+        [peer] = node.nearest(place_of(node.peer))
+        finding = asyncio.create_task(node.find(peer, place_of(node.peer)))
+        await asyncio.sleep(0.5)
+        assert await node.ping(peer)
+        assert await finding is None
+        assert node.nearest(place_of(node.peer)) == [peer]
+        assert await node.find(peer, place_of(node.peer)) is None  # asked again, and silent all the time now
+        assert node.nearest(place_of(node.peer)) == []
+
+    in_a_swarm(tmp_path, test)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hivemind.p2p import PeerID
 from hivemind.proto import p2pd_pb2
 
@@ -214,6 +215,27 @@ def test_nonsense_is_answered_or_dropped(sent: bytes, answer: Status | None) -> 
             writer.close()
 
     asyncio.run(run())
+
+
+def test_who_writes_to_an_end_that_is_gone_hears_so_in_the_usual_way() -> None:
+    """The daemon resets a stream whenever a stranger does."""
+
+    async def run() -> None:
+        (reader, writer), (_, other) = await pipe()
+        other.transport.abort()
+        with pytest.raises(OSError):
+            while True:
+                writer.write(bytes(1024))
+                await writer.drain()
+        more = asyncio.StreamReader()
+        more.feed_data(b"x")
+        answer = Hop(type=HopType.STATUS, status=Status.OK)
+        for writing in (send(writer, answer), relay._copy(more, writer), relay._have_it_closed((reader, writer))):
+            with pytest.raises(OSError):
+                await writing
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 class Nodes:
