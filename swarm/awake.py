@@ -44,8 +44,9 @@ class Clock:
 
     def now(self) -> float:
         """Seconds, of which only differences mean something, and while the clock is kept."""
-        self.notice()
-        return _time() - self._lost
+        now = _time()
+        self._notice(now)
+        return now - self._lost
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Clock]:
@@ -80,7 +81,10 @@ class Clock:
 
     def notice(self) -> bool:
         """Whether a pause has ended just now: then all deadlines begin afresh."""
-        late = _time() - self._due
+        return self._notice(_time())
+
+    def _notice(self, now: float) -> bool:
+        late = now - self._due
         if self._beat is None or late < PAUSE_SECONDS:
             return False
         self._pauses += 1
