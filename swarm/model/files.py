@@ -125,10 +125,11 @@ def pointed_hash(path: Path) -> str | None:
     return found[1].decode() if found else None
 
 
-def open_weights(path: Path) -> Any:
-    """A safetensors file, for torch; its tensors are not read yet. Raises UsageError if it is cut off, or is none."""
+def open_weights(path: Path, framework: str = "pt") -> Any:
+    """A safetensors file, for torch or "np"; its tensors are not read yet. Raises UsageError if it is cut off, or is
+    none."""
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
         remedy = "it is a pointer, `git lfs pull` it" if pointed_hash(path) else "fetch it again"
         raise UsageError(f"{path} is no intact safetensors file: {remedy}") from error
@@ -136,7 +137,7 @@ def open_weights(path: Path) -> Any:
 
 def weights_hash(path: Path) -> str:
     """Hex SHA-256 of a file of weights. Raises UsageError if it is cut off: it would count as another model."""
-    with open_weights(path):
+    with open_weights(path, "np"):  # torch would want as much memory as the file is long
         return fingerprint.file_hash(path)
 
 

@@ -121,6 +121,11 @@ def contest(
         scores, best = noisy.topk(min(count, len(noisy)))
         ids = known[left[best]]
     chosen, found = ids.tolist(), scores.tolist()
+    if (
+        sampling.temperature == 0.0 and found[0] == found[min(1, len(found) - 1)]
+    ):  # of equal ones, the first is chosen
+        first_of_all = int(logits.argmax())
+        chosen = [first_of_all, *(token for token in chosen if token != first_of_all)][: len(found)]
     possible = sum(score > -torch.inf for score in found)
     return chosen[:possible], found[:possible]
 
