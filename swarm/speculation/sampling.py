@@ -115,8 +115,8 @@ def contest(
     if sampling.temperature == 0.0:
         scores, ids = logits.topk(min(count, len(logits)))
     else:
-        first, known = logits.topk(min(_FIELD, len(logits)))
-        narrowed, left = narrow((first.double() - first[0]) / sampling.temperature, sampling)
+        known = torch.arange(len(logits), device=logits.device) if len(logits) <= _FIELD else logits.topk(_FIELD)[1]
+        narrowed, left = narrow((logits[known].double() - logits.max()) / sampling.temperature, sampling)
         noisy = narrowed + gumbel(sampling.seed, len(context), known[left])
         scores, best = noisy.topk(min(count, len(noisy)))
         ids = known[left[best]]
