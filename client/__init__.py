@@ -6,8 +6,8 @@
         print(model.generate("def fibonacci(n):", max_new_tokens=64).text)
 
 `api` and `blocking` are what a script sees, `generation` is one text, `loop` its rounds, `elsewhere` the same at a peer
-that drafts, `routing` and `shortest` the choice of a chain, `session` one chain opened, `chain` the chain that mends
-itself, `target` what is known of the swarm.
+that drafts, `routing` and `shortest` the choice of a chain, `routes` those of one text, `session` one chain opened,
+`chain` the chain that mends itself, `target` what is known of the swarm.
 """
 
 from client.api import AsyncSwarmModel

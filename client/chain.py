@@ -17,8 +17,7 @@ they get from the hop before them. With the rule `match` the tokens come out as 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
@@ -29,7 +28,8 @@ from client.mending import resume_points
 from client.patience import TripTimer
 from client.pending import Pending
 from client.relief import Relief
-from client.routing import Hop, Kind
+from client.routes import Routes
+from client.routing import Hop
 from client.session import ChainSession, Near
 from client.target import Target
 from client.terms import Terms
@@ -37,7 +37,7 @@ from swarm import awake
 from swarm.errors import ChainLost, DaemonEnded, PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.speculation.flight import Flight
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_TAIL, Verdict
+from swarm.wire import MAX_TAIL, Progress, Verdict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, at random below a bound that doubles
 _FRESH_STARTS = 3  # of one verdict: where this program stands still all the time, it is given up, too
@@ -53,25 +53,19 @@ class Chain:
         self,
         target: Target,
         terms: Terms,
+        routes: Routes,
         *,
-        round_tokens: int,
         timer: TripTimer,
         timeout: float,
-        avoid: Callable[[], Collection[str]] = frozenset,
-        kinds: Collection[Kind] | None = None,
     ) -> None:
-        """`round_tokens`: the usual size of a round, for comparing chains; `timeout`: seconds without any progress
-        after which a verdict is given up.
-
-        `avoid`: peers not to be used; `kinds`: none but those that compute so.
-        """
+        """`timeout`: seconds without any progress after which a verdict is given up."""
         self.history = History()
         self.reroutes = 0
         self.stall_seconds = 0.0
         """By how much disturbed trips were longer than the others."""
         self._target = target
         self._terms = terms
-        self._round_tokens = round_tokens
+        self._routes = routes
         self._timer = timer
         self._diagnosis = Diagnosis(target, timer)
         self._timeout = timeout
@@ -80,9 +74,7 @@ class Chain:
         self._past_evidence = 0  # and of those sent, as proofs
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
-        self._relief = Relief(self._substitutes, target.roster.note)
-        self._avoid = avoid
-        self._only = kinds
+        self._relief = Relief(routes.known, target.roster.note)
         self._is_stale = False
         self._pauses = 0  # of this program, so far
         self._is_astray = False  # whether a part of a prefill got lost
@@ -296,9 +288,9 @@ class Chain:
     def _extra(self, session: ChainSession, tokens: Sequence[int]) -> float:
         """Seconds to give on top of a usual trip, for what must be prefilled and for a chain that is not known yet."""
         prefill = max(len(tokens) - session.complete, 0)
-        if prefill <= self._round_tokens and self._timer.mean:
+        if prefill <= self._routes.round_tokens and self._timer.mean:
             return 0.0
-        return self._work(session.hops, prefill + self._round_tokens)
+        return self._work(session.hops, prefill + self._routes.round_tokens)
 
     def _work(self, hops: Sequence[Hop], tokens: int) -> float:
         return _EXTRA * sum(hop.round_trip + hop.seconds(tokens) for hop in hops)
@@ -310,16 +302,9 @@ class Chain:
         self._is_stale = False
         return session
 
-    async def _plan(self) -> list[Hop]:
-        return await self._target.plan(tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only)
-
     async def _open(self) -> ChainSession:
         """A session over the best chain, none of whose hops has anything yet. Raises ChainLost or PeerLost."""
-        try:
-            hops = await self._plan()
-        except ChainLost:
-            await self._refresh()
-            hops = await self._plan()
+        hops = await self._routes.best()
         target = self._target
         session = ChainSession(target.transport, target.fingerprint, self._terms)
         try:
@@ -334,6 +319,25 @@ class Chain:
         self._target.transport.check()  # or all the hops would be blamed
         started = _now()
         await self._relief.end()
+        reports = await self._drop_lost(session)
+        gone = session.missing
+        try:
+            hops = await self._routes.filled(session.hops, gone)
+        except ChainLost:
+            return await self._moved()
+        ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
+        new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
+        if gone:
+            log.info("mending by %s", new)
+        await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens)), session.judged))
+        session.drop(session.outside)
+        if gone:
+            self._count_reroute()
+            log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
+        return session
+
+    async def _drop_lost(self, session: ChainSession) -> dict[str, Progress]:
+        """Take the lost hops out of the session; how far the others got. Raises SwarmUnreachable."""
         reports = await self._diagnosis.survey(session)
         lost = self._diagnosis.lost(session, reports, self._pending)
         for error in lost.values():
@@ -347,45 +351,15 @@ class Chain:
         session.drop({*lost, *session.missing})
         session.faults.clear()
         session.accused.clear()
-        gone = session.missing
-        try:
-            hops = await self._fill(session.hops, gone)
-        except ChainLost:
-            await self.close()
-            session = await self._open()
-            self._count_reroute()
-            log.info("moved to another chain of %d peers", len(session.hops))
-            return session
-        ordered = [reports.get(peer) if (peer := hop.contact.peer_id) not in gone else None for hop in hops]
-        new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
-        if gone:
-            log.info("mending by %s", new)
-        await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens)), session.judged))
-        session.drop(session.outside)
-        if gone:
-            self._count_reroute()
-            log.info("mended in %.0f ms by %s", (_now() - started) * 1e3, new)
+        return reports
+
+    async def _moved(self) -> ChainSession:
+        """Another session, over another chain: nobody can take the places of the lost. Raises ChainLost or PeerLost."""
+        await self.close()
+        session = await self._open()
+        self._count_reroute()
+        log.info("moved to another chain of %d peers", len(session.hops))
         return session
-
-    async def _fill(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
-        """Other peers in the place of those that are gone. Raises ChainLost."""
-        try:
-            return await self._substitutes(hops, gone)
-        except ChainLost:
-            await self._refresh()
-            return await self._substitutes(hops, gone)
-
-    async def _refresh(self) -> None:
-        """Look around: somebody may have come, or come back. Raises LookupFailed."""
-        has_chain = partial(
-            self._target.has_chain, excluded=self._avoid(), tokens=self._round_tokens, kinds=self._only
-        )
-        await self._target.refresh(silent_too=True, is_enough=has_chain)
-
-    async def _substitutes(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
-        return await self._target.fill(
-            hops, gone, tokens=self._round_tokens, excluded=self._avoid(), kinds=self._only
-        )
 
 
 def _now() -> float:

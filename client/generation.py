@@ -19,6 +19,7 @@ from client.journal import Journal
 from client.loop import Context, Draft, generate
 from client.patience import TripTimer
 from client.result import Result, Statistics
+from client.routes import Routes
 from client.routing import Kind
 from client.terms import Terms
 from client.text import TextStream
@@ -197,15 +198,13 @@ class Generation:
         kinds: Collection[Kind] | None = None,
     ) -> Chain:
         """A chain for this text: see Chain."""
-        settings = self._model.config
+        settings, target = self._model.config, self._model.target
         return Chain(
-            self._model.target,
+            target,
             self._terms,
-            round_tokens=self._round_tokens,
+            Routes(target, round_tokens=self._round_tokens, avoid=avoid, kinds=kinds),
             timer=TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout)),
             timeout=timeout,
-            avoid=avoid,
-            kinds=kinds,
         )
 
     def _keep(self, piece: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from client.audit import Seeds
 from client.chain import Chain
 from client.patience import TripTimer
+from client.routes import Routes
 from client.terms import Terms
 from peer.metrics import STALE
 from swarm.sketch import ROW_BYTES, distances
@@ -54,7 +55,9 @@ def test_text_is_that_of_plain_decoding_however_trees_grow(
             expected = [*PROMPT, *plain.token_ids]
             for _ in range(6):
                 timer = TripTimer(1.0, 30.0)
-                chain = Chain(model.target, Terms(sampling), round_tokens=9, timer=timer, timeout=60.0)
+                chain = Chain(
+                    model.target, Terms(sampling), Routes(model.target, round_tokens=9), timer=timer, timeout=60.0
+                )
                 text = list(PROMPT)
                 while len(text) < len(PROMPT) + COUNT:
                     on_their_way += chain.judges(text)
@@ -81,7 +84,9 @@ def test_hops_are_witnesses_of_the_text_alone_however_trees_grow(target: Path, t
         ):
             plain = await model.generate(PROMPT, max_new_tokens=COUNT + 60)
             expected = [*PROMPT, *plain.token_ids]
-            grown = Chain(model.target, terms, round_tokens=9, timer=TripTimer(1.0, 30.0), timeout=60.0)
+            grown = Chain(
+                model.target, terms, Routes(model.target, round_tokens=9), timer=TripTimer(1.0, 30.0), timeout=60.0
+            )
             text, on_their_way = list(PROMPT), 0
             longest = len(expected) - 30
             while len(text) < len(PROMPT) + COUNT or (on_their_way <= 5 and len(text) < longest):
@@ -96,7 +101,9 @@ def test_hops_are_witnesses_of_the_text_alone_however_trees_grow(target: Path, t
             text += (
                 await grown.verify(text, NOTHING)
             ).tokens  # whatever branch the last tree took comes again as text
-            straight = Chain(model.target, terms, round_tokens=9, timer=TripTimer(1.0, 30.0), timeout=60.0)
+            straight = Chain(
+                model.target, terms, Routes(model.target, round_tokens=9), timer=TripTimer(1.0, 30.0), timeout=60.0
+            )
             await straight.verify(text, NOTHING)
             end = min(grown.settled, straight.settled)
             ours, theirs = await grown.recall(0, end), await straight.recall(0, end)

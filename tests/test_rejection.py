@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -21,36 +21,32 @@ from tests.test_acceptance import table_model, two_token_probabilities
 VOCAB, SAMPLES = 12, 30_000
 PROMPT = (3,)
 
-Draw = Callable[[Tensor, Sequence[int], Sampling, int], tuple[int, Evidence]]
 
-
-def sparse(logits: Tensor, context: Sequence[int], sampling: Sampling, k: int) -> tuple[int, Evidence]:
-    """A draft, drawn from what is told."""
+def drafted(logits: Tensor, context: Sequence[int], sampling: Sampling, k: int) -> tuple[int, Evidence]:
+    """A draft, drawn from what is told, and that."""
     proof = evidence(logits, context, sampling, k)
     return proof.draw(uniform(sampling.seed, len(context), DRAFTING)), proof
 
 
-def dense(logits: Tensor, context: Sequence[int], sampling: Sampling, k: int) -> tuple[int, Evidence]:
-    """The trap: drawn from the whole distribution, and the K largest shares are told as if they were all."""
-    whole = evidence(logits, context, sampling, len(logits))
-    return whole.draw(uniform(sampling.seed, len(context), DRAFTING)), evidence(logits, context, sampling, k)
+def p_value(*, told: int, drawn_from: int, is_good: bool, samples: int = SAMPLES) -> float:
+    """Of two tokens' frequencies, where the first is drafted; against the definition of the target's distribution.
 
-
-def p_value(draw: Draw, *, k: int, is_good: bool, samples: int = SAMPLES) -> float:
-    """Of two tokens' frequencies, where the first is drafted; against the definition of the target's distribution."""
+    So many of the draft's first choices are told, and drawn from.
+    """
     target = table_model(42, VOCAB)
     draft = table_model(42 if is_good else 43, VOCAB)
     context = list(PROMPT)
-    rows = {(): target(PROMPT), **{(a,): target((*PROMPT, a)) for a in range(VOCAB)}}
+    first, then = target(PROMPT), {a: target((*PROMPT, a)) for a in range(VOCAB)}
+    rows = {a: torch.stack([first, then[a]]) for a in range(VOCAB)}
     guess = draft(PROMPT) * (0.8 if is_good else 1.5)
+    proof, source = (evidence(guess, context, Sampling(1.0), k) for k in (told, drawn_from))
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(samples):
         sampling = Sampling(1.0, seed=seed)
-        token, proof = draw(guess, context, sampling, k)
-        tokens = reject(torch.stack([rows[()], rows[(token,)]]), context, [token], [proof], sampling)
+        token = source.draw(uniform(seed, len(context), DRAFTING))
+        tokens = reject(rows[token], context, [token], [proof], sampling)
         if len(tokens) < 2:
-            text = [*context, *tokens]
-            tokens += reject(rows[tuple(tokens)][None], text, [], [], sampling)
+            tokens += reject(then[tokens[0]][None], [*context, *tokens], [], [], sampling)
         counts[tuple(tokens)] += 1
     expected = two_token_probabilities(target, PROMPT, Sampling(1.0), VOCAB)
     pairs = [pair for pair, share in expected.items() if share * samples >= 5]
@@ -63,12 +59,13 @@ def p_value(draw: Draw, *, k: int, is_good: bool, samples: int = SAMPLES) -> flo
 @pytest.mark.parametrize("is_good", [True, False], ids=["good draft", "bad draft"])
 @pytest.mark.parametrize("k", [2, 3, 8, VOCAB])
 def test_frequencies_are_the_targets_whatever_k(k: int, is_good: bool) -> None:
-    assert p_value(sparse, k=k, is_good=is_good) > 1e-3
+    assert p_value(told=k, drawn_from=k, is_good=is_good) > 1e-3
 
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_drawing_from_more_than_is_told_would_be_seen(k: int) -> None:
-    assert p_value(dense, k=k, is_good=True) < 1e-6
+    """The trap: the K largest shares of the whole distribution are told as if they were all."""
+    assert p_value(told=k, drawn_from=VOCAB, is_good=True) < 1e-6
 
 
 logits_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=20)
@@ -78,6 +75,7 @@ logits_lists = st.lists(st.floats(-30, 30), min_size=1, max_size=20)
 @given(logits_lists, st.integers(1, 30), st.floats(0, 1, exclude_max=True))
 def test_what_is_drawn_is_what_is_told(values: list[float], k: int, place: float) -> None:
     proof = evidence(torch.tensor(values), [1], Sampling(0.7), k)
+    assert proof == evidence(torch.tensor(values), [1], Sampling(0.7, seed=k), k)
     assert len(proof.ids) == len(proof.weights) <= min(k, len(values))
     assert proof.weights[0] == MAX_WEIGHT == max(proof.weights)
     assert min(proof.weights) > 0
@@ -100,7 +98,7 @@ def test_drafts_stand_up_to_the_first_that_does_not(seed: int, size: int, model:
     drafts: list[int] = []
     proofs: list[Evidence] = []
     for _ in range(size):
-        token, proof = sparse(draft(tuple(text + drafts)), text + drafts, sampling, 4)
+        token, proof = drafted(draft(tuple(text + drafts)), text + drafts, sampling, 4)
         drafts.append(token)
         proofs.append(proof)
     rows = torch.stack([target((1, *drafts[:i])) for i in range(size + 1)])

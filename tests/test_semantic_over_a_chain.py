@@ -13,6 +13,7 @@ from msgspec import structs
 from benchmarks.chaos.liar import Lie, silence
 from client.chain import Chain
 from client.patience import TripTimer
+from client.routes import Routes
 from client.terms import Terms
 from peer.session import Refusal
 from peer.views import Told
@@ -82,7 +83,7 @@ def test_verdicts_on_trees_that_grow_are_those_of_the_rule(
         ):
             timer = TripTimer(1.0, 30.0)
             terms = Terms(sampling, "semantic", BOLD)
-            chain = Chain(model.target, terms, round_tokens=9, timer=timer, timeout=60.0)
+            chain = Chain(model.target, terms, Routes(model.target, round_tokens=9), timer=timer, timeout=60.0)
             text = list(PROMPT)
             while len(text) < len(PROMPT) + 40:
                 drafter.follow(text, 30)

@@ -10,6 +10,7 @@ from typing import Any
 
 from client.chain import Chain
 from client.patience import TripTimer
+from client.routes import Routes
 from client.routing import Hop
 from client.target import Target
 from client.terms import Terms
@@ -212,9 +213,8 @@ class ToyClient:
             info(swarm.num_layers), FINGERPRINT, self.node, swarm.directory, allow=allow, deny=deny
         )
         timer = TripTimer(floor, 5.0)
-        self.chain = Chain(
-            self.target, Terms(sampling, rule), round_tokens=window + 1, timer=timer, timeout=timeout
-        )
+        routes = Routes(self.target, round_tokens=window + 1)
+        self.chain = Chain(self.target, Terms(sampling, rule), routes, timer=timer, timeout=timeout)
         self.hops: tuple[Hop, ...] = ()
         """Of the chain, at the last verdict."""
         self._window = window

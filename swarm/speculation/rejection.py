@@ -43,24 +43,24 @@ def reject(
 def _distribution(logits: Tensor, context: Sequence[int], sampling: Sampling) -> Tensor:
     """The target's, float64 [vocab]."""
     scores, ids = scores_of(logits, context, sampling)
-    whole = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
-    whole[ids] = scores.softmax(-1)
-    return whole
+    nothing = torch.zeros(len(logits), dtype=torch.float64, device=logits.device)
+    return nothing.scatter_(0, ids, scores.softmax(-1))
 
 
 def _instead(target: Tensor, proof: Evidence, place: float) -> int:
     """A token from what the target has more of than was claimed."""
     left = target.clone()
     ids = torch.tensor(proof.ids, device=target.device)
-    left[ids] -= torch.tensor(proof.weights, dtype=torch.float64, device=target.device) / sum(proof.weights)
-    left.clamp_(min=0.0)
+    shares = torch.tensor(proof.weights, dtype=torch.float64, device=target.device) / sum(proof.weights)
+    left.index_add_(0, ids, shares, alpha=-1).clamp_(min=0.0)
     # nothing is left only where the two are equal up to rounding: then a rejection has no probability
     return _drawn(left if float(left.sum()) > 0 else target, place)
 
 
 def _drawn(weights: Tensor, place: float) -> int:
     sums = weights.cumsum(0)
-    return min(int((sums <= place * float(sums[-1])).sum()), int(weights.nonzero()[-1]))
+    before = int((sums <= place * float(sums[-1])).sum())
+    return before if before < len(weights) else int(weights.nonzero()[-1])  # the place was rounded up to the end
 
 
 def _uniform(text: Sequence[int], sampling: Sampling, purpose: int) -> float:
