@@ -4,7 +4,8 @@
 
 FOLDER is a checkout of the other revision. Both swarms (a bootstrap node, four peers and a client on loopback) make the
 same texts, one each by turns, so that only one of them works at a time. One start of a swarm is faster than another by
-some percent: for each pair both are started anew, several times.
+some percent: for each pair both are started anew, several times. Peers start one after the other, for clients draft by
+the speeds that peers measure at their start: those of a busy moment make another number of drafts, not another cost.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ def swarm(checkout: Path, draft: str, folder: Path) -> Iterator[Side]:
     def place(_: int) -> Place:
         return LOOPBACK, popen
 
-    with running_swarm("embedded", SPANS, folder, options=["--threads", "1"], place=place) as (peers, programs):
+    options = ["--threads", "1"]
+    with running_swarm("embedded", SPANS, folder, options=options, place=place, one_by_one=True) as running:
+        peers, programs = running
         client = start_client(popen)
         try:
             client.connect(model="embedded", initial_peers=peers, draft=draft, threads=1)

@@ -82,18 +82,11 @@ class Target:
 
     async def has_chain(self, *, tokens: int = 1, **options: Any) -> bool:
         """Whether a chain can be planned by what is known now; `options` are those of Roster.plan."""
-        try:
-            await self._planned(lambda roster: roster.plan(tokens=tokens, **options))
-        except ChainLost:
-            return False
-        return True
+        return bool(await self._best(tokens=tokens, **options))
 
     async def seconds_of_text(self, tokens: int) -> float:
         """That a chain may take for a text of so many tokens, by what is announced; 0 where there is no chain."""
-        try:
-            return seconds_of_work(await self._planned(lambda roster: roster.plan(tokens=1)), tokens)
-        except ChainLost:
-            return 0.0
+        return seconds_of_work(await self._best(tokens=1), tokens)
 
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
         """Whether anybody apart from these peers answers: one of a few others, or else a node of the directory.
@@ -178,6 +171,13 @@ class Target:
         except (PeerLost, BadMessage, TimeoutError):
             return False
         return True
+
+    async def _best(self, **options: Any) -> list[Hop]:
+        """The best chain by what is known now; nothing if there is none."""
+        try:
+            return await self._planned(lambda roster: roster.plan(**options))
+        except ChainLost:
+            return []
 
     async def _planned(self, plan: Callable[[Roster], T]) -> T:
         """What `plan` makes of the roster, in a thread: announcements may be such that it takes tens of milliseconds,

@@ -112,11 +112,13 @@ def running_swarm(
     shared: Sequence[str] = (),
     place: Callable[[int], Place] = on_loopback,
     ready_seconds: float = 180.0,
+    one_by_one: bool = False,
 ) -> Iterator[tuple[list[str], list[Program]]]:
     """A bootstrap node (number 0) and a peer for each span `A:B` (from 1 on); yields initial peers and programs.
 
-    Peers get the further `options`, all nodes the `shared` ones; identities and logs go to `folder`. All processes are
-    gone at the end, whatever happens.
+    Peers get the further `options`, all nodes the `shared` ones; identities and logs go to `folder`. `one_by_one`: each
+    peer starts when the one before serves, and so measures its speed while no other one loads. All processes are gone
+    at the end, whatever happens.
     """
     programs: list[Program] = []
 
@@ -135,8 +137,10 @@ def running_swarm(
         reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
         for span in spans:
             start("join", model, "--layers", span, *reach, *options)
+            if one_by_one:
+                programs[-1].ready = programs[-1].next(ready_seconds)
         for program in programs[1:]:
-            program.ready = program.next(ready_seconds)
+            program.ready = program.ready or program.next(ready_seconds)
         yield initial_peers, programs
     finally:
         for program in reversed(programs):

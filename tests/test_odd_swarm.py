@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from specswarm import processes
 from specswarm.processes import LOOPBACK, Place, Program, running_swarm
 from swarm import PROTOCOL
 from swarm.identity import Identity
@@ -45,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def odd(folder: Path) -> Callable[..., Any]:
     """Starts a process whose clock is so many seconds ahead, or whose protocol is another."""
 
-    def starter(ahead: float, protocol: str = "") -> Any:
+    def starter(ahead: float = 0.0, protocol: str = "") -> Any:
+        if not ahead and not protocol:
+            return processes.spawn
         path = os.pathsep.join([str(folder), *sys.path])
         environment = {**os.environ, "PYTHONPATH": path, "AHEAD": str(ahead), "PROTOCOL": protocol}
 
@@ -68,7 +72,7 @@ def swarm(target: Path, folder: Path, odd: Callable[..., Any]) -> Iterator[tuple
     shutil.copy(folder / "1.key", folder / "3.key")
     config = folder / "config.toml"
     config.write_text("[join]\nannounce_seconds = 8\nthreads = 1\n")
-    starts = [odd(600.0), odd(-600.0), odd(600.0), odd(0.0), odd(0.0, str(PROTOCOL + 1))]
+    starts = [odd(600.0), odd(-600.0), odd(600.0), odd(), odd(protocol=str(PROTOCOL + 1))]
 
     def place(number: int) -> Place:
         return LOOPBACK, starts[number]
@@ -86,15 +90,17 @@ def reach(initial_peers: Sequence[str]) -> list[str]:
 
 def run(popen: Any, *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
-    process = popen(
-        [sys.executable, "-m", "specswarm", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    output, errors = process.communicate(timeout=READY_SECONDS)
-    return process.returncode, output, errors
+    with tempfile.NamedTemporaryFile("r") as log, Path(log.name).open("w") as errors:
+        process = popen(
+            [sys.executable, "-m", "specswarm", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        with process.stdout:
+            output = process.stdout.read()
+        return process.wait(READY_SECONDS), output, log.read()
 
 
 def wait_for_line(log: Path, text: str) -> None:
@@ -122,7 +128,7 @@ def test_what_is_odd_is_said_and_everybody_is_found(
     assert f"1 peer speaks another version of the protocol (theirs {PROTOCOL + 1}, ours {PROTOCOL})" in shown
     assert "\x1b" not in shown
     assert "\u202e" not in shown
-    program = Program(["status", *reach(initial_peers)], tmp_path / "log", odd(0.0))
+    program = Program(["status", *reach(initial_peers)], tmp_path / "log", odd())
     found = program.next(READY_SECONDS)
     assert program.finish(READY_SECONDS) == 0
     [model] = found["models"]
@@ -145,7 +151,7 @@ def test_client_of_any_clock_and_none_of_another_version_is_served(
         code, printed, errors = run(odd(ahead), *asked)
         assert code == 0, errors
         assert json.loads(printed)["token_ids"] == expected
-    code, _, errors = run(odd(0.0, str(PROTOCOL + 2)), *asked)
+    code, _, errors = run(odd(protocol=str(PROTOCOL + 2)), *asked)
     assert code == 1
     theirs = f"(theirs {PROTOCOL}, {PROTOCOL + 1}, ours {PROTOCOL + 2})"
     assert f"3 peers speak another version of the protocol {theirs}" in errors
@@ -157,7 +163,7 @@ def test_layers_of_a_dead_peer_are_a_gap_at_once(
     initial_peers, programs = swarm
     programs[2].process.kill()
     programs[2].process.wait()
-    code, shown, _ = run(odd(0.0), "status", *reach(initial_peers))
+    code, shown, _ = run(odd(), "status", *reach(initial_peers))
     assert code == 0
     assert "nobody answers for layers 2, 3" in shown
     assert "silent for" in shown

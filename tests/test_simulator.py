@@ -43,14 +43,15 @@ def speed(record: Record) -> float:
     return record.tokens / (record.finished - record.first_token)
 
 
-@pytest.mark.parametrize("draft_cost", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize(("draft_cost", "peers"), [(0.01, 1), (0.1, 4), (0.3, 2)])
 @pytest.mark.parametrize(("acceptance", "window"), [(0.4, 2), (0.4, 4), (0.6, 3), (0.6, 6), (0.8, 4), (0.8, 10)])
 def test_with_constant_acceptance_the_speedup_is_that_of_the_closed_form(
-    acceptance: float, window: int, draft_cost: float
+    acceptance: float, window: int, draft_cost: float, peers: int
 ) -> None:
-    """S(g) of TK-SLT, where a draft's cost is that of one more position in all stages."""
+    """S(g) of TK-SLT, where a draft's cost is that of one more position in all stages, however they are shared out."""
     trip, layers = 100.0, 8
-    tables = {
+    tables: dict[str, Any] = {
+        "peers": [{"count": peers, "layers": layers // peers}],
         "stage": {"start_ms": (1 - draft_cost) * trip / layers, "token_ms": draft_cost * trip / layers},
         "draft": {"start_ms": 0, "node_ms": 0},
         "link": {"delay_ms": 0},
@@ -95,7 +96,7 @@ def test_the_same_seed_says_the_same_and_another_one_something_else() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"window": 8, "tree": False, "in_flight": 1}], ids=["auto", "chain"])
 def test_peers_that_die_fall_silent_or_leave_cost_no_token_and_the_first_two_time(options: dict[str, Any]) -> None:
-    tables = {
+    tables: dict[str, Any] = {
         "peers": [{"count": 8, "layers": 2}],
         "link": {"delay_ms": 20},
         "churn": {"crash_per_hour": 80, "hang_per_hour": 40, "leave_per_hour": 80, "return_seconds": 5},
@@ -111,7 +112,7 @@ def test_peers_that_die_fall_silent_or_leave_cost_no_token_and_the_first_two_tim
 
 
 def test_peers_that_leave_hand_over_beside_the_text_and_cost_no_time() -> None:
-    tables = {
+    tables: dict[str, Any] = {
         "peers": [{"count": 8, "layers": 2}],
         "link": {"delay_ms": 20},
         "churn": {"leave_per_hour": 200, "return_seconds": 5},

@@ -121,7 +121,7 @@ class Commands:
         few = ["--max-new-tokens", "2"]
         (self.folder / "examples").write_text('{"prompt": "x", "answer": "y"}\n')
         (self.folder / "scenario.toml").write_text(SCENARIO)
-        (self.folder / "lab-run.json").write_bytes(msgspec.json.encode(LabRun(RUN, (crowd(10.0),), TEXTS)))
+        (self.folder / "lab-run.json").write_bytes(msgspec.json.encode(LabRun(RUN, (crowd(1e6),), TEXTS)))
         loss = ["--loss", "100", "--out", self.folder / "semantic.toml"]
         arguments: dict[str, list[object]] = {
             "help": ["--help"],

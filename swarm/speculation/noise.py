@@ -19,9 +19,9 @@ _LAST_SHIFT = 31
 def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
     """Standard Gumbel noise for the tokens `ids` (int64, any shape) at one position; float64 of the same shape."""
     stream = _mix_int(_mix_int(seed & _MASK) ^ (position * _GOLDEN & _MASK))
-    bits = _mix_tensor((ids + 1) * _signed(_GOLDEN) + _signed(stream))
-    uniform = (_shift(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1
-    return -torch.log(-torch.log(uniform))
+    bits = _mixed((ids + 1).mul_(_signed(_GOLDEN)).add_(_signed(stream)))
+    uniform = _shift(bits, 12).double().add_(0.5).mul_(2.0**-52)  # strictly between 0 and 1
+    return uniform.log_().neg_().log_().neg_()
 
 
 def uniform(seed: int, position: int, purpose: int) -> float:
@@ -38,16 +38,16 @@ def _mix_int(value: int) -> int:
     return value ^ (value >> _LAST_SHIFT)
 
 
-def _mix_tensor(bits: Tensor) -> Tensor:
-    """The same on int64 tensors, whose products wrap around modulo 2^64."""
+def _mixed(bits: Tensor) -> Tensor:
+    """The same on an int64 tensor, whose products wrap around modulo 2^64; in its place."""
     for shift, factor in _MIX:
-        bits = (bits ^ _shift(bits, shift)) * _signed(factor)
-    return bits ^ _shift(bits, _LAST_SHIFT)
+        bits.bitwise_xor_(_shift(bits, shift)).mul_(_signed(factor))
+    return bits.bitwise_xor_(_shift(bits, _LAST_SHIFT))
 
 
 def _shift(bits: Tensor, count: int) -> Tensor:
     """Logical right shift: torch's own drags the sign bit along."""
-    return (bits >> count) & ((1 << (64 - count)) - 1)
+    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)
 
 
 def _signed(value: int) -> int:
