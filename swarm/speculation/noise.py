@@ -7,7 +7,6 @@ raises their agreement (Daliri et al., arXiv 2408.07978), and a retry or another
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1

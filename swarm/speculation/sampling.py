@@ -121,11 +121,10 @@ def contest(
         scores, best = noisy.topk(min(count, len(noisy)))
         ids = known[left[best]]
     chosen, found = ids.tolist(), scores.tolist()
-    if (
-        sampling.temperature == 0.0 and found[0] == found[min(1, len(found) - 1)]
-    ):  # of equal ones, the first is chosen
-        first_of_all = int(logits.argmax())
-        chosen = [first_of_all, *(token for token in chosen if token != first_of_all)][: len(found)]
+    may_be_tied = found[0] == found[min(1, len(found) - 1)]
+    if sampling.temperature == 0.0 and may_be_tied:
+        first = int(logits.argmax())  # of equal ones, this is the choice
+        chosen = [first, *(token for token in chosen if token != first)][: len(found)]
     possible = sum(score > -torch.inf for score in found)
     return chosen[:possible], found[:possible]
 
