@@ -51,6 +51,8 @@ class Cost:
     """Of all programs of the swarm together."""
     bytes: float
     """That the client sent and received."""
+    rounds: int
+    drafted: int
 
     def __add__(self, other: Cost) -> Cost:
         """Of all texts together."""
@@ -68,15 +70,18 @@ class Side:
         self._client = client
         self._processes = processes
 
-    def generate(self, prompt: str, tokens: int) -> tuple[Cost, list[int]]:
-        """What a greedy text costs, and its token ids."""
+    def generate(self, prompt: str, tokens: int, window: int | None = None) -> tuple[Cost, list[int]]:
+        """What a greedy text costs, and its token ids; `window`: as many drafts in each round, and one in flight."""
         before = self._cpu_seconds()
-        result = self._client.generate(prompt, max_new_tokens=tokens)
+        options = {} if window is None else {"window": window, "in_flight": 1}
+        result = self._client.generate(prompt, max_new_tokens=tokens, **options)
         cost = Cost(
             len(result["token_ids"]),
             result["seconds"],
             self._cpu_seconds() - before,
             result["bytes_sent"] + result["bytes_received"],
+            result["rounds"],
+            result["drafted"],
         )
         return cost, result["token_ids"]
 
@@ -116,18 +121,22 @@ def ratio_of(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return math.exp(mean(logs)), math.exp(mean(logs) + margin)
 
 
-def run(against: Path, draft: str, num_pairs: int, starts: int, tokens: int) -> list[tuple[Cost, Cost]]:
+def run(
+    against: Path, draft: str, num_pairs: int, starts: int, tokens: int, window: int | None
+) -> list[tuple[Cost, Cost]]:
     """The costs of this revision and of the other one. Raises ValueError if their texts differ."""
     pairs = []
     for first in range(0, num_pairs * starts, starts):
-        found = [_started((HERE, against), draft, first + i, tokens) for i in range(starts)]
+        found = [_started((HERE, against), draft, first + i, tokens, window) for i in range(starts)]
         here, there = map(_sum, zip(*found, strict=True))
         print(f"{here.of('seconds') / there.of('seconds'):.3f} x the seconds", flush=True)
         pairs.append((here, there))
     return pairs
 
 
-def _started(checkouts: Sequence[Path], draft: str, number: int, tokens: int) -> tuple[Cost, Cost]:
+def _started(
+    checkouts: Sequence[Path], draft: str, number: int, tokens: int, window: int | None
+) -> tuple[Cost, Cost]:
     """All texts by both, started anew; which is first with a text is second with the next, and in the next start."""
     costs: list[list[Cost]] = [[], []]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -135,11 +144,11 @@ def _started(checkouts: Sequence[Path], draft: str, number: int, tokens: int) ->
             i: stack.enter_context(swarm(checkouts[i], draft, Path(scratch) / str(i))) for i in _by_turns(number)
         }
         for side in [*sides.values()] * 2:  # the first texts also pay for what is made once
-            side.generate(CODE[number % len(CODE)], tokens)
+            side.generate(CODE[number % len(CODE)], tokens, window)
         await_calm()
         for text, prompt in enumerate(CODE):
             order = _by_turns(number + text)
-            made = {i: sides[i].generate(prompt, tokens) for i in order}
+            made = {i: sides[i].generate(prompt, tokens, window) for i in order}
             if made[0][1] != made[1][1]:
                 raise ValueError(f"the two revisions go on differently with {prompt!r}")
             for i in order:
@@ -164,18 +173,32 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--starts", type=int, default=3, help="in each pair")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument(
+        "--window", type=int, help="drafts in each round, and one round in flight; else by the cost"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
     args = parser.parse_args()
-    pairs = run(args.against.resolve(), args.draft, args.pairs, args.starts, args.tokens)
+    pairs = run(args.against.resolve(), args.draft, args.pairs, args.starts, args.tokens, args.window)
 
     console = Console()
+    drafts = f"draft {args.draft}" + ("" if args.window is None else f", window {args.window}")
     texts = f"{args.starts} x {len(CODE)} texts of {args.tokens} tokens"
-    table = Table(title=f"{args.pairs} pairs of {texts}, draft {args.draft}, {describe()}")
+    table = Table(title=f"{args.pairs} pairs of {texts}, {drafts}, {describe()}")
     for heading in ("", "here", "there", "ratio", "upper limit"):
         table.add_column(heading)
     record: dict[str, Any] = {"machine": describe(), "draft": args.draft, "tokens": args.tokens, "figures": {}}
-    for name, unit in (("seconds", "s/token"), ("cpu_seconds", "s/token"), ("bytes", "/token")):
+    record["window"] = args.window
+    units = {
+        "seconds": "s/token",
+        "cpu_seconds": "s/token",
+        "bytes": "/token",
+        "rounds": "/token",
+        "drafted": "/token",
+    }
+    for name, unit in units.items():
         figures = [(here.of(name), there.of(name)) for here, there in pairs]
+        if not all(map(all, figures)):  # nothing was drafted
+            continue
         ratio, upper = ratio_of(figures)
         here, there = (mean(side) for side in zip(*figures, strict=True))
         table.add_row(f"{name}, {unit}", f"{here:.4g}", f"{there:.4g}", f"{ratio:.3f}", f"{upper:.3f}")
