@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 
 from client.routing import Hop, Kind
@@ -30,19 +30,11 @@ class Routes:
 
     async def best(self) -> list[Hop]:
         """The fastest chain. Raises ChainLost or LookupFailed."""
-        try:
-            return await self._best()
-        except ChainLost:
-            await self._look_around()
-            return await self._best()
+        return await self._insist(self._best)
 
     async def filled(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """The chain with others in the place of those that are gone. Raises ChainLost or LookupFailed."""
-        try:
-            return await self.known(hops, gone)
-        except ChainLost:
-            await self._look_around()
-            return await self.known(hops, gone)
+        return await self._insist(partial(self.known, hops, gone))
 
     async def known(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
         """The same, without looking around. Raises ChainLost."""
@@ -52,6 +44,14 @@ class Routes:
 
     async def _best(self) -> list[Hop]:
         return await self._target.plan(tokens=self.round_tokens, excluded=self._avoid(), kinds=self._kinds)
+
+    async def _insist(self, plan: Callable[[], Awaitable[list[Hop]]]) -> list[Hop]:
+        """A plan, if need be after looking around."""
+        try:
+            return await plan()
+        except ChainLost:
+            await self._look_around()
+            return await plan()
 
     async def _look_around(self) -> None:
         """Somebody may have come, or come back. Raises LookupFailed."""
