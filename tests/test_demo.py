@@ -19,7 +19,7 @@ def test_ctrl_c_ends_every_process_of_the_demo() -> None:
     assert demo.stdout is not None
     started = []
     for line in demo.stdout:
-        if "code" in line:  # in the middle of its work
+        if "arithmetic" in line:  # in the middle of its work
             started = psutil.Process(demo.pid).children(recursive=True)
             demo.send_signal(signal.SIGINT)
             break
