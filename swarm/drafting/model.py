@@ -19,7 +19,7 @@ from swarm.model.stage import Slice, Stage
 from swarm.span import Span
 from swarm.speculation.calibration import LONGEST, Calibration
 from swarm.speculation.flight import Flight
-from swarm.speculation.sampling import Sampling, contest
+from swarm.speculation.sampling import Sampling, contests
 from swarm.speculation.semantic import Leniency, views
 from swarm.speculation.trace import Row
 from swarm.speculation.tree import DraftTree
@@ -154,8 +154,8 @@ class ModelDrafter:
         self._cached = self._base
         contexts = [[*self._text, *node.path()] for node in nodes]
         told = views(logits, contexts, self._sampling) if self._has_views else [None] * len(nodes)
-        for node, row, context, view in zip(nodes, logits, contexts, told, strict=True):
-            choices, scores = contest(row, context, self._sampling, _FIRST)
+        found = contests(logits, contexts, self._sampling, _FIRST)
+        for node, context, view, (choices, scores) in zip(nodes, contexts, told, found, strict=True):
             hint = hint_among(choices, scores, self._repeats.after(context[-LONGEST:]), self._vocab_size, _FIRST)
             self._growth.work_out(node, choices, scores, hint, view)
 

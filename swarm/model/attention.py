@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 
 from swarm.errors import ModelUnsupported
 from swarm.model.cache import KVCache
-from swarm.speculation.tree import depths
+from swarm.speculation.tree import ROOT, depths
 
 NAME = "specswarm"
 """The attention implementation's name in a configuration, and the keyword that carries the round."""
@@ -85,7 +85,7 @@ class Segment:
         allowed = torch.ones(self.num_tokens, self.end - first, dtype=torch.bool)
         within = allowed[:, self.position - first :]  # [tokens, nodes]
         ours = slice(-self.num_tokens, None)
-        within.copy_(torch.tril(within) if self.parents is None else tree_mask(self.parents)[ours])
+        within.copy_(torch.tril(within) if self.parents is None else tree_mask(self.parents, self.num_tokens))
         if window is not None:
             places = torch.tensor(self.depths if self.parents is None else depths(self.parents)) + self.position
             seen = torch.cat([torch.arange(first, self.position), places])
@@ -103,13 +103,14 @@ class Packed:
     """[1, tokens, hidden]: what enters the span's first layer, then what left its last one."""
 
 
-def tree_mask(parents: Sequence[int]) -> Tensor:
-    """[nodes, nodes] bool: row i is true at i and at its ancestors."""
-    mask = torch.eye(len(parents), dtype=torch.bool)
+def tree_mask(parents: Sequence[int], count: int) -> Tensor:
+    """[count, nodes] bool: for each of the last `count` nodes, true at itself and at its ancestors."""
+    rows: list[bytearray] = []
     for node, parent in enumerate(parents):
-        if parent >= 0:
-            mask[node] |= mask[parent]
-    return mask
+        row = bytearray(len(parents)) if parent == ROOT else rows[parent].copy()
+        row[node] = True
+        rows.append(row)
+    return torch.frombuffer(bytearray().join(rows[-count:]), dtype=torch.bool).view(count, -1)
 
 
 def attend(

@@ -111,22 +111,43 @@ def contest(
     The choice is the token of the greatest score: logits [vocab] over the temperature, and the noise. Of a large
     vocabulary those that are likeliest without noise are looked at.
     """
-    logits = shaped(logits, context, sampling)
+    return contests(logits[None], [context], sampling, count)[0]
+
+
+def contests(
+    logits: Tensor, contexts: Sequence[Sequence[int]], sampling: Sampling, count: int
+) -> list[tuple[list[int], list[float]]]:
+    """The contest in each row of `logits` [n, vocab], after a context of its own."""
+    if sampling.processors is not None:
+        logits = torch.stack([shaped(row, text, sampling) for row, text in zip(logits, contexts, strict=True)])
     if sampling.temperature == 0.0:
-        scores, ids = logits.topk(min(count, len(logits)))
+        scores, ids = (best.tolist() for best in logits.topk(min(count, logits.shape[-1])))
+        found = [_settled(*contest) for contest in zip(logits, ids, scores, strict=True)]
     else:
-        known = torch.arange(len(logits), device=logits.device) if len(logits) <= _FIELD else logits.topk(_FIELD)[1]
-        narrowed, left = narrow((logits[known].double() - logits.max()) / sampling.temperature, sampling)
-        noisy = narrowed + gumbel(sampling.seed, len(context), known[left])
-        scores, best = noisy.topk(min(count, len(noisy)))
-        ids = known[left[best]]
-    chosen, found = ids.tolist(), scores.tolist()
-    may_be_tied = found[0] == found[min(1, len(found) - 1)]
-    if sampling.temperature == 0.0 and may_be_tied:
-        first = int(logits.argmax())  # of equal ones, this is the choice
-        chosen = [first, *(token for token in chosen if token != first)][: len(found)]
-    possible = sum(score > -torch.inf for score in found)
-    return chosen[:possible], found[:possible]
+        found = [_noisy(row, len(text), sampling, count) for row, text in zip(logits, contexts, strict=True)]
+    return [_possible(*contest) for contest in found]
+
+
+def _settled(logits: Tensor, ids: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """The best tokens by one row [vocab]; of equal ones, that which is chosen is the first."""
+    if len(ids) > 1 and scores[0] == scores[1]:
+        first = int(logits.argmax())
+        ids = [first, *(token for token in ids if token != first)][: len(ids)]
+    return ids, scores
+
+
+def _noisy(logits: Tensor, position: int, sampling: Sampling, count: int) -> tuple[list[int], list[float]]:
+    """The best tokens by one row [vocab] with temperature and noise."""
+    known = torch.arange(len(logits), device=logits.device) if len(logits) <= _FIELD else logits.topk(_FIELD)[1]
+    narrowed, left = narrow((logits[known].double() - logits.max()) / sampling.temperature, sampling)
+    scores, best = (narrowed + gumbel(sampling.seed, position, known[left])).topk(min(count, len(narrowed)))
+    return known[left[best]].tolist(), scores.tolist()
+
+
+def _possible(ids: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """Those of the tokens, the best first, that can be chosen at all."""
+    count = sum(score > -torch.inf for score in scores)
+    return ids[:count], scores[:count]
 
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
