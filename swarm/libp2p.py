@@ -107,11 +107,9 @@ class Libp2pNetwork:
                 listens=bool(host_maddrs),
                 is_behind_nat=is_behind_nat,
             )
-            if is_relay:
-                await network._relay_for_others()
-            await dht.start()
             watching = owned(network._watch(), "watching the network daemon")
             try:
+                await network._take_part(relays=is_relay)
                 async with network._staying_in(initial):
                     yield network
             finally:
@@ -278,6 +276,16 @@ class Libp2pNetwork:
             log.info("reachable through the relay %s", contact.peer_id)
             self._relays[contact.peer_id] = contact
         return relays
+
+    async def _take_part(self, *, relays: bool) -> None:
+        """Have the daemon hand over others' calls. Raises SwarmUnreachable if it has ended, or does not answer."""
+        try:
+            async with awake.timeout(CONNECT_SECONDS):
+                if relays:
+                    await self._relay_for_others()
+                await self._dht.start()
+        except BROKEN as error:
+            raise SwarmUnreachable(f"the network daemon did not start: {daemon.first_line(error)}") from None
 
     async def _relay_for_others(self) -> None:
         """Take the place of the daemon's own relay."""

@@ -410,6 +410,29 @@ def test_a_network_whose_daemon_is_gone_says_so_and_blames_nobody(
     asyncio.run(run())
 
 
+def test_a_daemon_that_ends_while_it_is_told_what_to_hand_over_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swarm.libp2p.CONNECT_SECONDS", 0.5)
+    start = Dht.start
+
+    async def started(dht: Dht) -> None:
+        p2p = dht._node._p2p
+        p2p._child.kill()
+        await p2p._child.wait()
+        await start(dht)
+
+    monkeypatch.setattr(Dht, "start", started)
+
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(SwarmUnreachable, match="the network daemon did not start"):
+                async with Libp2pNetwork.join(None, host_maddrs=["/ip4/127.0.0.1/tcp/0"]):
+                    pass
+
+    asyncio.run(run())
+
+
 def test_a_program_that_ends_by_a_bug_says_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
