@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ CASES: dict[str, Any] = {
     "last token": lambda text: {"forced_eos_token_id": 7, "eos_token_id": 7},
     "decay": lambda text: {"exponential_decay_length_penalty": [4, 1.5], "eos_token_id": [9, 77]},
     "suppressed": lambda text: {"suppress_tokens": [text[0], text[5], VOCAB + 5]},
+    "what is off by its value": lambda text: {
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": -1,
+        "encoder_no_repeat_ngram_size": -1,
+        "bad_words_ids": [[], [text[3]]],
+        "min_length": -5,
+        "remove_invalid_values": 1,
+    },
     "suppressed at first": lambda text: {"begin_suppress_tokens": [text[0]]},
     "all": lambda text: {
         "repetition_penalty": 1.2,
@@ -282,7 +291,8 @@ WRONG = {
     "eos_token_id lists 65": {"eos_token_id": list(range(65))},
     "repetition_penalty: Expected": {"repetition_penalty": "1.3"},
     "repetition_penalty: Expected `float` >=": {"repetition_penalty": 0},
-    "no_repeat_ngram_size: Expected": {"no_repeat_ngram_size": -1},
+    "no_repeat_ngram_size: Expected": {"no_repeat_ngram_size": "1"},
+    "repetition_penalty: Expected `float` >= ": {"repetition_penalty": -1.0},
     "bad_words_ids: Expected": {"bad_words_ids": [[1], "x"]},
     "bad_words_ids: token 260": {"bad_words_ids": [[1], [260]]},
     "forced_eos_token_id: token 999": {"forced_eos_token_id": 999},
@@ -353,7 +363,8 @@ def test_what_is_not_applied_is_said_in_one_line(
     target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = {"num_beams": 4, "guidance_scale": 1.5, "max_time": 3, "temperature": 0.6, "do_sample": True}
-    much = {"bad_words_ids": [[1]] * 2000, "sequence_bias": [[[1] * 40, 1.0]], "no_repeat_ngram_size": 20}
+    much: dict[str, Any] = {"bad_words_ids": [[1]] * 2000, "sequence_bias": [[[1] * 40, 1.0]]}
+    much |= {"no_repeat_ngram_size": 20, "repetition_penalty": math.inf, "encoder_repetition_penalty": 0.001}
     folder = with_defaults(target, tmp_path / "m", **asked, **much, suppress_tokens=[3], eos_token_id=[5, 999])
 
     async def run() -> None:
@@ -367,7 +378,8 @@ def test_what_is_not_applied_is_said_in_one_line(
     asyncio.run(run())
     said = [record.getMessage() for record in caplog.records if "generation_config" in record.getMessage()]
     expected = (
-        "sequence_bias, no_repeat_ngram_size, bad_words_ids, num_beams, guidance_scale, max_time, eos_token_id 999"
+        "sequence_bias, encoder_repetition_penalty, repetition_penalty, no_repeat_ngram_size, bad_words_ids, num_beams,"
+        " guidance_scale, max_time, eos_token_id 999"
     )
     assert said == [f"generation_config.json asks for {expected}: not applied here"]
 

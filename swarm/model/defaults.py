@@ -17,9 +17,18 @@ import msgspec
 
 from swarm.errors import UsageError
 from swarm.model.files import read_object
-from swarm.speculation.processors import GREATEST, MAX_ENDS, MAX_LISTED, MAX_NGRAM, MAX_PHRASE, Processors
+from swarm.speculation.processors import (
+    GREATEST,
+    MAX_ENDS,
+    MAX_LENGTH,
+    MAX_LISTED,
+    MAX_NGRAM,
+    MAX_PHRASE,
+    Processors,
+)
 
 _NESTED = ("decoder", "generator", "text_config")  # where config.json may have a decoder's own values
+_AT_LEAST_NONE = ("min_length", "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
 _HARMLESS_OUTSIDE = ("suppress_tokens", "begin_suppress_tokens")  # a token that does not exist never comes anyway
 
 UNAPPLIED: dict[str, Callable[[Any], bool]] = {
@@ -120,9 +129,20 @@ def _plain(name: str, value: Any, vocab_size: int) -> Any:
     """A value as Processors has it."""
     if name == "forced_eos_token_id" and not isinstance(value, list):
         return [value]
-    if name in _HARMLESS_OUTSIDE and isinstance(value, list):
+    if name in _AT_LEAST_NONE and type(value) is int:
+        return max(value, 0) if name.endswith("ngram_size") else min(max(value, 0), MAX_LENGTH)
+    if name == "remove_invalid_values":
+        return value is True
+    return _plain_list(name, value, vocab_size) if isinstance(value, list) else value
+
+
+def _plain_list(name: str, value: list[Any], vocab_size: int) -> list[Any]:
+    """The same of a list."""
+    if name in _HARMLESS_OUTSIDE:
         return [token for token in value if not isinstance(token, int) or 0 <= token < vocab_size]
-    if name == "sequence_bias" and isinstance(value, list):
+    if name == "bad_words_ids":
+        return [phrase for phrase in value if phrase != []]
+    if name == "sequence_bias":
         return [
             [pair[0], -GREATEST] if isinstance(pair, list) and pair[1:] == [-math.inf] else pair for pair in value
         ]
@@ -133,6 +153,8 @@ def _is_too_much(name: str, value: Any) -> bool:
     """Whether it makes sense, but peers do not take so much."""
     if name.endswith("ngram_size"):
         return type(value) is int and value > MAX_NGRAM
+    if name.endswith("repetition_penalty"):
+        return type(value) in (int, float) and value > 0
     if not isinstance(value, list):
         return False
     phrases = [one[0] if name == "sequence_bias" else one for one in value if isinstance(one, list) and one]

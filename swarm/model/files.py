@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -73,8 +74,11 @@ class Folder:
         return {path.name for path in self.path.iterdir()}
 
     def file(self, name: str) -> Path | None:
-        """Its path, if it is a file."""
-        return self.path / name if self.has(name) else None
+        """Its path, if it is a file. Raises UsageError for a link that leads nowhere, a folder, or the like."""
+        path = self.path / name
+        if not path.is_file() and os.path.lexists(path):
+            raise UsageError(f"{path} is no file, or a link to none: put the file itself there, or remove it")
+        return path if path.is_file() else None
 
     def sha256(self, name: str) -> str | None:
         """Of what the file holds now, or of what Git is to put in its place."""
@@ -156,6 +160,7 @@ def find_config(name: str, files: Files) -> Path:
 
 def no_weights(name: str, files: Files) -> UsageError:
     """For want of model.safetensors or its shards: what there is instead."""
+    files.file(SINGLE)  # says what is wrong with it, if it is there in some way
     other = min((found for found in files.names() if found.endswith(_OTHER_WEIGHTS)), default=None)
     found = "it has none of them" if other is None else f"it has {other}, which cannot be served"
     return UsageError(f"{name} has no weights here: a peer needs {SINGLE}, or shards with {INDEX}; {found}")

@@ -218,6 +218,14 @@ def _check_sessions(stage: Stage, tolerance: float) -> None:
     )
     for expected, got in zip(alone, (torch.cat([head, tail]), other), strict=True):
         if not torch.isfinite(expected).all():
-            raise _refuse(stage, f"it overflows in {stage.dtype}")
+            wrong = _wrong_weight(stage)
+            overflows = f"it overflows in {stage.dtype}"
+            raise _refuse(stage, f"its weight {wrong} has values that are no numbers" if wrong else overflows)
         if (got - expected).float().norm() > tolerance * expected.float().norm():
             raise _refuse(stage, "a text's output depends on how it is cut or on what it is packed with")
+
+
+def _wrong_weight(stage: Stage) -> str | None:
+    """The name of one with a value that is not finite."""
+    weights = stage.model.named_parameters()
+    return next((name for name, weight in weights if not torch.isfinite(weight).all()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +145,22 @@ def test_missing_tensor_is_refused_by_name(tmp_path: Path) -> None:
     load_stage(source, Span(2, 5))
     with pytest.raises(ModelUnsupported, match=r"layers\.1\.mlp\.up_proj"):
         load_stage(source, Span(0, 2))
+
+
+def test_weights_that_are_no_numbers_are_told_from_sums_that_overflow(tmp_path: Path) -> None:
+    zoo.save(zoo.build("llama"), tmp_path, shard_size="1GB")
+    for value, words in (
+        (math.nan, r"layers\.1\.mlp\.up_proj\.weight has values that are no numbers"),
+        (3e38, "overflows"),
+    ):
+
+        def change(tensors: dict[str, torch.Tensor], value: float = value) -> None:
+            tensors[f"{PROJECTION}.weight"][0] = value
+
+        source = edit(tmp_path, change)
+        load_stage(source, Span(2, 5))
+        with pytest.raises(ModelUnsupported, match=words):
+            load_stage(source, Span(0, 2))
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:

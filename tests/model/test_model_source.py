@@ -246,6 +246,9 @@ def test_stated_hashes_in_another_notation_are_refused(tmp_path: Path) -> None:
         ({"num_attention_heads": 0}, "by zero"),
         ({"intermediate_size": -1}, "negative dimension"),
         ({"hidden_act": "geluu"}, "knows no 'geluu' that llama is to have"),
+        ({"pad_token_id": zoo.VOCAB}, "Padding_idx must be within num_embeddings"),
+        ({"intermediate_size": 10**30}, "has no text decoder for llama"),
+        ({"dtype": []}, "cannot build the model of"),
     ],
 )
 def test_configuration_that_makes_no_model_is_told_by_what_is_wrong(
@@ -309,13 +312,18 @@ def test_index_that_is_none_is_refused_by_name(content: str, named: str, tmp_pat
             "adapter_config.json.*: merge",
         ),
         ({}, r"no config\.json"),
+        ({"config.json": b'{"model_type": "llama"}', "model.safetensors": None}, r"model\.safetensors is no file"),
+        ({"config.json": None}, r"config\.json is no file"),
     ],
 )
 def test_folder_that_is_no_whole_model_is_refused_by_the_file(
-    files: dict[str, bytes], named: str, tmp_path: Path
+    files: dict[str, bytes | None], named: str, tmp_path: Path
 ) -> None:
     for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
+        if content is None:
+            (tmp_path / name).symlink_to(name)  # leads nowhere but round
+        else:
+            (tmp_path / name).write_bytes(content)
     with pytest.raises((UsageError, ModelUnsupported), match=named) as error:
         source = ModelSource.resolve(str(tmp_path))
         assert source.info.num_layers
