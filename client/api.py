@@ -16,7 +16,7 @@ from client.config import ClientConfig, EvidenceSize, GenerationConfig
 from client.config import Window as WindowOption
 from client.generation import Generation, round_tokens
 from client.journal import Journal
-from client.prompt import Prompt, check_text, token_ids
+from client.prompt import Prompt, check_prompt, check_text, check_tokens, token_ids
 from client.prompt_text import text_ids, warn_of_two_begins
 from client.recorder import Recorder
 from client.result import Result
@@ -215,21 +215,18 @@ class AsyncSwarmModel:
         else:
             tokens = token_ids(prompt, info.max_positions)
         warn_of_two_begins(self.tokenizer, tokens)
-        if not tokens:
-            raise UsageError("the prompt is empty: give at least one token of text")
-        wrong = next((token for token in tokens if not 0 <= token < info.vocab_size), None)
-        if wrong is not None:
-            raise UsageError(f"the prompt has token id {wrong}, outside the vocabulary of {info.vocab_size}")
-        if len(tokens) >= info.max_positions:
-            raise UsageError(
-                f"the prompt has {len(tokens)} tokens or more; the model's context ends at {info.max_positions}"
-            )
+        check_prompt(tokens, info)
         return tokens
 
     def _continued(self, journal: Journal, prompt: Prompt | None, given: GenerationConfig) -> GenerationConfig:
         """The options under which a generation goes on. Raises UsageError if the text would be another one."""
         if journal.fingerprint != self.target.fingerprint:
             raise UsageError(f"{journal.path} was begun with another model ({journal.fingerprint[:12]})")
+        try:
+            check_prompt(journal.prompt, self.target.info)
+            check_tokens(journal.tokens, self.target.info, "the text")
+        except UsageError as error:
+            raise UsageError(f"{journal.path}: {error}") from None
         wanted = given.model_dump(mode="json", exclude_unset=True)
         for key in _TEXT_OPTIONS & wanted.keys():
             began = journal.options.get(key)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from client.generation import Generation
 from client.prompt import Prompt
 from client.result import Result
 from swarm import config
+from swarm.errors import UsageError
 from swarm.tasks import owned
 
 T = TypeVar("T")
@@ -27,12 +29,20 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="specswarm", daemon=True)
         self._thread.start()
         self._loop, self._stop = self._started.result()
 
     def call(self, work: Awaitable[T]) -> T:
-        """Run to the end in the loop, and wait for it; Ctrl-C cancels it, and waits until it has cleaned up."""
+        """Run to the end in the loop, and wait for it; Ctrl-C cancels it, and waits until it has cleaned up.
+
+        Raises UsageError once the loop has been stopped.
+        """
+        if self._is_stopped:
+            if asyncio.iscoroutine(work):
+                work.close()
+            raise UsageError("the model was left: use it, and what it streams, within its `with` block")
         call = _Call(work)
         try:
             self._loop.call_soon_threadsafe(call.start)
@@ -44,6 +54,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop and its thread."""
+        self._is_stopped = True
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -88,17 +99,24 @@ class _Call(Generic[T]):
 class BlockingGeneration:
     """A Generation for a plain `for` loop."""
 
-    def __init__(self, generation: Generation, call: Callable[[Awaitable[Any]], Any]) -> None:
+    def __init__(
+        self, generation: Generation, thread: LoopThread, streaming: set[AsyncGenerator[str, None]]
+    ) -> None:
+        """`streaming`: the texts that are not at their end; whoever takes one out of it closes it."""
         self._generation = generation
-        self._call = call
+        self._thread = thread
+        self._streaming = streaming
 
     def __iter__(self) -> Iterator[str]:
         pieces = aiter(self._generation)
+        self._streaming.add(pieces)
         try:
-            while (piece := self._call(anext(pieces, None))) is not None:
+            while (piece := self._thread.call(_next(pieces))) is not None:
                 yield piece
         finally:
-            self._call(pieces.aclose())
+            if pieces in self._streaming:
+                self._streaming.remove(pieces)
+                self._thread.call(pieces.aclose())
 
     @property
     def result(self) -> Result:
@@ -121,7 +139,7 @@ class SwarmModel:
 
     def stream(self, prompt: Prompt | None = None, **options: Any) -> BlockingGeneration:
         """The new text, piece by piece."""
-        return BlockingGeneration(self._model.stream(prompt, **options), self._thread.call)
+        return BlockingGeneration(self._model.stream(prompt, **options), self._thread, self._streaming)
 
     def generate(self, prompt: Prompt | None = None, **options: Any) -> Result:
         """The whole new text, with its figures."""
@@ -133,6 +151,7 @@ class SwarmModel:
 
     def __enter__(self) -> SwarmModel:
         self._thread = LoopThread()
+        self._streaming: set[AsyncGenerator[str, None]] = set()
         self._connection = AsyncSwarmModel.connect_with(self._settings)
         try:
             self._model = self._thread.call(self._connection.__aenter__())
@@ -145,6 +164,16 @@ class SwarmModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            while self._streaming:
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # another thread waits for a piece of it: its call is cancelled
+                    self._thread.call(self._streaming.pop().aclose())
             self._thread.call(self._connection.__aexit__(kind, error, trace))
         finally:
             self._thread.stop()
+
+
+async def _next(pieces: AsyncGenerator[str, None]) -> str | None:
+    """The next piece, asked for in the loop; None at the end."""
+    return await anext(pieces, None)

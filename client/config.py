@@ -61,8 +61,11 @@ def _processors(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _listed(value: object) -> object:
-    """One token as a list of one."""
-    return [value] if isinstance(value, int) else value
+    """One token as a list of one; arrays, and numbers that are of numpy or torch, as what they stand for."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, list | tuple):
+        return [one.item() if hasattr(one, "item") else one for one in plain]
+    return [plain] if isinstance(plain, int) else plain
 
 
 Ends = Annotated[tuple[Annotated[int, Field(ge=0, strict=True)], ...], Field(max_length=MAX_ENDS)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
 from swarm.errors import UsageError
+from swarm.model.source import ModelInfo
 
 Prompt = str | Iterable[int] | Mapping[str, Any]
 """Text, or token ids: a list or any other series of whole numbers, an array or a tensor of shape [tokens] or
@@ -32,6 +33,24 @@ def check_text(text: str) -> str:
         what = f"half of a surrogate pair at character {error.start}"
         raise UsageError(f"the prompt has {what}: it was no text in UTF-8") from None
     return text
+
+
+def check_prompt(tokens: Sequence[int], info: ModelInfo) -> None:
+    """Raise UsageError if a prompt is empty, or does not fit the model's vocabulary or context."""
+    if not tokens:
+        raise UsageError("the prompt is empty: give at least one token of text")
+    check_tokens(tokens, info)
+    if len(tokens) >= info.max_positions:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens or more; the model's context ends at {info.max_positions}"
+        )
+
+
+def check_tokens(tokens: Sequence[int], info: ModelInfo, what: str = "the prompt") -> None:
+    """Raise UsageError if not all of them are in the model's vocabulary."""
+    wrong = next((token for token in tokens if not 0 <= token < info.vocab_size), None)
+    if wrong is not None:
+        raise UsageError(f"{what} has token id {wrong}, outside the vocabulary of {info.vocab_size}")
 
 
 def token_ids(prompt: Any, most: int) -> list[int]:
@@ -67,8 +86,14 @@ def _ids_of(encoding: Mapping[Any, Any]) -> Any:
 
 
 def _plain(values: Any) -> Any:
-    """Arrays and tensors as lists, wherever they are."""
-    return values.tolist() if hasattr(values, "tolist") else values
+    """Arrays and tensors as lists, wherever they are. Raises UsageError for tensors that hold no values, or not all."""
+    if isinstance(values, memoryview) or not hasattr(values, "tolist"):
+        return values
+    try:
+        return values.tolist()
+    except (RuntimeError, TypeError) as error:  # of one on the meta device, or a sparse one
+        reason = str(error).split("\n")[0][:200]
+        raise UsageError(f"the prompt's {type(values).__name__} cannot be read ({reason}): {_GIVE}") from None
 
 
 def _is_row(value: Any) -> bool:

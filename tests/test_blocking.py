@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.blocking import LoopThread
+from client.api import AsyncSwarmModel
+from client.blocking import LoopThread, SwarmModel
+from client.config import ClientConfig
+from swarm.errors import UsageError
+from tests import memory_swarm
 
 
 class Interrupted:
@@ -48,6 +55,31 @@ def test_ctrl_c_breaks_a_call_off_whenever_it_comes_and_it_cleans_up(before: boo
     assert steps == ["began", "cleaned up"]
     thread._loop = loop
     thread.stop()
+
+
+def test_what_was_begun_within_the_block_ends_with_it(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.asynccontextmanager
+    async def in_memory(settings: ClientConfig) -> AsyncIterator[AsyncSwarmModel]:
+        async with (
+            memory_swarm.peers(target, ["0:4"], tmp_path) as network,
+            memory_swarm.client(network, target) as model,
+        ):
+            yield model
+
+    monkeypatch.setattr(AsyncSwarmModel, "connect_with", in_memory)
+    unraisable: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    with SwarmModel.connect(str(target), initial_peers=["/ip4/127.0.0.1/tcp/9/p2p/x"]) as model:
+        held, dropped = (iter(model.stream([5, 6, 7], max_new_tokens=40)) for _ in range(2))
+        assert next(held) == next(dropped)
+    del dropped
+    gc.collect()
+    for use in (lambda: next(held), lambda: model.generate([5, 6, 7])):
+        with pytest.raises(UsageError, match="the model was left"):
+            use()
+    assert unraisable == []
 
 
 def test_what_a_call_returns_and_raises_is_its_callers() -> None:

@@ -65,6 +65,9 @@ REFUSED = {
     "messages": (MESSAGES, "chat template"),
     "conversation": ({"messages": MESSAGES}, "chat template"),
     "picture": ({"input_ids": [1], "pixel_values": [0.5]}, "pixel_values"),
+    "view of bytes": (memoryview(b"ab"), "of type memoryview"),
+    "tensor without values": (torch.empty(3, dtype=torch.int64, device="meta"), "Tensor cannot be read"),
+    "sparse tensor": (torch.tensor([5, 6]).to_sparse(), "Tensor cannot be read"),
     "padding": ({"input_ids": [[1, 0]], "attention_mask": [[1, 0]]}, "padded"),
 }
 

@@ -67,6 +67,17 @@ def test_what_would_make_it_another_text_is_refused(target: Path, tmp_path: Path
                 with pytest.raises(UsageError, match=word):
                     model.stream(prompt, resume=file, **options)
             assert file.read_bytes() == before
+            head = before.splitlines()[0]
+            for content, words in (
+                (before + b"[999]\n", "the text has token id 999, outside the vocabulary"),
+                (before + b"[-1]\n", "the text has token id -1"),
+                (before + b"[100000000000000000000000]\n", "the text has token id 1000000"),
+                (head.replace(b'"prompt":[5,', b'"prompt":[-5,') + b"\n", "the prompt has token id -5"),
+                (head.replace(b'"prompt":[5,6,7,8]', b'"prompt":[]') + b"\n", "the prompt is empty"),
+            ):
+                file.write_bytes(content)
+                with pytest.raises(UsageError, match=f"{file}: {words}"):
+                    model.stream(resume=file)
             with pytest.raises(UsageError, match="prompt is empty"):
                 model.stream(resume=tmp_path / "new")
 
