@@ -127,7 +127,7 @@ class Auditor:
         self,
         audited: Audited,
         new_chain: Callable[[Callable[[], set[str]], set[Kind]], Audited],
-        leave_out: Callable[[PeerError], None],
+        leave_out: Callable[[PeerError], object],
         start: int,
     ) -> None:
         """`new_chain` makes a chain without the peers that it is told, and of the kinds that it is told; `leave_out` is

@@ -341,10 +341,12 @@ class Chain:
         reports = await self._diagnosis.survey(session)
         lost = self._diagnosis.lost(session, reports, self._pending)
         for error in lost.values():
-            self._target.roster.note(error)
+            is_its_fault = self._target.roster.note(error)
             if isinstance(error, PeerRefused):
                 metrics.REFUSED.labels(error.why).inc()
                 log.info("refused by %s", error)
+            elif not is_its_fault:
+                log.info("this program stood still, and its way to peer %s is gone", error.peer_id)
             else:
                 metrics.LOST.inc()
                 log.info("lost %s", error)

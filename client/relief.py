@@ -33,7 +33,7 @@ class Relief:
     def __init__(
         self,
         substitutes: Callable[[Sequence[Hop], Collection[str]], Awaitable[list[Hop]]],
-        note: Callable[[PeerError], None],
+        note: Callable[[PeerError], object],
     ) -> None:
         """`substitutes` gives a chain without certain peers, or raises ChainLost; `note` has a peer left alone."""
         self._substitutes = substitutes

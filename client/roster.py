@@ -72,10 +72,13 @@ class Roster:
         frozen.cooldowns, frozen._drafting_cooldowns = self.cooldowns.copy(), self._drafting_cooldowns.copy()
         return frozen
 
-    def note(self, error: PeerError) -> None:
+    def note(self, error: PeerError) -> bool:
         """Leave a peer alone that failed or refused; a lost one until the way to it was measured again, and that alone
-        where this program has stood still before: what streams do then says nothing of the other end."""
-        self._note(error, self.cooldowns)
+        where this program has stood still before: what streams do then says nothing of the other end.
+
+        Whether it counts against the peer.
+        """
+        return self._note(error, self.cooldowns)
 
     def note_drafting(self, error: PeerError) -> None:
         """The same of a peer that was to draft; one that refused may be a hop all the same."""
@@ -150,11 +153,12 @@ class Roster:
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
         return seats_at(self._num_layers, self._atlas(), reachable, tokens=tokens)
 
-    def _note(self, error: PeerError, *cooldowns: Cooldowns) -> None:
+    def _note(self, error: PeerError, *cooldowns: Cooldowns) -> bool:
         if isinstance(error, PeerLost):
             self.round_trips.pop(error.peer_id, None)
             if self._excused.get(error.peer_id, 0) < (pauses := self._pauses()):
                 self._excused[error.peer_id] = pauses
-                return
+                return False
         for one in cooldowns:
             one.note(error)
+        return True

@@ -31,7 +31,7 @@ class Relief:
         self,
         env: simpy.Environment,
         substitutes: Callable[[Sequence[Hop], Collection[str]], list[Hop]],
-        note: Callable[[PeerError], None],
+        note: Callable[[PeerError], object],
     ) -> None:
         """`substitutes` gives a chain without certain peers, or raises ChainLost; `note` has a peer left alone."""
         self._env = env

@@ -128,7 +128,9 @@ def test_a_pause_does_not_count_towards_the_time_without_progress() -> None:
     assert client.chain.stall_seconds < 10
 
 
-def test_streams_that_break_in_a_pause_are_no_mark_against_their_peers() -> None:
+def test_streams_that_break_in_a_pause_are_no_mark_against_their_peers(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "specswarm")
+
     def act(swarm: ToySwarm, client: ToyClient) -> None:
         def stand_still_and_lose_all() -> None:
             stand_still(75.0)
@@ -139,6 +141,9 @@ def test_streams_that_break_in_a_pause_are_no_mark_against_their_peers() -> None
 
     client = generated(act, timeout=20.0)
     assert client.target.roster.cooldowns.active == set()
+    said = [record.getMessage() for record in caplog.records]
+    assert any("this program stood still, and its way to peer" in line for line in said)
+    assert not any(line.startswith("lost ") for line in said)
 
 
 def test_only_what_is_lost_first_after_a_pause_is_forgiven() -> None:
