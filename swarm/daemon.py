@@ -110,15 +110,23 @@ async def end(p2p: P2P) -> None:
                 await p2p.shutdown()
     finally:
         p2p.kill()
+        for task in _running(p2p):
+            if task.done() and not task.cancelled():
+                task.exception()  # `ended` has told of it, or nobody relies on it any more
+
+
+def _running(p2p: P2P) -> set[asyncio.Task[Any]]:
+    """What hivemind has running for a daemon; the last of them begins with the first protocol that is served."""
+    control = p2p._client.control
+    return {control._read_task, control._write_task, p2p._listen_task} - {None}
 
 
 async def ended(p2p: P2P) -> None:
     """Wait until the daemon ends, or one of the tasks that hivemind has running for it: it is of no use then."""
-    control = p2p._client.control
     child = owned(p2p._child.wait(), "waiting for the network daemon")
     try:
-        while True:  # the last of them begins with the first protocol that is served
-            running = {child, control._read_task, control._write_task, p2p._listen_task} - {None}
+        while True:
+            running = {child, *_running(p2p)}
             done, _ = await asyncio.wait(running, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 if task is not child and not task.cancelled() and (error := task.exception()):
