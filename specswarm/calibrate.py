@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from client.api import AsyncSwarmModel
 from client.config import ClientConfig, GenerationConfig
 from specswarm import console
+from specswarm.tables import standard_output
 from swarm.errors import UsageError
 from swarm.speculation.semantic import Leniency
 from swarm.speculation.thresholds import LADDER, Trial, boldest
@@ -91,7 +91,7 @@ def report(match: Trial, others: Sequence[Trial], loss: float, *, is_json: bool)
     if is_json:
         console.print_json(**msgspec.to_builtins({"match": match, "trials": others, "chosen": chosen}))
     else:
-        Console().print(table(match, others, chosen))
+        standard_output().print(table(match, others, chosen))
     if chosen is None:
         console.say(f"every setting loses more than {loss:g} points of accuracy: stay with match")
     return chosen

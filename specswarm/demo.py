@@ -13,6 +13,7 @@ from rich.table import Table
 
 from client import Result, SwarmModel
 from specswarm.processes import running_swarm
+from specswarm.tables import standard_output
 from swarm.errors import SpecswarmError
 from swarm.lifetime import heeded
 
@@ -36,7 +37,7 @@ class Line:
 
 def run_demo() -> int:
     """Run it; the exit code. Every process it starts is gone when it returns, also after Ctrl-C."""
-    console = Console()
+    console = standard_output()
     for number in heeded():
         signal.signal(number, signal.default_int_handler)  # which `SwarmModel` heeds
     try:

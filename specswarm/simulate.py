@@ -16,6 +16,7 @@ from simulator.fit import as_toml, fit, read
 from simulator.plots import draw
 from simulator.scenario import load
 from specswarm.console import clean_up_on_signals, print_json, say
+from specswarm.tables import standard_output
 
 _NAMES, _COLUMN = 26, 20  # characters
 
@@ -32,7 +33,7 @@ def simulate(file: Path, sweeps: Sequence[str], seeds: int, plots: Path | None, 
         for point in points:
             print_json(change=dict(point.change), runs=[asdict(run) for run in point.runs])
     else:
-        console = Console()
+        console = standard_output()
         at_once = max((console.width - _NAMES) // _COLUMN, 1)
         for first in range(0, len(points), at_once):
             console.print(table(points[first : first + at_once], file.stem))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from specswarm.tables import standard_output
 from swarm import PROTOCOL, awake
 from swarm.config import Config
 from swarm.directory import Directory, Sighting, insist, other_versions
@@ -171,7 +171,7 @@ async def look_on(network: Network, swarm: Membership = PUBLIC) -> Status:
 
 def show(status: Status) -> None:
     """Tables for a person, on standard output."""
-    console = Console(soft_wrap=True)
+    console = standard_output(soft_wrap=True)
     if not status.models:
         console.print("the swarm is there, and nobody serves a model in it")
     for model in status.models:

@@ -106,11 +106,13 @@ def test_asking_is_bounded_in_time_and_number(identities: list[Identity], monkey
 
 
 def test_all_that_is_wrong_is_said_in_text_and_json(
-    identities: list[Identity], capsys: pytest.CaptureFixture[str]
+    identities: list[Identity], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+
     async def program() -> Status:
         place = Place(identities)
-        await place.add(0, 4, shared_key=True, model="mo\x1b[31mdel")
+        await place.add(0, 4, shared_key=True, model="mo\x1b[31mdel:smile:")
         await place.add(4, 8, answers=False)
         await place.add(0, 8, protocol=PROTOCOL + 1)
         for i in range(3):
@@ -121,7 +123,7 @@ def test_all_that_is_wrong_is_said_in_text_and_json(
     show(status)
     shown = capsys.readouterr().out
     for text in (
-        r"mo\x1b[31mdel",
+        r"mo\x1b[31mdel:smile:",
         "silent for 0 s",
         "another program uses its key",
         "nobody answers for layers 4, 5, 6, 7",
