@@ -165,9 +165,7 @@ class SwarmModel:
     ) -> None:
         try:
             while self._streaming:
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # another thread waits for a piece of it: its call is cancelled
+                with contextlib.suppress(RuntimeError):  # another thread is in it: its call is cancelled below
                     self._thread.call(self._streaming.pop().aclose())
             self._thread.call(self._connection.__aexit__(kind, error, trace))
         finally:

@@ -331,7 +331,7 @@ def generate(
     goes_on = prompt is None and options.resume is not None and Journal.read(options.resume) is not None
     text = console.read_text() if prompt is None and not goes_on else prompt
     if text is not None:
-        check_text(text)
+        text = check_text(console.as_text(text))
 
     async def program(_: Signals) -> None:
         async with AsyncSwarmModel.connect_with(settings) as connected:

@@ -75,6 +75,16 @@ def read_text() -> str:
         raise UsageError(f"standard input: {error.strerror}") from None
 
 
+def as_text(argument: str) -> str:
+    """An argument of the command; one in UTF-8 is that, also where the system's settings name ASCII."""
+    try:
+        return (
+            os.fsencode(argument).decode() if any("\udc80" <= char <= "\udcff" for char in argument) else argument
+        )
+    except UnicodeError:
+        return argument
+
+
 def say(text: str) -> None:
     """A few lines for a person, on standard error; names in them may be anything."""
     print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from swarm.errors import BadMessage
 from swarm.foreign import cleaned
 from swarm.identity import Identity, verify
 from swarm.membership import PUBLIC, Membership
-from swarm.span import Span
+from swarm.span import MAX_LAYERS, Span
 from swarm.wire import MAX_MADDRS, Contact
 
 MAX_LIFETIME = 60.0  # seconds
@@ -33,7 +33,7 @@ PeerId = Annotated[str, Field(min_length=1, max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
-Layers = Annotated[int, Field(ge=0, le=10_000)]
+Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 
 
 class Envelope(BaseModel):

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from swarm.errors import UsageError
 
+MAX_LAYERS = 10_000
+"""Of a model."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:

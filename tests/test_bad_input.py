@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specswarm.cli import main
-from specswarm.console import read_text
+from specswarm.console import as_text, read_text
 from specswarm.processes import LOOPBACK, running_swarm
 from swarm.user_files import MAX_BYTES
 from tests.models import save_llama
@@ -155,6 +155,11 @@ def test_standard_input_that_is_no_prompt(
 def test_standard_input_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\r\ntwo\r")))
     assert read_text() == "one\r\ntwo\r"
+
+
+def test_an_argument_in_utf_8_is_text_whatever_the_system_takes_it_for() -> None:
+    for given, text in (("h\udcc3\udca9", "hé"), ("hé", "hé"), ("\udcff", "\udcff"), ("é\ud800", "é\ud800")):
+        assert as_text(given) == text
 
 
 def test_an_option_that_is_no_number(target: Path, tmp_path: Path) -> None:

@@ -33,10 +33,12 @@ from swarm.model.files import (
     read_sums,
 )
 from swarm.model.hub import Snapshot
+from swarm.span import MAX_LAYERS
 
 _PACKAGED = Path(__file__).parent.parent / "embedded"
 _ALIASES = {"embedded": _PACKAGED / "target", "embedded-draft": _PACKAGED / "draft"}
 _VOCABULARIES = ("tokenizer.json", "tekken.json", "vocab*", "*.model", "*.tiktoken")
+_MAX_SIZE = 1 << 24  # of a vocabulary, and of hidden states
 _QUANTIZATION = "hf_quant_config.json"  # of NVIDIA's ModelOpt
 
 
@@ -104,9 +106,9 @@ class ModelSource:
         text = self.config.get_text_config(decoder=True)
         try:
             return ModelInfo(
-                num_layers=text.num_hidden_layers,
-                hidden_size=text.hidden_size,
-                vocab_size=text.vocab_size,
+                num_layers=_size(text, "num_hidden_layers", MAX_LAYERS),
+                hidden_size=_size(text, "hidden_size", _MAX_SIZE),
+                vocab_size=_size(text, "vocab_size", _MAX_SIZE),
                 max_positions=_max_positions(text),
                 family=self.config.model_type,
                 config_hash=fingerprint.hash_config(self._read_json(CONFIG), type(self.config)().to_dict()),
@@ -235,6 +237,14 @@ def _read_config(path: Path) -> Any:
     except Exception as error:  # of many kinds: a configuration's own code is given a stranger's values
         reason = str(error).split("\n")[0][:200]
         raise ModelUnsupported(f"transformers cannot build the model of {path}: {reason}") from error
+
+
+def _size(config: Any, name: str, most: int) -> int:
+    """One of the sizes of a model. Raises ModelUnsupported for one that no model has."""
+    size = getattr(config, name)
+    if type(size) is not int or not 0 < size <= most:
+        raise ModelUnsupported(f"{CONFIG}: {name} is {printable(str(size), 40)}: a model has 1 to {most}")
+    return size
 
 
 def _max_positions(config: Any) -> int:

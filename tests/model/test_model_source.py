@@ -248,6 +248,8 @@ def test_stated_hashes_in_another_notation_are_refused(tmp_path: Path) -> None:
         ({"hidden_act": "geluu"}, "knows no 'geluu' that llama is to have"),
         ({"pad_token_id": zoo.VOCAB}, "Padding_idx must be within num_embeddings"),
         ({"intermediate_size": 10**30}, "has no text decoder for llama"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000: a model has 1 to 10000"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
         ({"dtype": []}, "cannot build the model of"),
     ],
 )
