@@ -12,14 +12,25 @@ from swarm.wire import MAX_CHOICES, MAX_SESSION_MESSAGE, Proofs, Round
 _CHOICE_BYTES = 9  # of a message, at most, for one choice of a draft's evidence
 
 
-def prefill_rounds(session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int) -> list[Round]:
+def prefill_rounds(
+    session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int, *, continues: bool = False
+) -> list[Round]:
     """The rounds, none of them judged, that bring caches of `cached` positions up to `tokens` without its newest one.
 
-    They carry the number of the verdict they work for, and hold at most `chunk` tokens each.
+    They carry the number of the verdict they work for, and hold at most `chunk` tokens each. `continues`: the first of
+    them goes on from others that were sent for this verdict.
     """
     end = len(tokens) - 1
     return [
-        Round(session, number, start, tuple(tokens[start : min(start + chunk, end)]), 0, judged=False)
+        Round(
+            session,
+            number,
+            start,
+            tuple(tokens[start : min(start + chunk, end)]),
+            0,
+            judged=False,
+            continues=continues or start > cached,
+        )
         for start in range(cached, end, chunk)
     ]
 

@@ -81,6 +81,7 @@ class ChainSession:
         self.flight: Flight | None = None
         """The drafts on their way; None once anything has gone wrong with them."""
         self._start = 0  # the position of the round that began them
+        self._ahead = 0  # the verdict for which text was sent ahead, since the hops were told from where on
         self._verdicts: dict[int, Verdict] = {}
 
     @property
@@ -131,7 +132,7 @@ class ChainSession:
         for peer_id in self.accused.keys() - self.peer_ids:  # of one that was left meanwhile
             del self.accused[peer_id]
         self.cached, self.complete = points[0], min(points)
-        self.flight = None
+        self.flight, self._ahead = None, 0
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
@@ -200,13 +201,14 @@ class ChainSession:
         Nothing is awaited, unless the text is so long that peers would have to keep too much of it waiting: then the
         slowest hop is, by `near`. Raises PeerError; after `seconds` also if a hop does not read.
         """
-        for round in prefill_rounds(self._id, number, tokens, self.cached, self.chunk):
+        continues = self._ahead == number
+        for round in prefill_rounds(self._id, number, tokens, self.cached, self.chunk, continues=continues):
             end = round.position + len(round.tokens)
             if end - MAX_AHEAD > self.complete:
                 await near(end - MAX_AHEAD)
                 self.complete = end - MAX_AHEAD
             await self._send_within(seconds, round)
-            self.cached = max(self.cached, end)
+            self.cached, self._ahead = max(self.cached, end), number
 
     async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float, near: Near) -> None:
         """Have as many drafts as fit a round judged after the text `tokens`, by verdict `number`.
@@ -223,7 +225,8 @@ class ChainSession:
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
         await self._tell(number, tree, seconds)
-        await self._send_within(seconds, Round(self._id, number, start, judged, len(tree), True, parents))
+        round = Round(self._id, number, start, judged, len(tree), True, parents, continues=self._ahead == number)
+        await self._send_within(seconds, round)
         if self._terms.rule == "rejection":
             await self._prove(number, tree, seconds)
 

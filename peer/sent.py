@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
+import msgspec
+
 from swarm.wire import Compute, Round, beyond
 
 CHUNK = 128
@@ -60,6 +62,7 @@ class Sent:
         rest = beyond(newest, position)
         if rest is not None and len(rest.tokens) <= chunk:
             branches = self._branches if rest.num_drafts else b""
+            rest = msgspec.structs.replace(rest, continues=position < newest.position)
             yield rest, self._rows(rest.position, self.end) + branches, compute
 
     def text(self, start: int, end: int, chunk: int) -> Iterator[Result]:
@@ -71,7 +74,8 @@ class Sent:
         for low in range(start, end, step):
             high = min(low + step, end)
             tokens = tuple(self._tokens[low - self.first : high - self.first])
-            yield Round(newest.session, newest.number, low, tokens, 0, judged=False), self._rows(low, high), ()
+            round = Round(newest.session, newest.number, low, tokens, 0, judged=False, continues=low > start)
+            yield round, self._rows(low, high), ()
 
     def drop(self) -> None:
         """Forget the rows; the log begins anew with what comes next."""

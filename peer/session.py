@@ -148,9 +148,18 @@ class Session:
         newest = self.tree.number if self.tree else self.last_number
         if round.number < newest:
             raise Refusal("unlawful", f"round {round.number} comes after round {newest}")
-        if round.position > len(self.tokens):
-            raise Refusal("unlawful", f"position {round.position} leaves a gap after {len(self.tokens)} tokens")
+        if round.position > self._reliable(round):
+            raise Refusal(
+                "unlawful", f"position {round.position} leaves a gap after {self._reliable(round)} tokens"
+            )
         self._check_reach(Growing.begin(round), round, model)
+
+    def _reliable(self, round: Round) -> int:
+        """How many positions the cache holds as they are when this round runs: all, where its sender takes the drafts
+        that stand for granted; those of the text alone that came with its number, where it goes on from there."""
+        if not round.continues:
+            return len(self.tokens)
+        return self.tree.position + self.tree.num_text if self.tree and self.tree.number == round.number else 0
 
     def prove(self, part: Proofs, model: ModelInfo) -> None:
         """Take note of what drafts were drawn from. Raises Refusal, changing nothing, unless it may be so."""

@@ -154,6 +154,9 @@ class Round(Message, frozen=True, tag=3):
     grown: Annotated[int, Meta(ge=0, le=MAX_DRAFTS)] = 0
     """More of a tree: so many of its drafts were sent in the rounds before. The tokens are drafts alone; they follow
     those, and are numbered after them, and `position` says nothing new."""
+    continues: bool = False
+    """It goes on where one of the same number that was sent before it ends: without that one, it is not to be run, for
+    a cache may still hold drafts there that do not stand."""
 
     @property
     def num_text(self) -> int:
@@ -414,7 +417,7 @@ def beyond(round: Round, position: int) -> Round | None:
     if cut <= 0:
         return round
     if cut < round.num_text:
-        return msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:])
+        return msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:], continues=False)
     if cut >= round.num_kept:
         return None
     rest = round.tokens[cut : round.num_kept]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from peer.session import Growing, Refusal, Session
 from swarm.model.cache import KVCache
@@ -53,6 +54,20 @@ def session_with(*tokens: int, number: int = 3) -> Session:
 def state(session: Session) -> dict[str, Any]:
     content = {field.name: getattr(session, field.name) for field in fields(session)}
     return content | {"tokens": list(session.tokens), "cached": session.cache.length}
+
+
+def test_what_goes_on_from_a_round_that_was_lost_is_refused_where_drafts_are_that_may_not_stand() -> None:
+    session = session_with(1, 2)
+    session.admit(tree_at(2, (3, 4, 5, 6), (-1, 0, 0)))  # holds 3 4 5; the verdict may be 4 6
+    text = Round(ID, 5, 4, (6,), 0, judged=False)
+    rest = replace(round_at(5, (7, 8), 5, num_drafts=1), continues=True)
+    with pytest.raises(Refusal, match="leaves a gap"):
+        session.check(rest, 1, FEEDER, MODEL)
+    session.check(text, 1, FEEDER, MODEL)
+    session.admit(text)
+    session.check(rest, 1, FEEDER, MODEL)
+    session.admit(rest)
+    assert session.tokens == [1, 2, 3, 4, 6, 7, 8]
 
 
 @pytest.mark.parametrize(

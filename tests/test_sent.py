@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from peer.sent import CHUNK, Sent, SentStore
 from swarm.wire import Round
@@ -34,7 +35,8 @@ def test_the_newest_round_is_passed_on_as_it_was_and_the_text_before_it_in_chunk
     assert [token for round, *_ in chunks for token in round.tokens] == list(text[:298])
     assert b"".join(rows for _, rows, _ in chunks) == rows_of(text[:298], 0)
     assert all((round.number, round.judged, round.num_drafts) == (2, False, 0) for round, *_ in chunks)
-    assert last == (newest, rows_of((9, 8, 7), 298), (0.5,))
+    assert [round.continues for round, *_ in chunks] == [False, True, True]
+    assert last == (replace(newest, continues=True), rows_of((9, 8, 7), 298), (0.5,))
 
 
 def test_of_a_tree_the_trunk_is_kept_as_text_and_the_branches_as_long_as_the_round_is_the_newest() -> None:
@@ -45,7 +47,7 @@ def test_of_a_tree_the_trunk_is_kept_as_text_and_the_branches_as_long_as_the_rou
     log.keep(tree, rows, (0.5,))
     assert (log.end, log.num_bytes) == (6, 3 * ROW + len(rows))
     assert list(log.since(3, 512)) == [(tree, rows, (0.5,))]
-    assert list(log.since(0, 512))[-1] == (tree, rows, (0.5,))
+    assert list(log.since(0, 512))[-1] == (replace(tree, continues=True), rows, (0.5,))
     assert list(log.since(5, 512)) == [(Round(SESSION, 2, 5, (3,), 0, False), rows[2 * ROW : 3 * ROW], (0.5,))]
     kept(log, 3, 5, (6, 7))
     assert (log.end, log.num_bytes) == (7, 7 * ROW)
@@ -69,7 +71,7 @@ def test_a_next_peer_that_takes_less_gets_less_at_a_time() -> None:
     for start in range(0, 30, 10):
         newest = kept(log, 1, start, tuple(range(10)))
     assert [len(round.tokens) for round, *_ in log.since(0, 16)] == [16, 4, 10]
-    assert list(log.since(0, 16))[-1][0] == newest
+    assert list(log.since(0, 16))[-1][0] == replace(newest, continues=True)
     assert [len(round.tokens) for round, *_ in log.since(3, 6)] == [6, 6, 5]
 
 
