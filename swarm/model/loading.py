@@ -92,6 +92,8 @@ def build_on_meta(config: Any, dtype: torch.dtype) -> PreTrainedModel:
         if error.args == (NAME,):
             raise ModelUnsupported(f"{config.model_type} does not dispatch through AttentionInterface") from error
         raise ModelUnsupported(f"transformers knows no {error} that {config.model_type} is to have") from error
+    except MemoryError:  # of this machine, whatever the model
+        raise
     except Exception as error:  # of many kinds: a model's own code is given a stranger's numbers
         reason = str(error).split("\n")[0][:200]
         raise ModelUnsupported(f"transformers has no text decoder for {config.model_type}: {reason}") from error

@@ -234,6 +234,8 @@ def _read_config(path: Path) -> Any:
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except OSError as error:
         raise UsageError(f"{path} cannot be read by transformers") from error
+    except MemoryError:  # of this machine, whatever the model
+        raise
     except Exception as error:  # of many kinds: a configuration's own code is given a stranger's values
         reason = str(error).split("\n")[0][:200]
         raise ModelUnsupported(f"transformers cannot build the model of {path}: {reason}") from error
