@@ -329,7 +329,12 @@ class Chain:
         new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
         if gone:
             log.info("mending by %s", new)
+        chunk = session.chunk
         await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens)), session.judged))
+        if (
+            session.chunk < chunk
+        ):  # of the drafts fewer may fit: a verdict on all of them is not on what is sent now
+            self._last_number += 1
         session.drop(session.outside)
         if gone:
             self._count_reroute()

@@ -40,7 +40,7 @@ class Diagnosis:
     async def survey(self, session: ChainSession) -> dict[str, Progress]:
         """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
         reports = await session.survey(self._timer.wait())
-        if not reports and session.silent:
+        if session.silent and not reports.keys() - {self._target.transport.peer_id}:  # that one is always near
             if not await self._target.is_reachable(apart_from=session.peer_ids):
                 raise SwarmUnreachable("no peer answers: is this machine's network up?")
             reports = await session.survey(self._timer.wait())  # it may have come back just now
@@ -85,7 +85,7 @@ class Diagnosis:
         is_busy = any(report.waiting for report in reports.values())
         if not is_busy and not pending.was_astray:
             pending.is_astray = pending.was_astray = True
-            raise Astray("a round got lost on its way, again and again")
+            raise Astray("a round got lost on its way")
         ordered = [reports[hop.contact.peer_id] for hop in session.hops]
         stuck = stuck_at(ordered, pending.number)
         peer_id = session.hops[stuck].contact.peer_id

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping, Sequence
 from client.news import News
 from client.routing import Hop
 from client.streams import HopStreams
-from swarm.errors import PeerError, PeerLost
+from swarm.errors import PeerError, PeerLost, PeerRefused
 from swarm.tasks import end, owned
 from swarm.wire import MAX_RECALLED, Ask, Progress, Recall, Recalled
 
@@ -49,36 +49,40 @@ class Questions:
         self._prepared.pop(peer_id, None)
 
     async def survey(self, hops: Sequence[Hop], held: int, seconds: float) -> dict[str, Progress]:
-        """How far the session got at each of these hops that answers within `seconds`; one with a fault is not asked.
+        """How far the session got at each of these hops that answers within `seconds`; one with a fault is not asked,
+        unless it has but refused something: then the session goes on there.
 
         A hop answers when it has run the text up to position `held`.
         """
         self._surveys += 1
         self.reports.clear()
-        reachable = self._streams.peer_ids - self._faults.keys()
+        reachable = self._streams.peer_ids - self._faults.keys() | self._refusing()
         asked = [peer_id for hop in hops if (peer_id := hop.contact.peer_id) in reachable]
         message = Ask(self._id, self._surveys, held)
         questions = [owned(self._ask(peer_id, message), f"asking {peer_id}") for peer_id in asked]
         try:
-            await self._news.until(lambda: self.reports.keys() | self._faults.keys() >= set(asked), seconds)
+            await self._news.until(
+                lambda: self.reports.keys() | (self._faults.keys() - self._refusing()) >= set(asked), seconds
+            )
         finally:
             await end(*questions)
         return dict(self.reports)
 
-    async def await_prepared(self, hops: Sequence[Hop], held: int, seconds: float) -> None:
-        """Return when these hold the text up to position `held`. Raises PeerLost, after `seconds` also if they do
-        not; or what is wrong with one."""
+    async def await_prepared(self, hops: Sequence[Hop], held: int, seconds: float) -> bool:
+        """Whether these hold the text up to position `held`, as soon as that is so, or after `seconds`. Raises what is
+        wrong with one."""
         names = [hop.contact.peer_id for hop in hops]
         for name in names:
             await self._streams.send(name, Ask(self._id, _PREPARING, held))
-        await self._news.until(
-            lambda: self._prepared.keys() >= set(names) or not self._faults.keys().isdisjoint(names), seconds
-        )
+
+        def are_prepared() -> bool:
+            return all(self._prepared.get(name, -1) >= held for name in names)
+
+        await self._news.until(lambda: are_prepared() or not self._faults.keys().isdisjoint(names), seconds)
         for name in names:
             if name in self._faults:
                 raise self._faults[name]
-            if self._prepared.get(name, 0) < held:
-                raise PeerLost(name, f"it does not hold the text after {seconds:.0f} s")
+        return are_prepared()
 
     async def recall(self, hops: Sequence[Hop], start: int, end: int, seconds: float) -> dict[int, bytes]:
         """By first layer of each of these hops, the sketches of what it was given at the positions start..end.
@@ -113,6 +117,14 @@ class Questions:
 
         await self._news.until(is_done, seconds)
         return answers()
+
+    def _refusing(self) -> set[str]:
+        """Those with a session that have refused a message of it."""
+        return {
+            peer_id
+            for peer_id, error in self._faults.items()
+            if isinstance(error, PeerRefused) and error.why == "unlawful" and peer_id in self._streams.peer_ids
+        }
 
     async def _ask(self, peer_id: str, message: Ask) -> None:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from client.routing import Hop
 from client.session import ChainSession
+from client.target import REFRESH_SECONDS
 from swarm.errors import ChainLost, PeerError, PeerRefused
 from swarm.tasks import end, owned
 
@@ -17,33 +17,39 @@ log = logging.getLogger("specswarm")
 
 
 @dataclass(frozen=True, slots=True)
-class _Preparing:
-    """Others are being filled with the text."""
+class _Ready:
+    """Others hold the text."""
 
     hops: list[Hop]
     """The chain with them."""
     held: int
-    """Positions that they will hold."""
-    task: asyncio.Task[None]
+    """Positions that they hold."""
 
 
 class Relief:
-    """Prepares others in the background, and has them take over between two rounds."""
+    """Prepares others in the background, and has them take over between two rounds.
+
+    Where nobody can be prepared, for there is nobody, or whoever would feed them has not kept the text, the mend that
+    follows the peer's end does it all.
+    """
 
     def __init__(
         self,
-        substitutes: Callable[[Sequence[Hop], Collection[str]], Awaitable[list[Hop]]],
+        substitutes: Callable[[Sequence[Hop], Collection[str], Collection[str]], Awaitable[list[Hop]]],
         note: Callable[[PeerError], object],
     ) -> None:
-        """`substitutes` gives a chain without certain peers, or raises ChainLost; `note` has a peer left alone."""
+        """`substitutes` gives a chain with others in the place of certain peers, and without some more, or raises
+        ChainLost; `note` has a peer left alone."""
         self._substitutes = substitutes
         self._note = note
-        self._preparing: _Preparing | None = None
+        self._preparing: asyncio.Task[_Ready | None] | None = None
+        self._passed_over: set[str] = set()  # peers that could not be prepared
+        self._next = 0.0  # when to look for others again: sooner, the same ones are known
 
     @property
     def is_ready(self) -> bool:
         """Whether others could take over, or cannot be got ready."""
-        return self._preparing is not None and self._preparing.task.done()
+        return self._preparing is not None and self._preparing.done()
 
     async def step(
         self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float, *, may_move: bool
@@ -53,41 +59,49 @@ class Relief:
         They have `seconds` to get ready, and take over only where that is in the way of nothing: `may_move`. Raises
         PeerLost.
         """
-        leaving = session.leaving & session.peer_ids
-        ready = self._preparing
-        if ready is None:
-            if leaving:
-                await self._prepare(session, leaving, number, tokens, seconds)
+        leaving, preparing = session.leaving & session.peer_ids, self._preparing
+        if preparing is None:
+            now = asyncio.get_running_loop().time()
+            if leaving and now >= self._next:
+                self._next = now + REFRESH_SECONDS
+                work = self._prepare(session, leaving, number, list(tokens), seconds)
+                self._preparing = owned(work, "preparing others")
             return False
-        if not ready.task.done() or not may_move:
+        if not preparing.done() or not may_move:
             return False
         self._preparing = None
-        error = ready.task.exception()
-        if error is None:
+        ready = preparing.result()
+        if ready is not None:
             kept, limit = session.peer_ids, session.limit(len(tokens))
             points = [limit if hop.contact.peer_id in kept else ready.held for hop in ready.hops]
             await session.lead_over(ready.hops, points)
             log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
-        elif isinstance(error, PeerError):
-            self._note(error)
-        else:
-            raise error
         session.drop(session.outside)
-        return error is None
+        return ready is not None
 
     async def end(self) -> None:
         """Give up what is being prepared."""
         preparing, self._preparing = self._preparing, None
         if preparing is not None:
-            await end(preparing.task)
+            await end(preparing)
 
     async def _prepare(
         self, session: ChainSession, leaving: set[str], number: int, tokens: Sequence[int], seconds: float
-    ) -> None:
+    ) -> _Ready | None:
+        """Have others hold the text; None if there are none who can: then who leaves serves as long as it is there."""
         for peer_id in leaving:
             self._note(PeerRefused(peer_id, "leaving", "it is about to leave"))
-        with contextlib.suppress(ChainLost):  # nobody can take over: it serves as long as it is there
-            hops = await self._substitutes(session.hops, leaving)
-            if not leaving & {hop.contact.peer_id for hop in hops}:
-                work = session.prepare(hops, number, list(tokens), seconds)
-                self._preparing = _Preparing(hops, session.limit(len(tokens)), owned(work, "preparing others"))
+        try:
+            hops = await self._substitutes(session.hops, leaving, leaving | self._passed_over)
+        except ChainLost:
+            return None
+        others = {hop.contact.peer_id for hop in hops} - session.peer_ids
+        held = session.limit(len(tokens))
+        try:
+            if await session.prepare(hops, number, tokens, seconds):
+                return _Ready(hops, held)
+            self._passed_over |= others
+        except PeerError as error:
+            self._note(error)
+            self._passed_over.add(error.peer_id)
+        return None

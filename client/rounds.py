@@ -13,26 +13,19 @@ _CHOICE_BYTES = 9  # of a message, at most, for one choice of a draft's evidence
 
 
 def prefill_rounds(
-    session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int, *, continues: bool = False
+    session: bytes, number: int, tokens: Sequence[int], cached: int, chunk: int, base: int | None = None
 ) -> list[Round]:
     """The rounds, none of them judged, that bring caches of `cached` positions up to `tokens` without its newest one.
 
-    They carry the number of the verdict they work for, and hold at most `chunk` tokens each. `continues`: the first of
-    them goes on from others that were sent for this verdict.
+    They carry the number of the verdict they work for, hold at most `chunk` tokens each, and continue what was sent for
+    it from position `base` on; None: they are the first of it.
     """
-    end = len(tokens) - 1
-    return [
-        Round(
-            session,
-            number,
-            start,
-            tuple(tokens[start : min(start + chunk, end)]),
-            0,
-            judged=False,
-            continues=continues or start > cached,
-        )
-        for start in range(cached, end, chunk)
-    ]
+    base, end = cached if base is None else base, len(tokens) - 1
+    rounds = []
+    for start in range(cached, end, chunk):
+        part = tuple(tokens[start : min(start + chunk, end)])
+        rounds.append(Round(session, number, start, part, 0, judged=False, continues=start > base))
+    return rounds
 
 
 def num_provable(tree: DraftTree) -> int:

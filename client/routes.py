@@ -36,11 +36,10 @@ class Routes:
         """The chain with others in the place of those that are gone. Raises ChainLost or LookupFailed."""
         return await self._insist(partial(self.known, hops, gone))
 
-    async def known(self, hops: Sequence[Hop], gone: Collection[str]) -> list[Hop]:
-        """The same, without looking around. Raises ChainLost."""
-        return await self._target.fill(
-            hops, gone, tokens=self.round_tokens, excluded=self._avoid(), kinds=self._kinds
-        )
+    async def known(self, hops: Sequence[Hop], gone: Collection[str], excluded: Collection[str] = ()) -> list[Hop]:
+        """The same, without looking around, and without the peers `excluded`. Raises ChainLost."""
+        avoided = {*self._avoid(), *excluded}
+        return await self._target.fill(hops, gone, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds)
 
     async def _best(self) -> list[Hop]:
         return await self._target.plan(tokens=self.round_tokens, excluded=self._avoid(), kinds=self._kinds)

@@ -204,12 +204,6 @@ def _hop(peer: Announcement, span: Span, round_trips: Mapping[str, float]) -> Ho
     )
 
 
-def stage_seconds(peer: Announcement, layers: int, tokens: int) -> float:
-    """Announced compute of `layers` of the peer's layers for a round of `tokens` tokens."""
-    whole = peer.step_seconds + peer.token_seconds * (tokens - 1)
-    return whole * layers / len(peer.span)
-
-
 def _completed(measured: Floats) -> Floats:
     """Links, where nobody has measured them, by the shortest way over one of those peers that most have measured."""
     known = np.isfinite(measured)

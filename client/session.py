@@ -81,7 +81,8 @@ class ChainSession:
         self.flight: Flight | None = None
         """The drafts on their way; None once anything has gone wrong with them."""
         self._start = 0  # the position of the round that began them
-        self._ahead = 0  # the verdict for which text was sent ahead, since the hops were told from where on
+        self._base = 0  # up to where no hop can lack the text without being heard of, ...
+        self._number = 0  # ... and the verdict for which it was sent from there on
         self._verdicts: dict[int, Verdict] = {}
 
     @property
@@ -131,8 +132,9 @@ class ChainSession:
         self.hops = tuple(hops)
         for peer_id in self.accused.keys() - self.peer_ids:  # of one that was left meanwhile
             del self.accused[peer_id]
-        self.cached, self.complete = points[0], min(points)
-        self.flight, self._ahead = None, 0
+        self.cached = self._base = points[0]
+        self.complete = min(points)
+        self.flight = None
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
@@ -142,30 +144,40 @@ class ChainSession:
             else:
                 await self._send(hop, Relink(self._id, upstream, downstream, holds, self.chunk))
 
-    async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> None:
+    async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> bool:
         """Have those of `hops` that are no part of the session yet hold as much of the text `tokens` as the others do.
 
         They are fed by the hops before them, or by this client, while the chain goes on as it is; `lead_over` can then
-        take them in. Returns when they hold the text. Raises PeerLost, also if they do not after `seconds` and what
-        the work may take.
+        take them in. Returns when they hold the text, or False when they do not after `seconds` and what the work may
+        take: whoever feeds them may not have kept it. Raises PeerError.
         """
         fresh = await self._join(hops)
         end = self.limit(len(tokens))
         for i, hop in enumerate(hops):
-            if hop not in fresh:
-                continue
-            after = hops[i + 1] if i + 1 < len(hops) else None
-            holds = 0 if after in fresh else end
-            upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
-            await self._send(hop, self._open(hop, upstream, downstream, holds))
-            if i == 0:
-                chunk = min(self.chunk, hop.max_round)
-                for round in prefill_rounds(self._id, number, tokens[: end + 1], 0, chunk):
-                    await self._send(hop, round)
-            elif hops[i - 1] not in fresh:
-                chunk = min(self.chunk, hop.max_round)
-                await self._send(hops[i - 1], Copy(self._id, hop.contact, 0, end, chunk))
-        await self._questions.await_prepared(fresh, end, seconds + seconds_of_work(fresh, end))
+            if hop in fresh:
+                after = hops[i + 1] if i + 1 < len(hops) else None
+                holds = 0 if after in fresh else end
+                upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
+                await self._send(hop, self._open(hop, upstream, downstream, holds))
+        for low in range(0, max(end, 1), MAX_AHEAD):
+            high = min(low + MAX_AHEAD, end)
+            for hop, before in zip(hops, [None, *hops], strict=False):
+                if hop in fresh and before not in fresh:
+                    await self._feed(hop, before, number, tokens[: high + 1], low)
+            patience = seconds + seconds_of_work(fresh, high - low)
+            if not await self._questions.await_prepared(fresh, high, patience):
+                return False
+        return True
+
+    async def _feed(self, hop: Hop, before: Hop | None, number: int, tokens: Sequence[int], start: int) -> None:
+        """Have a hop be given the text `tokens` without its newest one, from position `start` on: by the hop before it,
+        or by this client where there is none. Raises PeerLost."""
+        chunk = min(self.chunk, hop.max_round)
+        if before is not None:
+            await self._send(before, Copy(self._id, hop.contact, start, len(tokens) - 1, chunk))
+            return
+        for round in prefill_rounds(self._id, number, tokens, start, chunk, base=0):
+            await self._send(hop, round)
 
     def drop(self, peer_ids: Collection[str]) -> None:
         """End the session at these peers; those that have none are no error."""
@@ -190,7 +202,7 @@ class ChainSession:
         """Take note of the verdict that was waited for; False if it does not fit the drafts."""
         if self.flight is None or not self.flight.advance(verdict.tokens):
             return False
-        self.settled = self.cached = self.complete = self.flight.settled
+        self.settled = self.cached = self._base = self.complete = self.flight.settled
         self.judged = self.flight.first_number
         self._verdicts = {number: later for number, later in self._verdicts.items() if number > verdict.number}
         return True
@@ -201,20 +213,26 @@ class ChainSession:
         Nothing is awaited, unless the text is so long that peers would have to keep too much of it waiting: then the
         slowest hop is, by `near`. Raises PeerError; after `seconds` also if a hop does not read.
         """
-        continues = self._ahead == number
-        for round in prefill_rounds(self._id, number, tokens, self.cached, self.chunk, continues=continues):
+        self._work_for(number)
+        for round in prefill_rounds(self._id, number, tokens, self.cached, self.chunk, base=self._base):
             end = round.position + len(round.tokens)
             if end - MAX_AHEAD > self.complete:
                 await near(end - MAX_AHEAD)
                 self.complete = end - MAX_AHEAD
             await self._send_within(seconds, round)
-            self.cached, self._ahead = max(self.cached, end), number
+            self.cached = max(self.cached, end)
+
+    def _work_for(self, number: int) -> None:
+        """Send again what was sent ahead for another verdict: that a hop lost some of it shows by its number alone."""
+        if number != self._number:
+            self.cached, self._number = self._base, number
 
     async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float, near: Near) -> None:
         """Have as many drafts as fit a round judged after the text `tokens`, by verdict `number`.
 
         A few tokens of text that the caches lack go with them, more go ahead. Raises PeerError.
         """
+        self._work_for(number)
         if self.lacks(tokens) > min(MAX_TAIL, self.chunk - 1 - len(tree)):
             await self.prefill(number, tokens, seconds, near)
         start = len(tokens) - 1 - self.lacks(tokens)
@@ -225,7 +243,7 @@ class ChainSession:
         judged = (*tokens[start:], *tree.tokens)
         self.flight, self._start = Flight(number, len(tokens), tree), start
         await self._tell(number, tree, seconds)
-        round = Round(self._id, number, start, judged, len(tree), True, parents, continues=self._ahead == number)
+        round = Round(self._id, number, start, judged, len(tree), True, parents, continues=start > self._base)
         await self._send_within(seconds, round)
         if self._terms.rule == "rejection":
             await self._prove(number, tree, seconds)
@@ -341,11 +359,17 @@ class ChainSession:
             case Leaving():
                 self.leaving.add(peer_id)
             case Refused(why=why, reason=reason):
-                self.faults.setdefault(peer_id, PeerRefused(peer_id, why, reason))
+                self._note_refusal(PeerRefused(peer_id, why, reason))
             case Broken(peer_id=culprit, reason=reason) if culprit == peer_id:
                 self.faults.setdefault(peer_id, PeerLost(peer_id, reason))
             case Broken(peer_id=culprit, reason=reason) if self._are_neighbours(peer_id, culprit):
                 self.accused.setdefault(culprit, (peer_id, PeerLost(culprit, reason)))
+
+    def _note_refusal(self, refusal: PeerRefused) -> None:
+        """Keep the last word of a hop that refuses one thing after another."""
+        known = self.faults.get(refusal.peer_id)
+        if known is None or isinstance(known, PeerRefused):
+            self.faults[refusal.peer_id] = refusal
 
     def _note_verdict(self, verdict: Verdict) -> None:
         """Keep it, if it is one that may be waited for."""

@@ -93,7 +93,8 @@ class Target:
 
         If so, those of the others that do not are out of reach.
         """
-        others = [peer.contact for peer_id, peer in self.roster.peers.items() if peer_id not in apart_from]
+        ours = self.transport.peer_id  # a peer that drafts is near itself, whatever has become of its network
+        others = [p.contact for peer_id, p in self.roster.peers.items() if peer_id not in {*apart_from, ours}]
         witnesses = others[:_WITNESSES]
         answers = await asyncio.gather(*map(self._measured, witnesses))
         if not any(answers) and not await self._is_node_reachable():

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
-import msgspec
-
 from peer.compute import FAILED, Engine, Failure, Job, Outcome, States
 from peer.links import Links, Outbox
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
@@ -150,8 +148,6 @@ class Rounds:
         """Push a result, as far as the next peer lacks it."""
         rest = beyond(round, session.holds)
         if rest is not None and session.downstream is not None:
-            if round.position == session.holds:  # what is before it was not passed on
-                rest = msgspec.structs.replace(rest, continues=False)
             row_bytes = len(states) // len(round.tokens)
             start = (rest.position - round.position) * row_bytes
             rows = states[start : start + len(rest.tokens) * row_bytes]

@@ -51,16 +51,17 @@ class Sent:
 
     def since(self, position: int, chunk: int) -> Iterator[Result]:
         """What is to be passed on again from `position` on: at most `chunk` tokens of text at a time, then the newest
-        round as it was, unless it is longer; then its client will cut it, and send it again.
+        round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again.
 
         Nothing, if the log does not reach back so far.
         """
         if self._newest is None or position < self.first:
             return
         newest, compute = self._newest
-        yield from self.text(position, newest.position, chunk)
         rest = beyond(newest, position)
-        if rest is not None and len(rest.tokens) <= chunk:
+        fits = rest is None or len(rest.tokens) <= chunk
+        yield from self.text(position, newest.position + (0 if fits else newest.num_text), chunk)
+        if rest is not None and fits:
             branches = self._branches if rest.num_drafts else b""
             rest = msgspec.structs.replace(rest, continues=position < newest.position)
             yield rest, self._rows(rest.position, self.end) + branches, compute

@@ -151,11 +151,7 @@ class PeerService:
                 continue
             if self._table.admission.is_denied(stream.peer_id):
                 continue
-            try:
-                self._take_hidden(message, stream.peer_id)
-            except Refusal as refusal:
-                REFUSALS.labels(refusal.why).inc()
-                self._replies[message.round.session].post(Refused(message.round.session, refusal.why, str(refusal)))
+            self._take_hidden(message, stream.peer_id)
 
     async def _receive(self, stream: Stream) -> AnyMessage:
         """The next well-formed message; anything else is reported to the log and skipped."""
@@ -254,7 +250,7 @@ class PeerService:
         self._close(session.id)
 
     def _meet_neighbours(self, session: Session) -> None:
-        """Open the way to the next peer, and take what the one before has pushed too early. Raises Refusal."""
+        """Open the way to the next peer, and take what the one before has pushed too early."""
         if session.downstream is not None:
             self._links.prepare(session.downstream)
         if self._table.admission.is_denied(session.source):
@@ -271,15 +267,24 @@ class PeerService:
         self._rounds.submit(session, round, 0, sender, None, ())
 
     def _take_hidden(self, message: Hidden, sender: str) -> None:
-        """Hidden states from the peer before. Raises Refusal, of a session that is open and fed by `sender`.
+        """Hidden states from the peer before; the client of the session is told if they cannot be taken.
 
         What comes for no session, or from somebody else, may be early: the client's word on it is still on its way.
         """
-        round = message.round
-        session = self._table.find(round.session) if round.session in self._table else None
+        session_id = message.round.session
+        session = self._table.find(session_id) if session_id in self._table else None
         if session is None or session.source != sender:
             self._early.hold(message, sender)
             return
+        try:
+            self._take_states(session, message, sender)
+        except Refusal as refusal:
+            REFUSALS.labels(refusal.why).inc()
+            self._replies[session_id].post(Refused(session_id, refusal.why, str(refusal)))
+
+    def _take_states(self, session: Session, message: Hidden, sender: str) -> None:
+        """Hidden states for an open session, from the one who feeds it. Raises Refusal."""
+        round = message.round
         self._table.check_length(round)
         hidden_size = self._stage.info.hidden_size
         try:

@@ -1,8 +1,9 @@
 """One session at one peer: a plain object that says which rounds may run.
 
-Its law: a round continues what the cache holds (it may overwrite, it may not leave a gap), comes from the one who
-feeds this hop, carries the states that belong before its first layer, and is never older than the last. A refused
-round leaves the session as it was. One that brings more of a tree fits the drafts before it, or is passed over.
+Its law: a round goes on from what the cache holds (it may overwrite, it may not leave a gap), or, if it says that it
+`continues`, from text that came under its own number; it comes from the one who feeds this hop, carries the states that
+belong before its first layer, and is never older than the last. A refused round leaves the session as it was. One that
+brings more of a tree fits the drafts before it, or is passed over.
 """
 
 from __future__ import annotations

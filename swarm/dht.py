@@ -102,7 +102,7 @@ class Dht:
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
         """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last.
 
-        Raises LookupFailed if there are none as far as is known, and that is not far enough.
+        Raises LookupFailed if nobody answers, or if there are none as far as is known, and that is not far enough.
         """
         place = DHTID.generate(key)
         shelf = self._node.shelf
@@ -122,7 +122,7 @@ class Dht:
                     found[subkey] = _Found(record, said.issued, age)
 
         walk = await self._walk(place, heed)
-        if not found and not walk.says_nobody:
+        if not walk.answered or (not found and not walk.says_nobody):
             raise LookupFailed(f"nodes asked: {walk.asked}, answers: {walk.answered}")
         return [(subkey, one.record, one.age) for subkey, one in found.items()]
 

@@ -262,7 +262,7 @@ class Progress(Message, frozen=True, tag=11):
     kept: Count
     """The first position from which on it could pass its results on again."""
     computed: Count
-    """Positions of the text that have been run here, ..."""
+    """Where the round ends that was run last here: less than before, if text is run again; ..."""
     worked: Count
     """... a count that changes with every token of any session that is run here, ..."""
     queued: Count
@@ -408,13 +408,13 @@ def size_of(message: AnyMessage) -> int:
 def beyond(round: Round, position: int) -> Round | None:
     """The part of a round from `position` on, None if there is none.
 
-    Without its newest committed token it cannot be judged: then the rest of the trunk is text. More of a tree is behind
-    every position of the text.
+    It continues nothing, if it begins there: what is before was not sent. Without its newest committed token it cannot
+    be judged: then the rest of the trunk is text. More of a tree is behind every position of the text.
     """
     if round.grown:
         return round
     cut = position - round.position
-    if cut <= 0:
+    if cut < 0:
         return round
     if cut < round.num_text:
         return msgspec.structs.replace(round, position=position, tokens=round.tokens[cut:], continues=False)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from peer.limits import DEFAULTS
 from swarm.errors import ChainLost, DaemonEnded, PeerLost
 from swarm.span import Span
+from swarm.speculation.tree import DraftTree
 from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Pong, Progress, Refused, Round
 from tests import faulty
 from tests.faulty import FaultyNetwork, FaultyStream
-from tests.toy import reference
+from tests.toy import VOCAB, reference
 from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
 
 LAYERS = 4
@@ -23,8 +25,8 @@ COUNT = 30
 SPANS = [Span(0, 1), Span(1, 3), Span(3, 4)]
 
 
-async def swarm_of(names: dict[str, Span], **faults: Any) -> ToySwarm:
-    swarm = ToySwarm(FaultyNetwork(5, **faults), LAYERS)
+async def swarm_of(names: dict[str, Span], **options: Any) -> ToySwarm:
+    swarm = ToySwarm(FaultyNetwork(5), LAYERS, **options)
     for name, span in names.items():
         await swarm.start(name, span)
     return swarm
@@ -186,6 +188,45 @@ def test_who_takes_over_has_opened_the_way_to_the_next_hop_before(hop: int) -> N
     assert knew[-1]
 
 
+@pytest.mark.parametrize("hop", [0, 1])
+def test_who_takes_over_a_long_text_is_given_it_by_and_by(hop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.session.MAX_AHEAD", 16)
+    prompt = [i % VOCAB for i in range(200)]
+
+    async def run() -> ToyClient:
+        swarm = await swarm_of(pairs(), limits=DEFAULTS.model_copy(update={"max_in_flight": 64}))
+        client = ToyClient(swarm, window=3, prompt=prompt)
+        acting = once(lambda s, c: s.network.nodes[name_of(c, hop)].start(s.drain(name_of(c, hop))))
+        tokens = await client.generate(3 * COUNT, lambda done: acting(swarm, client, done))
+        assert tokens == reference(prompt, 3 * COUNT, LAYERS)
+        return client
+
+    client = faulty.run(run())
+    assert (client.chain.reroutes, client.chain.stall_seconds) == (1, 0.0)
+
+
+def test_who_could_not_be_given_the_text_to_take_over_is_not_blamed() -> None:
+    """The hop before has not kept it: what is on its way at the end is for the mend."""
+    blamed: set[str] = set()
+
+    async def run() -> None:
+        swarm = await swarm_of(pairs(), max_sent_bytes=40)
+        client = ToyClient(swarm, window=3)
+        leaving: list[str] = []
+
+        def act(done: int) -> None:
+            if done >= 10 and not leaving:
+                leaving.append(name_of(client, 1))
+                swarm.network.nodes[leaving[0]].start(swarm.drain(leaving[0], 20.0))
+            blamed.update(client.target.roster.cooldowns.active - {*leaving})
+
+        assert await client.generate(400, act) == reference(PROMPT, 400, LAYERS)
+        assert leaving[0] not in {hop.contact.peer_id for hop in client.hops}
+
+    faulty.run(run())
+    assert blamed == set()
+
+
 def test_two_hops_may_leave_at_once() -> None:
     def act(swarm: ToySwarm, client: ToyClient) -> None:
         for name in (name_of(client, 0), name_of(client, 1)):
@@ -222,6 +263,34 @@ def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     client = generated(pairs() if knows_others else alone, once(act))
     assert client.chain.reroutes == 0
     assert 19 < client.chain.stall_seconds < 30
+
+
+def test_a_client_that_is_a_hop_itself_does_not_take_its_own_answer_for_news_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> ToyClient:
+        swarm = await swarm_of({"first": Span(0, 1), "a": Span(3, 4), "b": Span(3, 4)})
+        client = ToyClient(swarm, window=3)
+        await swarm.start("client", Span(1, 3))
+        others = [node for name, node in swarm.network.nodes.items() if name != "client"]
+
+        async def is_reachable() -> bool:
+            return not any(node.is_hung for node in others)
+
+        def cut_off() -> None:
+            for node in others:
+                node.is_hung = True
+                asyncio.get_running_loop().call_later(20, node.resume)
+
+        monkeypatch.setattr(swarm.directory, "is_reachable", is_reachable)
+        acting = once(lambda *_: cut_off())
+        tokens = await client.generate(COUNT, lambda done: acting(swarm, client, done))
+        assert tokens == reference(PROMPT, COUNT, LAYERS)
+        return client
+
+    client = faulty.run(run())
+    assert client.chain.reroutes == 0
+    assert client.target.roster.cooldowns.active == set()
 
 
 def test_a_client_whose_own_end_of_the_network_is_gone_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -390,6 +459,82 @@ def test_a_peer_that_refuses_every_round_is_left() -> None:
 
     client = generated_with("x0", answer)
     assert client.chain.reroutes == 1
+
+
+def test_a_hop_that_refuses_one_round_is_not_given_the_whole_text_again() -> None:
+    text: list[int] = []
+    computed: list[int] = []
+
+    def refuse(swarm: ToySwarm, client: ToyClient) -> None:
+        name = name_of(client, 1)
+        (session,) = swarm.tables[name]
+        swarm.services[name]._replies[session.id].post(Refused(session.id, "unlawful", "mood"))
+        text.append(len(session.tokens))
+        computed.append(swarm.engines[name].computed)
+
+    def act(swarm: ToySwarm, client: ToyClient, done: int) -> None:
+        refusing(swarm, client, done)
+        if text and len(computed) == 1 and done > 25:
+            computed.append(swarm.engines[name_of(client, 1)].computed)
+
+    refusing = once(refuse, at=20)
+    client = generated(pairs(), act)
+    assert client.chain.reroutes == 0
+    assert computed[1] - computed[0] < text[0] * len(SPANS[1])
+
+
+def test_a_substitute_that_takes_less_at_a_time_makes_nobody_look_guilty() -> None:
+    """What was sent before the mend may be judged while it is sent again with fewer drafts."""
+    lost: set[str] = set()
+
+    async def run(seed: int) -> None:
+        swarm = await swarm_of({"first": SPANS[0], "dies": SPANS[1], "last": SPANS[2], "spare": SPANS[2]})
+        swarm.network.random.seed(seed)
+        seconds = 0.05 + seed * 0.002
+        await swarm.start("small", SPANS[1], max_round=4)
+        swarm.directory.peers["small"] = swarm.directory.peers["small"].model_copy(update={"step_seconds": 0.1})
+        client = ToyClient(swarm, window=14)
+        acting = once(lambda s, _: asyncio.get_running_loop().call_later(seconds, s.kill, "dies") and None)
+        tokens = await client.generate(2 * COUNT, lambda done: acting(swarm, client, done))
+        assert tokens == reference(PROMPT, 2 * COUNT, LAYERS)
+        lost.update(client.target.roster.cooldowns.active)
+
+    for seed in range(60):
+        faulty.run(run(seed))
+    assert lost == {"dies"}
+
+
+def test_what_was_sent_ahead_and_lost_is_not_taken_for_there_under_another_number() -> None:
+    """The next hop's cache has drafts that did not stand where the lost text belongs, and the client is cut off before
+    it can learn that anything was lost."""
+    text, wrong = reference(PROMPT, 60, LAYERS), [0] * 20
+    beside = DraftTree((*wrong, *text[:20]), (*range(-1, 19), -1, *range(20, 39)))
+
+    async def run() -> None:
+        swarm = ToySwarm(FaultyNetwork(5), LAYERS)
+        for i, span in enumerate(SPANS):
+            await swarm.start(f"hop{i}", span, max_round=64)
+        client = ToyClient(swarm, window=3)
+        await client.target.refresh()
+        first = await client.chain.verify(PROMPT, beside)
+        assert [*first.tokens] == text[:21]
+        assert client.chain.settled == len(PROMPT)
+
+        node = swarm.network.nodes["client"]
+        losing = next(stream for stream in swarm.network.nodes["hop0"].streams if stream.peer_id == "hop1")
+        losing.deliver = lambda _: None  # type: ignore[method-assign]
+        verdict = asyncio.create_task(client.chain.verify([*PROMPT, *text[:21]], DraftTree.chain(text[21:24])))
+        await asyncio.sleep(0.2)
+        await client.chain.send_more(DraftTree((text[24],), (2,)))
+        await asyncio.sleep(0.1)
+        node.is_hung = True
+        del losing.deliver
+        asyncio.get_running_loop().call_later(20, node.resume)
+        second = await verdict
+        assert [*second.tokens] == text[21 : 21 + len(second.tokens)]
+        await client.chain.close()
+
+    faulty.run(run())
 
 
 def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,6 +335,26 @@ def test_one_answer_among_silence_does_not_mean_that_there_is_nobody(
     in_a_swarm(tmp_path, test)
 
 
+def test_what_a_node_keeps_itself_is_no_answer(tmp_path: Path) -> None:
+    """Or one that is cut off would take its own record for a swarm that refuses it, and for all that there is."""
+
+    async def test(swarm: Swarm) -> None:
+        async with contextlib.AsyncExitStack() as others:
+            first, _ = await Swarm(tmp_path / "others", others).join("first")
+            swarm.initial_peers = await first.maddrs()
+            network, identity = await swarm.join("last")
+            directory = Directory(network)
+            assert await directory.publish(offer(identity), identity)
+            seen = [peer.peer_id for peer in await directory.all_peers()]
+        assert not await directory.publish(offer(identity), identity)
+        assert not await directory.is_reachable()
+        with pytest.raises(LookupFailed):
+            await network.get(INDEX_KEY)
+        assert seen == [identity.peer_id] == [peer.peer_id for peer in await directory.all_peers()]
+
+    in_a_swarm(tmp_path, test)
+
+
 def test_a_node_that_is_busy_for_a_while_lets_others_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = DhtNode.rpc_ping
 

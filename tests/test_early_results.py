@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from peer.early import EarlyResults
-from swarm.wire import Hidden, Round
+from swarm.wire import PUSH_PROTOCOL, Contact, Hidden, Refused, Relink, Round
+from tests import faulty
+from tests.toy_chain import IDS, hidden, open_at, opened, toy_chain
 
 
 def result(session: int, number: int = 0, size: int = 10) -> Hidden:
@@ -48,3 +52,21 @@ def test_what_no_session_ever_claims_is_forgotten() -> None:
     now[0] = 60.0
     early.hold(result(2), "a")
     assert early.claim(stale.round.session, "a") == []
+
+
+def test_an_early_result_that_does_not_fit_takes_none_of_the_others_with_it() -> None:
+    async def run() -> None:
+        swarm = await toy_chain()
+        client = await opened(swarm, "middle", open_at(1))
+        link = await swarm.network.join("other").open(Contact("middle"), PUSH_PROTOCOL)
+        for position in (50, 0):
+            await link.send(hidden(Round(IDS[0], 1, position, (1, 2), 0, judged=False), 1, 0, "float32"))
+        await asyncio.sleep(0.1)
+        await client.send(Relink(IDS[0], "other", Contact("last"), 0, 16))
+        refusal = await client.receive()
+        assert isinstance(refusal, Refused)
+        assert "position 50 leaves a gap" in refusal.reason
+        (session,) = swarm.tables["middle"]
+        assert (session.source, session.tokens) == ("other", [1, 2])
+
+    faulty.run(run())

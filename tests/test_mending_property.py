@@ -17,6 +17,8 @@ from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
 LAYERS = 4
 SPANS = (Span(0, 1), Span(1, 2), Span(2, 4), Span(0, 2), Span(2, 3), Span(3, 4), Span(1, 3), Span(0, 4))
 """Of peers that come and go; beside them a peer for each of the first three is never killed."""
+TAKEN = (4, 16, 64)
+"""Tokens that a peer takes at a time."""
 COUNT = 24
 RUNS = int(os.environ.get("SPECSWARM_PROPERTY_RUNS", "300"))  # `make chaos` asks for more
 
@@ -46,10 +48,10 @@ async def disturbed(
     swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent)
     random = network.random
     for i, span in enumerate(SPANS[:3]):
-        await swarm.start(f"sure{i}", span)
+        await swarm.start(f"sure{i}", span, random.choice(TAKEN))
     mortal = [f"mortal{i}" for i in range(6)]
     for name in mortal:
-        await swarm.start(name, random.choice(SPANS))
+        await swarm.start(name, random.choice(SPANS), random.choice(TAKEN))
 
     async def kill_one() -> None:
         swarm.kill(random.choice(mortal))
@@ -57,7 +59,7 @@ async def disturbed(
     async def bring_one_back() -> None:
         name = random.choice(mortal)
         if name not in network.nodes:
-            await swarm.start(name, random.choice(SPANS))
+            await swarm.start(name, random.choice(SPANS), random.choice(TAKEN))
 
     async def drain_one() -> None:
         name = random.choice(mortal)
@@ -65,7 +67,7 @@ async def disturbed(
             network.nodes[name].start(swarm.drain(name))
 
     async def hang_one() -> None:
-        node = network.nodes.get(random.choice(mortal))
+        node = network.nodes.get(random.choice([*mortal, "client"]))
         if node is not None:
             node.is_hung = True
             asyncio.get_running_loop().call_later(random.uniform(0.1, 20), node.resume)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import routing
-from client.routing import UNKNOWN_LINK, Hop, stage_seconds
+from client.routing import UNKNOWN_LINK, Hop
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
@@ -222,11 +222,12 @@ def test_size_of_the_round_decides_between_peers() -> None:
         assert chain_of(plan(4, [quick_step, quick_token], round_trips, tokens=tokens)) == [(best, 0, 4)]
 
 
-def test_stage_seconds_are_the_share_of_the_span() -> None:
-    one = peer("one", 2, 6, step_seconds=0.04, token_seconds=0.004)
-    assert math.isclose(stage_seconds(one, 4, 1), 0.04)
-    assert math.isclose(stage_seconds(one, 1, 1), 0.01)
-    assert math.isclose(stage_seconds(one, 2, 6), 0.03)
+def test_a_hop_computes_for_its_share_of_the_peers_span() -> None:
+    peers = [peer("one", 0, 4, step_seconds=0.04, token_seconds=0.004), peer("two", 2, 6, step_seconds=0.0)]
+    half, _ = plan(6, peers, {"one": 0.01, "two": 0.01}, tokens=1)
+    assert half.span == Span(0, 2)
+    assert math.isclose(half.seconds(1), 0.02)
+    assert math.isclose(half.seconds(6), 0.03)
 
 
 def test_excluded_and_unreachable_peers_are_not_used() -> None:

@@ -72,7 +72,18 @@ def test_a_next_peer_that_takes_less_gets_less_at_a_time() -> None:
         newest = kept(log, 1, start, tuple(range(10)))
     assert [len(round.tokens) for round, *_ in log.since(0, 16)] == [16, 4, 10]
     assert list(log.since(0, 16))[-1][0] == replace(newest, continues=True)
-    assert [len(round.tokens) for round, *_ in log.since(3, 6)] == [6, 6, 5]
+    assert [len(round.tokens) for round, *_ in log.since(3, 6)] == [6, 6, 6, 6, 3]  # all of the text
+
+
+def test_of_a_round_that_is_too_long_for_the_next_peer_the_text_is_passed_on_again() -> None:
+    log = Sent()
+    kept(log, 1, 0, tuple(range(10)))
+    kept(log, 2, 10, tuple(range(8)), num_drafts=5)
+    again = [*log.since(4, 4)]
+    assert [(round.position, len(round.tokens), round.judged) for round, *_ in again] == [
+        (4, 4, False), (8, 4, False), (12, 1, False),
+    ]  # fmt: skip
+    assert [round.continues for round, *_ in again] == [False, True, True]
 
 
 @settings(max_examples=300, deadline=None)

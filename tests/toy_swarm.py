@@ -91,8 +91,8 @@ class ToySwarm:
         self.limits = limits
         """Of the peers that start from now on."""
 
-    async def start(self, name: str, span: Span) -> None:
-        """A peer comes up, or comes back."""
+    async def start(self, name: str, span: Span, max_round: int = 16) -> None:
+        """A peer comes up, or comes back; it takes so many tokens at a time."""
         node = self.network.join(name)
         stage = ToyStage(span, self.num_layers)
         engine = self.engines[name] = ToyEngine(self.num_layers)
@@ -101,7 +101,7 @@ class ToySwarm:
             FINGERPRINT,
             max_cache_bytes=self._max_cache_bytes,
             max_sessions=self._max_sessions,
-            max_round=16,
+            max_round=max_round,
             max_sent_bytes=self._max_sent_bytes,
             limits=self.limits,
             clock=asyncio.get_running_loop().time,
@@ -127,7 +127,7 @@ class ToySwarm:
             token_seconds=0.0001,
             load=0.0,
             free_tokens=1000,
-            max_round=16,
+            max_round=max_round,
             links={},
             version="0",
             started=now,

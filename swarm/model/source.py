@@ -103,8 +103,8 @@ class ModelSource:
     @functools.cached_property
     def info(self) -> ModelInfo:
         """The model's sizes and the hash of its configuration. Raises ModelUnsupported if it is no language model."""
-        text = self.config.get_text_config(decoder=True)
         try:
+            text = self.config.get_text_config(decoder=True)
             return ModelInfo(
                 num_layers=_size(text, "num_hidden_layers", MAX_LAYERS),
                 hidden_size=_size(text, "hidden_size", _MAX_SIZE),
@@ -113,7 +113,7 @@ class ModelSource:
                 family=self.config.model_type,
                 config_hash=fingerprint.hash_config(self._read_json(CONFIG), type(self.config)().to_dict()),
             )
-        except AttributeError as error:
+        except (AttributeError, ValueError) as error:
             raise ModelUnsupported(f"{self.config.model_type} is no language model: {error}") from error
 
     def generation_defaults(self) -> GenerationDefaults:
