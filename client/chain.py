@@ -78,6 +78,9 @@ class Chain:
         self._is_stale = False
         self._pauses = 0  # of this program, so far
         self._is_astray = False  # whether a part of a prefill got lost
+        self._chunk = 0  # most tokens that the hops took at a time when the newest round was sent
+        self.has_begun = False
+        """Whether some of the text was generated elsewhere: then nobody is asked at once what to do without a chain."""
 
     @property
     def hops(self) -> tuple[Hop, ...]:
@@ -175,7 +178,7 @@ class Chain:
         pending = Pending(number, _now(), is_first=is_first, is_sent=is_sent, is_astray=self._is_astray)
         self._pending, self._is_astray = pending, False
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes_at_first if is_first else _passes),
+            retry=retry_if_exception(_passes_at_first if is_first and not self.has_begun else _passes),
             stop=self._is_hopeless,
             wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
             reraise=True,
@@ -217,14 +220,17 @@ class Chain:
         try:
             return await self._try(tokens, tree)
         except PeerError as error:
-            self._pending.is_sent = False
+            self._pending.is_sent, self._pending.is_disturbed = False, True
+            if self._session is None and isinstance(error, PeerLost):  # a chain cannot be opened
+                await self._diagnosis.check_network({error.peer_id})
             self._blame(error)
             raise
         except _PASSING as error:
-            self._pending.is_sent = False
-            self._pending.is_disturbed = True
-            if isinstance(error, ChainLost) and not self._pending.is_first and not self._pending.is_told:
-                self._pending.is_told = True
+            pending = self._pending
+            pending.is_sent, pending.is_disturbed = False, True
+            pending.is_astray |= isinstance(error, SwarmUnreachable)  # what was sent may be lost
+            if isinstance(error, ChainLost) and (self.has_begun or not pending.is_first) and not pending.is_told:
+                pending.is_told = True
                 log.info("%s; waiting up to %.0f s for one", error, self._timeout)
             raise
 
@@ -259,11 +265,13 @@ class Chain:
             wait = min(2 * wait, self._timer.ceiling)
 
     async def _send(self, session: ChainSession, tokens: Sequence[int], tree: DraftTree) -> None:
-        """Begin a tree: again under the same number, unless more of it, or of another one, was sent since."""
-        pending = self._pending
-        if pending.was_on_its_way or pending.number < self._last_number:
+        """Begin a tree: again under the same number, unless more of it, or of another one, was sent since, or it may be
+        cut elsewhere now: a verdict on what was sent before would be one on other drafts."""
+        pending, is_cut_alike = self._pending, session.chunk == self._chunk
+        is_new = pending.number > self._last_number
+        if pending.was_on_its_way or not (is_new or (pending.number == self._last_number and is_cut_alike)):
             pending.number, pending.was_on_its_way = self._last_number + 1, False
-        self._last_number = pending.number
+        self._last_number, self._chunk = pending.number, session.chunk
         near = self._near(session, pending, len(tokens))
         await session.send(pending.number, tokens, tree, self._timer.ceiling, near)
 
@@ -319,6 +327,7 @@ class Chain:
         self._target.transport.check()  # or all the hops would be blamed
         started = _now()
         await self._relief.end()
+        session.drop(session.outside)
         reports = await self._drop_lost(session)
         gone = session.missing
         try:
@@ -329,12 +338,7 @@ class Chain:
         new = ", ".join(hop.contact.peer_id for hop, report in zip(hops, ordered, strict=True) if report is None)
         if gone:
             log.info("mending by %s", new)
-        chunk = session.chunk
         await session.lead_over(hops, resume_points(ordered, session.limit(len(tokens)), session.judged))
-        if (
-            session.chunk < chunk
-        ):  # of the drafts fewer may fit: a verdict on all of them is not on what is sent now
-            self._last_number += 1
         session.drop(session.outside)
         if gone:
             self._count_reroute()
@@ -351,7 +355,7 @@ class Chain:
                 metrics.REFUSED.labels(error.why).inc()
                 log.info("refused by %s", error)
             elif not is_its_fault:
-                log.info("this program stood still, and its way to peer %s is gone", error.peer_id)
+                log.info("this program stood still or was cut off, and its way to peer %s is gone", error.peer_id)
             else:
                 metrics.LOST.inc()
                 log.info("lost %s", error)

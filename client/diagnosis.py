@@ -5,7 +5,7 @@ The table in `client.chain` says what follows from what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from client.mending import stuck_at
 from client.patience import TripTimer, seconds_of_batch, seconds_of_queue
@@ -40,13 +40,19 @@ class Diagnosis:
     async def survey(self, session: ChainSession) -> dict[str, Progress]:
         """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
         reports = await session.survey(self._timer.wait())
-        if session.silent and not reports.keys() - {self._target.transport.peer_id}:  # that one is always near
-            if not await self._target.is_reachable(apart_from=session.peer_ids):
-                raise SwarmUnreachable("no peer answers: is this machine's network up?")
+        others = session.peer_ids - {self._target.transport.peer_id}  # that one is always near
+        refusing = {peer_id for peer_id, error in session.faults.items() if isinstance(error, PeerRefused)}
+        if others and others.isdisjoint(reports.keys() | refusing):
+            await self.check_network(session.peer_ids)
             reports = await session.survey(self._timer.wait())  # it may have come back just now
         for peer_id in session.silent:
             self.blame(session, PeerLost(peer_id, "it is silent"))
         return reports
+
+    async def check_network(self, silent: Collection[str]) -> None:
+        """Raise SwarmUnreachable if nobody else answers either: then it is us."""
+        if not await self._target.is_reachable(apart_from=silent):
+            raise SwarmUnreachable("no peer answers: is this machine's network up?")
 
     def lost(
         self, session: ChainSession, reports: Mapping[str, Progress], pending: Pending
@@ -56,7 +62,7 @@ class Diagnosis:
         for peer_id, error in session.faults.items():
             if isinstance(error, PeerRefused) and error.why == "unlawful":
                 pending.unlawful[peer_id] += 1
-                if pending.unlawful[peer_id] < _UNLAWFUL:
+                if peer_id in reports and pending.unlawful[peer_id] < _UNLAWFUL:
                     continue
             lost[peer_id] = error
         for peer_id, (accuser, error) in session.accused.items():

@@ -23,7 +23,7 @@ from client.routes import Routes
 from client.routing import Kind
 from client.terms import Terms
 from client.text import TextStream
-from swarm.errors import PeerError, UsageError
+from swarm.errors import PeerError, PeerLost, UsageError
 from swarm.span import Span
 from swarm.speculation.awc import AwcWindow
 from swarm.speculation.cost import Cost
@@ -161,11 +161,18 @@ class Generation:
                     yield tokens
             except PeerError as error:
                 log.info("drafting here from now on: %s", error)
-                self._model.target.roster.note_drafting(error)
+                await self._note_drafting(error)
+                self._chain.has_begun = bool(self._statistics.rounds)
         async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
             self._drafted_at = None
             self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]
             yield tokens
+
+    async def _note_drafting(self, error: PeerError) -> None:
+        """Leave a peer alone that did not draft to the end, unless it is us who are cut off."""
+        target = self._model.target
+        if not isinstance(error, PeerLost) or await target.is_reachable(apart_from={error.peer_id}):
+            target.roster.note_drafting(error)
 
     async def _rounds_at(self, contact: Contact) -> AsyncGenerator[list[int], None]:
         """The same, from this peer. Raises PeerError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from client.news import News
 from client.routing import Hop
@@ -48,11 +48,13 @@ class Questions:
         """It has left the session."""
         self._prepared.pop(peer_id, None)
 
-    async def survey(self, hops: Sequence[Hop], held: int, seconds: float) -> dict[str, Progress]:
+    async def survey(
+        self, hops: Sequence[Hop], held: int, seconds: float, *, is_over: Callable[[], bool] = lambda: False
+    ) -> dict[str, Progress]:
         """How far the session got at each of these hops that answers within `seconds`; one with a fault is not asked,
         unless it has but refused something: then the session goes on there.
 
-        A hop answers when it has run the text up to position `held`.
+        A hop answers when it has run the text up to position `held`; no answer is waited for once `is_over`.
         """
         self._surveys += 1
         self.reports.clear()
@@ -62,7 +64,8 @@ class Questions:
         questions = [owned(self._ask(peer_id, message), f"asking {peer_id}") for peer_id in asked]
         try:
             await self._news.until(
-                lambda: self.reports.keys() | (self._faults.keys() - self._refusing()) >= set(asked), seconds
+                lambda: is_over() or self.reports.keys() | (self._faults.keys() - self._refusing()) >= set(asked),
+                seconds,
             )
         finally:
             await end(*questions)

@@ -62,7 +62,7 @@ class Relief:
         leaving, preparing = session.leaving & session.peer_ids, self._preparing
         if preparing is None:
             now = asyncio.get_running_loop().time()
-            if leaving and now >= self._next:
+            if leaving and now >= self._next and session.settled is not None:
                 self._next = now + REFRESH_SECONDS
                 work = self._prepare(session, leaving, number, list(tokens), seconds)
                 self._preparing = owned(work, "preparing others")
@@ -71,13 +71,15 @@ class Relief:
             return False
         self._preparing = None
         ready = preparing.result()
-        if ready is not None:
+        if ready is not None and session.faults.keys().isdisjoint(hop.contact.peer_id for hop in ready.hops):
             kept, limit = session.peer_ids, session.limit(len(tokens))
             points = [limit if hop.contact.peer_id in kept else ready.held for hop in ready.hops]
             await session.lead_over(ready.hops, points)
             log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
+            session.drop(session.outside)
+            return True
         session.drop(session.outside)
-        return ready is not None
+        return False
 
     async def end(self) -> None:
         """Give up what is being prepared."""
@@ -94,6 +96,7 @@ class Relief:
         try:
             hops = await self._substitutes(session.hops, leaving, leaving | self._passed_over)
         except ChainLost:
+            self._passed_over.clear()  # or these, next time
             return None
         others = {hop.contact.peer_id for hop in hops} - session.peer_ids
         held = session.limit(len(tokens))

@@ -135,12 +135,14 @@ class ChainSession:
         self.cached = self._base = points[0]
         self.complete = min(points)
         self.flight = None
+        if hops[-1] in fresh:  # it judges anew
+            self._verdicts.clear()
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
             downstream, holds = (hops[i + 1].contact, points[i + 1]) if i < last else (None, 0)
             if hop in fresh:
-                await self._send(hop, self._open(hop, upstream, downstream, holds))
+                await self._send(hop, self._open(hop, upstream, downstream, holds, self.chunk))
             else:
                 await self._send(hop, Relink(self._id, upstream, downstream, holds, self.chunk))
 
@@ -152,27 +154,28 @@ class ChainSession:
         take: whoever feeds them may not have kept it. Raises PeerError.
         """
         fresh = await self._join(hops)
-        end = self.limit(len(tokens))
+        end, chunk = self.limit(len(tokens)), chunk_of(hops)
         for i, hop in enumerate(hops):
             if hop in fresh:
                 after = hops[i + 1] if i + 1 < len(hops) else None
                 holds = 0 if after in fresh else end
                 upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
-                await self._send(hop, self._open(hop, upstream, downstream, holds))
+                await self._send(hop, self._open(hop, upstream, downstream, holds, chunk))
         for low in range(0, max(end, 1), MAX_AHEAD):
             high = min(low + MAX_AHEAD, end)
             for hop, before in zip(hops, [None, *hops], strict=False):
                 if hop in fresh and before not in fresh:
-                    await self._feed(hop, before, number, tokens[: high + 1], low)
+                    await self._feed(hop, before, number, tokens[: high + 1], low, chunk)
             patience = seconds + seconds_of_work(fresh, high - low)
             if not await self._questions.await_prepared(fresh, high, patience):
                 return False
         return True
 
-    async def _feed(self, hop: Hop, before: Hop | None, number: int, tokens: Sequence[int], start: int) -> None:
-        """Have a hop be given the text `tokens` without its newest one, from position `start` on: by the hop before it,
-        or by this client where there is none. Raises PeerLost."""
-        chunk = min(self.chunk, hop.max_round)
+    async def _feed(
+        self, hop: Hop, before: Hop | None, number: int, tokens: Sequence[int], start: int, chunk: int
+    ) -> None:
+        """Have a hop be given the text `tokens` without its newest one, from position `start` on, so much at a time: by
+        the hop before it, or by this client where there is none. Raises PeerLost."""
         if before is not None:
             await self._send(before, Copy(self._id, hop.contact, start, len(tokens) - 1, chunk))
             return
@@ -226,6 +229,7 @@ class ChainSession:
         """Send again what was sent ahead for another verdict: that a hop lost some of it shows by its number alone."""
         if number != self._number:
             self.cached, self._number = self._base, number
+            self.complete = min(self.complete, self._base)
 
     async def send(self, number: int, tokens: Sequence[int], tree: DraftTree, seconds: float, near: Near) -> None:
         """Have as many drafts as fit a round judged after the text `tokens`, by verdict `number`.
@@ -286,14 +290,14 @@ class ChainSession:
             raise self.trouble
         return None
 
-    async def survey(self, seconds: float, held: int = 0) -> dict[str, Progress]:
+    async def survey(self, seconds: float) -> dict[str, Progress]:
         """How far the session got at each hop: see Questions."""
-        return await self._questions.survey(self.hops, held, seconds)
+        return await self._questions.survey(self.hops, 0, seconds)
 
     async def has_run(self, position: int, seconds: float) -> bool:
         """Whether every hop has run the text up to `position`, as soon as that is so, or after `seconds`. Raises what
         is wrong with one."""
-        await self.survey(seconds, held=position)
+        await self._questions.survey(self.hops, position, seconds, is_over=lambda: not self.is_whole)
         if not self.is_whole:
             raise self.trouble
         return not self.silent
@@ -305,7 +309,7 @@ class ChainSession:
     @property
     def chunk(self) -> int:
         """Most tokens that all hops take at a time."""
-        return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in self.hops))
+        return chunk_of(self.hops)
 
     async def _join(self, hops: Sequence[Hop]) -> list[Hop]:
         """Open streams to those hops that take no part yet; which these are. Raises PeerLost."""
@@ -315,7 +319,7 @@ class ChainSession:
             self.faults.pop(hop.contact.peer_id, None)
         return fresh
 
-    def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int) -> Open:
+    def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int, chunk: int) -> Open:
         terms = self._terms
         return Open(
             session=self._id,
@@ -325,7 +329,7 @@ class ChainSession:
             upstream=upstream,
             downstream=downstream,
             holds=holds,
-            chunk=self.chunk,
+            chunk=chunk,
             sampling=terms.sampling,
             witness=terms.witness(hop.span.start) if terms.witness else None,
             rule=terms.rule,
@@ -366,16 +370,24 @@ class ChainSession:
                 self.accused.setdefault(culprit, (peer_id, PeerLost(culprit, reason)))
 
     def _note_refusal(self, refusal: PeerRefused) -> None:
-        """Keep the last word of a hop that refuses one thing after another."""
+        """Keep the first thing that a hop refuses, for it tells why, unless that was one round of a session."""
         known = self.faults.get(refusal.peer_id)
-        if known is None or isinstance(known, PeerRefused):
+        if known is None or (isinstance(known, PeerRefused) and known.why == "unlawful"):
             self.faults[refusal.peer_id] = refusal
 
     def _note_verdict(self, verdict: Verdict) -> None:
-        """Keep it, if it is one that may be waited for."""
-        if self.flight is not None and self.flight.first_number <= verdict.number <= self.flight.last_number:
+        """Keep it, if it is one that may be waited for, and its peer has not said before that it failed."""
+        has_failed = isinstance(self.faults.get(self.hops[-1].contact.peer_id), PeerLost)
+        if has_failed or self.flight is None:
+            return
+        if self.flight.first_number <= verdict.number <= self.flight.last_number:
             self._verdicts[verdict.number] = verdict
 
     def _are_neighbours(self, one: str, other: str) -> bool:
         ids = [hop.contact.peer_id for hop in self.hops]
         return one in ids and other in ids and abs(ids.index(one) - ids.index(other)) == 1
+
+
+def chunk_of(hops: Sequence[Hop]) -> int:
+    """Most tokens that all these hops take at a time."""
+    return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in hops))

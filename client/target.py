@@ -54,10 +54,11 @@ class Target:
         self.info = info
         self.fingerprint = fingerprint
         self.transport = transport
-        self.roster = Roster(info.num_layers, salt=secrets.randbits(64), pauses=_pauses)
+        self.roster = Roster(info.num_layers, salt=secrets.randbits(64), pauses=self._pauses)
         self._directory = directory
         self._allow, self._deny = frozenset(allow), frozenset(deny)
         self._measuring: dict[Contact, asyncio.Task[bool]] = {}
+        self._times_cut_off = 0
         self._tried: dict[str, float] = {}  # by peer: the end of the record whose addresses were tried last
 
     async def plan(
@@ -95,9 +96,11 @@ class Target:
         """
         ours = self.transport.peer_id  # a peer that drafts is near itself, whatever has become of its network
         others = [p.contact for peer_id, p in self.roster.peers.items() if peer_id not in {*apart_from, ours}]
+        others.sort(key=lambda contact: contact.peer_id not in self.roster.round_trips)
         witnesses = others[:_WITNESSES]
         answers = await asyncio.gather(*map(self._measured, witnesses))
         if not any(answers) and not await self._is_node_reachable():
+            self._times_cut_off += 1
             return False
         for contact, has_answered in zip(witnesses, answers, strict=True):
             if not has_answered:
@@ -185,6 +188,10 @@ class Target:
         and the rounds go on."""
         return await asyncio.to_thread(plan, self.roster.frozen())
 
+    def _pauses(self) -> int:
+        """How often this program has stood still, or heard nobody: what its streams do then is nobody else's fault."""
+        return awake.clock().pauses + self._times_cut_off
+
     async def _is_node_reachable(self) -> bool:
         try:
             async with awake.timeout(_NODE_SECONDS):
@@ -231,7 +238,3 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
         listed = ", ".join(fingerprint[:12] for fingerprint in fitting)
         raise UsageError(f"{source.name} is served with different weights: choose by --fingerprint ({listed})")
     return fitting[0]
-
-
-def _pauses() -> int:
-    return awake.clock().pauses

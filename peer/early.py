@@ -34,15 +34,19 @@ class EarlyResults:
         _, messages = self._held.setdefault((sender, message.round.session), (now, []))
         messages.append(message)
         self._bytes[sender] += size_of(message)
-        while self._held and self._oldest[1] < now - MAX_SECONDS:
-            self._forget(self._oldest[0])
+        self._forget_old()
         while self._bytes.total() > self._max_bytes:
             heaviest = max(self._bytes, key=self._bytes.__getitem__)
             self._forget(next(key for key in self._held if key[0] == heaviest))
 
     def claim(self, session_id: bytes, sender: str) -> list[Hidden]:
         """Hand over what `sender` has pushed for a session, in order of arrival."""
+        self._forget_old()
         return self._forget((sender, session_id))
+
+    def _forget_old(self) -> None:
+        while self._held and self._oldest[1] < self._clock() - MAX_SECONDS:
+            self._forget(self._oldest[0])
 
     @property
     def _oldest(self) -> tuple[Key, float]:

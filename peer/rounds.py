@@ -20,7 +20,7 @@ from swarm.model.speed import round_seconds
 from swarm.model.stage import Stage
 from swarm.rows import form_of
 from swarm.tasks import report
-from swarm.wire import Ask, Broken, Compute, Contact, Hidden, Progress, Proofs, Round, Verdict, beyond
+from swarm.wire import Ask, Broken, Compute, Contact, Hidden, Progress, Proofs, Round, Verdict, beyond, fitting
 
 
 class Rounds:
@@ -145,13 +145,15 @@ class Rounds:
                 reply.post(answer)
 
     def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        """Push a result, as far as the next peer lacks it."""
+        """Push a result, as far as the next peer lacks it, and at most as much at a time as that one takes."""
         rest = beyond(round, session.holds)
-        if rest is not None and session.downstream is not None:
-            row_bytes = len(states) // len(round.tokens)
-            start = (rest.position - round.position) * row_bytes
-            rows = states[start : start + len(rest.tokens) * row_bytes]
-            self._push(session.downstream, session, rest, rows, compute)
+        if rest is None or session.downstream is None:
+            return
+        row_bytes = len(states) // len(round.tokens)
+        for part in fitting(rest, session.chunk):
+            start = (part.position - round.position) * row_bytes
+            rows = states[start : start + len(part.tokens) * row_bytes]
+            self._push(session.downstream, session, part, rows, compute)
 
     def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
         form = form_of(session.wire, self._stage.dtype)

@@ -405,6 +405,25 @@ def size_of(message: AnyMessage) -> int:
     return len(message.states) + _OVERHEAD + 8 * len(message.round.tokens)
 
 
+def fitting(round: Round, chunk: int) -> list[Round]:
+    """A round as it is, if it has at most `chunk` tokens; else its text, in rounds of so many of them, none judged: its
+    client cuts the drafts, and sends them again."""
+    if len(round.tokens) <= chunk:
+        return [round]
+    return [
+        Round(
+            round.session,
+            round.number,
+            round.position + start,
+            round.tokens[start : min(start + chunk, round.num_text)],
+            0,
+            judged=False,
+            continues=round.continues or start > 0,
+        )
+        for start in range(0, round.num_text, chunk)
+    ]
+
+
 def beyond(round: Round, position: int) -> Round | None:
     """The part of a round from `position` on, None if there is none.
 

@@ -108,6 +108,12 @@ class FaultyStream:
             self.deliver(_END)
             self._inbox.put_nowait(_END)
 
+    def tear(self) -> None:
+        """The same, and what is on its way never arrives."""
+        self._flying.clear()
+        self.other._flying.clear()
+        self.close()
+
     def deliver(self, data: bytes) -> None:
         """Have bytes arrive at the other end, when both ends are awake."""
         loop = asyncio.get_running_loop()
@@ -117,7 +123,8 @@ class FaultyStream:
 
     def _arrive(self) -> None:
         """The oldest of what is on its way is there: timers that end together may come in any order."""
-        self.other._inbox.put_nowait(self._flying.popleft())
+        if self._flying:
+            self.other._inbox.put_nowait(self._flying.popleft())
 
 
 class FaultyNode:
@@ -129,6 +136,7 @@ class FaultyNode:
         self.streams: list[FaultyStream] = []
         self.past: list[tuple[FaultyStream, bytes]] = []
         self.is_hung = False
+        self.is_cut_off = False
         self.has_ended = False
         self.tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Handler] = {}
@@ -144,7 +152,7 @@ class FaultyNode:
     async def open(self, contact: Contact, protocol: str) -> FaultyStream:
         await asyncio.sleep(self.network.delay())
         other = self.network.nodes.get(contact.peer_id)
-        if other is None or protocol not in other._handlers:
+        if self.is_cut_off or other is None or protocol not in other._handlers:
             raise PeerLost(contact.peer_id, "it cannot be reached")
         here, there = FaultyStream(self, other), FaultyStream(other, self)
         here.other, there.other = there, here
@@ -209,8 +217,16 @@ class FaultyNetwork:
         for stream in node.streams:
             stream.close()
 
+    def cut_off(self, peer_id: str, seconds: float) -> None:
+        """All of the node's streams break, and for a while it opens no others."""
+        node = self.nodes[peer_id]
+        node.is_cut_off = True
+        for stream in node.streams:
+            stream.tear()
+        asyncio.get_running_loop().call_later(seconds, setattr, node, "is_cut_off", False)
+
     def cut(self, peer_id: str) -> None:
-        """One of the node's streams breaks."""
+        """One of the node's streams breaks; what is on its way is lost."""
         streams = self.nodes[peer_id].streams
         if streams:
-            self.random.choice(streams).close()
+            self.random.choice(streams).tear()

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from peer.limits import DEFAULTS
+from peer.metrics import REFUSALS
 from swarm.errors import ChainLost, DaemonEnded, PeerLost
 from swarm.span import Span
 from swarm.speculation.tree import DraftTree
-from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Pong, Progress, Refused, Round
+from swarm.wire import SESSION_PROTOCOL, Ask, Broken, Open, Pong, Progress, Refused, Round
 from tests import faulty
 from tests.faulty import FaultyNetwork, FaultyStream
 from tests.toy import VOCAB, reference
@@ -265,6 +266,26 @@ def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     assert 19 < client.chain.stall_seconds < 30
 
 
+def test_a_client_whose_streams_all_end_because_it_is_cut_off_blames_nobody() -> None:
+    client = generated(pairs(), once(lambda swarm, _: swarm.network.cut_off("client", 20)))
+    assert client.target.roster.cooldowns.active == set()
+    assert 19 < client.chain.stall_seconds < 35
+
+
+def test_a_client_that_cannot_open_its_first_chain_because_it_is_cut_off_blames_nobody() -> None:
+    async def run() -> ToyClient:
+        swarm = await swarm_of(pairs())
+        client = ToyClient(swarm, window=3)
+        await client.target.refresh()
+        swarm.network.cut_off("client", 20)
+        verdict = await client.chain.verify(PROMPT, DraftTree((), ()))
+        assert [*verdict.tokens] == reference(PROMPT, 1, LAYERS)
+        await client.chain.close()
+        return client
+
+    assert faulty.run(run()).target.roster.cooldowns.active == set()
+
+
 def test_a_client_that_is_a_hop_itself_does_not_take_its_own_answer_for_news_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -483,16 +504,19 @@ def test_a_hop_that_refuses_one_round_is_not_given_the_whole_text_again() -> Non
     assert computed[1] - computed[0] < text[0] * len(SPANS[1])
 
 
-def test_a_substitute_that_takes_less_at_a_time_makes_nobody_look_guilty() -> None:
-    """What was sent before the mend may be judged while it is sent again with fewer drafts."""
+@pytest.mark.parametrize(("before", "after"), [(64, 4), (4, 64)])
+def test_a_substitute_that_takes_another_number_at_a_time_makes_nobody_look_guilty(before: int, after: int) -> None:
+    """What was sent before the mend may be judged while it is sent again with fewer drafts, or with more."""
     lost: set[str] = set()
 
     async def run(seed: int) -> None:
-        swarm = await swarm_of({"first": SPANS[0], "dies": SPANS[1], "last": SPANS[2], "spare": SPANS[2]})
-        swarm.network.random.seed(seed)
+        swarm = ToySwarm(FaultyNetwork(seed), LAYERS)
+        for name, span in {"first": SPANS[0], "last": SPANS[2], "spare": SPANS[2]}.items():
+            await swarm.start(name, span, max_round=64)
+        await swarm.start("dies", SPANS[1], max_round=before)
         seconds = 0.05 + seed * 0.002
-        await swarm.start("small", SPANS[1], max_round=4)
-        swarm.directory.peers["small"] = swarm.directory.peers["small"].model_copy(update={"step_seconds": 0.1})
+        await swarm.start("other", SPANS[1], max_round=after)
+        swarm.directory.peers["other"] = swarm.directory.peers["other"].model_copy(update={"step_seconds": 0.1})
         client = ToyClient(swarm, window=14)
         acting = once(lambda s, _: asyncio.get_running_loop().call_later(seconds, s.kill, "dies") and None)
         tokens = await client.generate(2 * COUNT, lambda done: acting(swarm, client, done))
@@ -535,6 +559,89 @@ def test_what_was_sent_ahead_and_lost_is_not_taken_for_there_under_another_numbe
         await client.chain.close()
 
     faulty.run(run())
+
+
+def test_results_that_are_longer_than_a_substitute_takes_reach_it_in_parts() -> None:
+    prompt = [i % VOCAB for i in range(1000)]
+    refused = REFUSALS.labels("unlawful")
+    before = refused._value.get()
+
+    async def run(death: float) -> None:
+        swarm = await swarm_of({})
+        for name, span in {"first": SPANS[0], "dies": SPANS[1], "last": SPANS[2]}.items():
+            await swarm.start(name, span, max_round=32)
+        await swarm.start("other", SPANS[1], max_round=4)
+        swarm.directory.peers["other"] = swarm.directory.peers["other"].model_copy(update={"step_seconds": 0.1})
+        client = ToyClient(swarm, window=3, prompt=prompt)
+        asyncio.get_running_loop().call_later(death, swarm.kill, "dies")
+        assert await client.generate(3) == expected
+        assert client.chain.reroutes == 1
+
+    expected = reference(prompt, 3, LAYERS)
+    for death in (0.3, 0.35, 0.4):
+        faulty.run(run(death))
+    assert refused._value.get() == before
+
+
+@pytest.mark.parametrize("why", ["full", "stranger"])
+def test_who_refuses_a_session_is_left_for_that_reason(why: Any) -> None:
+    """And not because its session is not there, as it says of the round that follows."""
+    opened: list[str] = []
+
+    def answer(_: FaultyStream, message: Any) -> Any:
+        if isinstance(message, Open):
+            opened.append(message.fingerprint)
+            return Refused(message.session, why, "no room")
+        return None
+
+    client = generated_with("x0", answer)
+    assert len(opened) == 1
+    assert client.target.roster.cooldowns.active == {"x0"}
+
+
+def test_who_was_prepared_for_other_layers_begins_anew() -> None:
+    """It holds what a leaving hop holds, when that hop dies together with the next one, and it takes over both."""
+    cases: list[bool] = []
+
+    async def run(seed: int) -> None:
+        swarm = await swarm_of({"first": Span(0, 1), "leaves": Span(1, 3), "last": Span(3, 4)})
+        swarm.network.random.seed(seed)
+        client = ToyClient(swarm, window=3)
+        await swarm.start("both", Span(1, 4))
+        swarm.directory.peers["both"] = swarm.directory.peers["both"].model_copy(update={"step_seconds": 0.1})
+
+        def act(done: int) -> None:
+            names = {hop.contact.peer_id for hop in client.hops}
+            if done >= 5 and "leaves" in swarm.network.nodes and not swarm.tables["leaves"].is_leaving:
+                swarm.network.nodes["leaves"].start(swarm.services["leaves"].drain(30.0))
+            if len(swarm.tables["both"]) and {"leaves", "last"} <= names & swarm.network.nodes.keys():
+                cases.append(True)
+                swarm.kill("leaves")
+                swarm.kill("last")
+
+        assert await client.generate(COUNT, act) == reference(PROMPT, COUNT, LAYERS)
+        assert client.target.roster.cooldowns.active <= {"leaves", "last"}
+
+    for seed in range(10):
+        faulty.run(run(seed))
+    assert cases
+
+
+def test_a_death_while_a_long_text_is_on_its_way_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.session.MAX_AHEAD", 32)
+    monkeypatch.setattr("client.mending.MAX_AHEAD", 32)
+    prompt = [i % VOCAB for i in range(400)]
+
+    async def run(death: float) -> float:
+        loop = asyncio.get_running_loop()
+        swarm = await swarm_of(pairs())
+        client = ToyClient(swarm, window=3, prompt=prompt)
+        loop.call_later(death, lambda: swarm.kill(client.chain.hops[1].contact.peer_id))
+        assert await client.generate(8) == reference(prompt, 8, LAYERS)
+        return loop.time()
+
+    undisturbed = faulty.run(run(1000.0))
+    assert max(faulty.run(run(0.55 + 0.1 * i)) for i in range(18)) < 2 * undisturbed + 2.0
 
 
 def test_an_error_of_our_own_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from peer.limits import DEFAULTS
 from swarm.span import Span
 from tests import faulty
 from tests.faulty import FaultyNetwork
@@ -17,10 +21,25 @@ from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
 LAYERS = 4
 SPANS = (Span(0, 1), Span(1, 2), Span(2, 4), Span(0, 2), Span(2, 3), Span(3, 4), Span(1, 3), Span(0, 4))
 """Of peers that come and go; beside them a peer for each of the first three is never killed."""
-TAKEN = (4, 16, 64)
+TAKEN = (4, 16, 32)
 """Tokens that a peer takes at a time."""
+TIGHT: dict[str, Any] = {
+    "max_cache_bytes": 1500,
+    "limits": DEFAULTS.model_copy(update={"opens_per_minute": 10}),
+}
+"""Peers that refuse sessions: there is room for two at a time, and each client may open so many."""
 COUNT = 24
 RUNS = int(os.environ.get("SPECSWARM_PROPERTY_RUNS", "300"))  # `make chaos` asks for more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_tokens_on_their_way() -> Iterator[None]:
+    """So that the longer prompts go by and by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("client.session.MAX_AHEAD", 32)
+        patch.setattr("client.mending.MAX_AHEAD", 32)
+        yield
+
 
 rates = st.sampled_from([0.0, 0.3, 1.0, 3.0])
 """Of one kind of fault, per second."""
@@ -45,8 +64,9 @@ async def disturbed(
     growths: tuple[int, ...],
 ) -> None:
     network = FaultyNetwork(seed, loss=loss, repeats=repeats)
-    swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent)
     random = network.random
+    is_tight = random.random() < 0.3
+    swarm = ToySwarm(network, LAYERS, max_sent_bytes=sent, **(TIGHT if is_tight else {}))
     for i, span in enumerate(SPANS[:3]):
         await swarm.start(f"sure{i}", span, random.choice(TAKEN))
     mortal = [f"mortal{i}" for i in range(6)]
@@ -67,15 +87,20 @@ async def disturbed(
             network.nodes[name].start(swarm.drain(name))
 
     async def hang_one() -> None:
-        node = network.nodes.get(random.choice([*mortal, "client"]))
+        node = network.nodes.get(random.choice([*mortal * 8, "client"]))
         if node is not None:
             node.is_hung = True
             asyncio.get_running_loop().call_later(random.uniform(0.1, 20), node.resume)
 
     async def cut_one() -> None:
-        network.cut(random.choice([*network.nodes]))
+        if random.random() < 0.99:
+            network.cut(random.choice([*network.nodes]))
+        else:
+            network.cut_off("client", random.uniform(0.1, 10))
 
-    client = ToyClient(swarm, window=window, timeout=300.0, growths=growths)
+    longest = 1 if repeats > 0.1 else 12  # of many parts one would begin the session anew, again and again
+    prompt = PROMPT * random.choice([1, min(5, longest), longest])
+    client = ToyClient(swarm, window=window, timeout=300.0, growths=growths, prompt=prompt)
     work = [
         asyncio.create_task(swarm.renew(5.0)),
         asyncio.create_task(disturb(swarm, deaths, kill_one)),
@@ -90,7 +115,9 @@ async def disturbed(
     await asyncio.wait(work)
     for name in list(network.nodes):
         network.kill(name)
-    assert tokens == reference(PROMPT, COUNT, LAYERS)
+    assert tokens == reference(prompt, COUNT, LAYERS)
+    if not (hangs or cuts or loss or repeats or is_tight):
+        assert all(name in mortal for name in client.target.roster.cooldowns.active)
 
 
 @settings(max_examples=RUNS, deadline=None, suppress_health_check=[HealthCheck.too_slow])

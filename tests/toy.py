@@ -1,7 +1,7 @@
 """A toy model whose layers are integer arithmetic: as easy to disturb as a real one, and wrong as soon as one row is.
 
 The row of position x after a layer depends on all rows up to x before it, as attention does, through a cache that is
-written by position; the last layer's row is the next token.
+written by position; the next token is made of the last layer's row and of all tokens before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from swarm.model.source import ModelInfo
 from swarm.rows import from_rows, to_rows
 from swarm.span import Span
 from swarm.speculation.rejection import reject
-from swarm.wire import Round
 
 VOCAB = 50
 _MODULUS = 1_000_003  # below 2^24: a float32 holds every value
@@ -48,7 +47,7 @@ class ToyEngine:
     def __init__(self, num_layers: int) -> None:
         self._num_layers = num_layers
         self._caches: WeakKeyDictionary[Any, dict[int, ToyCache]] = WeakKeyDictionary()
-        self._walks: dict[tuple[Session, int], tuple[tuple[int, ...], int]] = {}
+        self._walks: dict[tuple[Session, int], tuple[tuple[int, ...], int, int]] = {}
         self.computed = 0
         """Rows, counted once for each layer."""
 
@@ -70,24 +69,22 @@ class ToyEngine:
             return Outcome(to_rows(torch.tensor(rows).float().unsqueeze(1), session.wire), (), 0.001)
         if session.rule == "rejection":
             return Outcome(None, self._rejected(job, rows), 0.001)
-        return Outcome(None, self._verdict(session, round, rows, parents) if round.judged else (), 0.001)
+        return Outcome(None, self._verdict(job, rows, parents) if round.judged else (), 0.001)
 
     def _cache(self, session: Session, layer: int) -> ToyCache:
         return self._caches.setdefault(session.cache, {}).setdefault(layer, ToyCache())
 
-    def _verdict(
-        self, session: Session, round: Round, rows: Sequence[Row], parents: Sequence[int]
-    ) -> tuple[int, ...]:
-        """The rule `match`, where the target's own token after a row is that row; more of a tree goes on from where the
-        verdict before has ended."""
+    def _verdict(self, job: Job, rows: Sequence[Row], parents: Sequence[int]) -> tuple[int, ...]:
+        """The rule `match`, where the target's own token after a row is `token_after` that row and the text; more of a
+        tree goes on from where the verdict before has ended."""
+        session, round = job.session, job.round
         first = len(parents) - len(rows)  # the token of the tree that the first row belongs to
         if round.grown:
-            taken, here = list(self._walks.get((session, round.number - 1), ((), -2)))
-            before = len(taken)  # type: ignore[arg-type]
+            walked, here, total = self._walks.get((session, round.number - 1), ((), -2, 0))
+            taken, before = list(walked), len(walked)
         else:
-            here, before = round.num_text - 1, 0
-            taken = [rows[here] % VOCAB]
-        taken = list(taken)  # type: ignore[call-overload]
+            here, before, total = round.num_text - 1, 0, sum(job.context)
+            taken = [token_after(rows[here], total)]
         while taken:
             fitting = [
                 i
@@ -97,8 +94,8 @@ class ToyEngine:
             if not fitting:
                 break
             here = fitting[0]
-            taken.append(rows[here - first] % VOCAB)
-        self._walks[session, round.number] = (tuple(taken), here)
+            taken.append(token_after(rows[here - first], total + sum(taken)))
+        self._walks[session, round.number] = (tuple(taken), here, total)
         return tuple(taken[before:])
 
     def _rejected(self, job: Job, rows: Sequence[Row]) -> tuple[int, ...]:
@@ -109,6 +106,11 @@ class ToyEngine:
             return ()
         logits = torch.stack([logits_of(row) for row in rows[round.num_text - 1 :]])
         return tuple(reject(logits, job.context, drafts, job.proofs, job.session.sampling))
+
+
+def token_after(row: Row, total: int) -> int:
+    """The target's own token after the last layer's row, where the tokens of the text add up to `total`."""
+    return (row + total) % VOCAB
 
 
 def logits_of(row: Row) -> Tensor:
@@ -166,6 +168,6 @@ def reference(prompt: Sequence[int], count: int, num_layers: int) -> list[int]:
             position = len(cache.text)
             rows = cache.run(layer, position, rows, range(-1, len(rows) - 1))
             cache.keep(position, len(rows))
-        fresh = [rows[-1] % VOCAB]
+        fresh = [token_after(rows[-1], sum(tokens))]
         tokens += fresh
     return tokens[len(prompt) :]

@@ -60,7 +60,8 @@ class Announced:
         return list(self.peers.values())
 
     async def is_reachable(self) -> bool:
-        return not self._network.nodes["client"].is_hung
+        client = self._network.nodes["client"]
+        return not (client.is_hung or client.is_cut_off)
 
     def trouble(self, _: str | None = None) -> str:
         return ""
@@ -233,6 +234,8 @@ class ToyClient:
                 tree = some_tree(random, expected[done:], random.randint(0, self._window))
                 growing = asyncio.create_task(self._send_more([*prompt, *expected]))
                 try:
+                    if not self.chain.judges(tokens):
+                        await self.chain.prefill(tokens)
                     verdict = await self.chain.verify(tokens, tree)
                 except ChainLost:
                     if done:

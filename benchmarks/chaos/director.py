@@ -48,6 +48,8 @@ class Watched:
     """Whether killed peers have been started again."""
     mend_bytes: tuple[int, int] | None = None
     """On the client's links and between the peers, from the first act until then."""
+    log: list[tuple[float, str]] = field(default_factory=list)
+    """What the client's log said, and when."""
     result: dict[str, Any] = field(default_factory=dict)
 
 
@@ -105,6 +107,7 @@ class Director:
             more_drafts=result.get("drafted", 0) - usual["drafted"],
             mend_bytes_client=watched.mend_bytes[0] if watched.mend_bytes else None,
             mend_bytes_peers=watched.mend_bytes[1] if watched.mend_bytes else None,
+            log=[f"{moment - started:.2f} s: {text}" for moment, text in watched.log],
         )
 
     def _generate(self, scenario: Scenario, lines: queue.Queue[dict[str, Any]]) -> None:
@@ -221,6 +224,7 @@ def _note(line: dict[str, Any], watched: Watched, agenda: Agenda) -> None:
                 watched.times.append(line["seconds"])
             agenda.note_text(line["tokens"], line["rejected"], now)
         case "log":
+            watched.log.append((now, line["text"]))
             if line["text"].startswith(_MENDING):
                 agenda.note_mend(line["text"].removeprefix(_MENDING).split(", "), now)
         case _:

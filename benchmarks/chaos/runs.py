@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -52,6 +52,8 @@ class Run:
     """Packets on the client's links from the first act until the text went on again, ..."""
     mend_bytes_peers: int | None
     """... and between the peers; None where not both moments were seen."""
+    log: list[str] = field(default_factory=list)
+    """What the client said of its peers meanwhile: for whoever wonders at the figures."""
 
     @property
     def ordinary_seconds(self) -> float:
