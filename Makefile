@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/specswarm demo
 
-# A file's tests share its swarm, so they run on one core; at most four cores, for most tests start several programs.
+# A file's tests share its swarm, so one process runs them; `tests/conftest.py` says how many processes there are.
 # A test that ends its process ends the run: another process would try it again and again.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --max-worker-restart 0 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ they get from the hop before them. With the rule `match` the tokens come out as 
     a hop's stream ends, or it fails        it is lost
     a hop refuses                           it is replaced; against the session's law: only if it goes on doing so
     a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
+    all hops are gone, or none opens        if nobody else answers: we are cut off
     the verdict is overdue: some are silent the silent ones are lost; if all are, and others too: we are cut off
                             some compute    wait on, as long as the text gets farther, or the queues it waits in
                             nothing moves   send again; the next time, whoever has not passed it on is lost, and with
@@ -16,6 +17,7 @@ they get from the hop before them. With the rule `match` the tokens come out as 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -141,7 +143,8 @@ class Chain:
                 near = self._near(session, Pending(number, _now()), len(tokens))
                 await session.prefill(number, tokens, self._timer.ceiling, near)
         except PeerError as error:  # the round itself will mend the chain
-            self._blame(error)
+            with contextlib.suppress(SwarmUnreachable):
+                await self._charge(error)
         except SwarmUnreachable as error:  # it will also try again
             self._is_astray = isinstance(error, Astray)
 
@@ -169,8 +172,8 @@ class Chain:
     async def verify(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
         """The verdict on the drafts of `tree` after the text `tokens`; on those on their way, if they go on with it.
 
-        Raises ChainLost, before the first verdict at once and later after `timeout`, or else what went wrong last;
-        DaemonEnded at once.
+        Raises ChainLost, before the first verdict of a text at once and later after `timeout`, or else what went wrong
+        last; DaemonEnded at once.
         """
         is_first, is_sent = self._last_number == 0, self.judges(tokens)
         number = self.flight.number if is_sent and self.flight else None
@@ -221,9 +224,7 @@ class Chain:
             return await self._try(tokens, tree)
         except PeerError as error:
             self._pending.is_sent, self._pending.is_disturbed = False, True
-            if self._session is None and isinstance(error, PeerLost):  # a chain cannot be opened
-                await self._diagnosis.check_network({error.peer_id})
-            self._blame(error)
+            await self._charge(error)
             raise
         except _PASSING as error:
             pending = self._pending
@@ -233,6 +234,12 @@ class Chain:
                 pending.is_told = True
                 log.info("%s; waiting up to %.0f s for one", error, self._timeout)
             raise
+
+    async def _charge(self, error: PeerError) -> None:
+        """As `_blame`; where a chain cannot be opened, only if it is not us. Raises SwarmUnreachable if it is."""
+        if self._session is None and isinstance(error, PeerLost):
+            await self._diagnosis.check_network({error.peer_id})
+        self._blame(error)
 
     def _blame(self, error: PeerError) -> None:
         """Have the chain mended, if the peer is one of its hops."""

@@ -40,9 +40,8 @@ class Diagnosis:
     async def survey(self, session: ChainSession) -> dict[str, Progress]:
         """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
         reports = await session.survey(self._timer.wait())
-        others = session.peer_ids - {self._target.transport.peer_id}  # that one is always near
-        refusing = {peer_id for peer_id, error in session.faults.items() if isinstance(error, PeerRefused)}
-        if others and others.isdisjoint(reports.keys() | refusing):
+        others = session.peer_ids - session.missing - {self._target.transport.peer_id}  # that one is always near
+        if others and others.isdisjoint(reports.keys() | _unwilling(session)):
             await self.check_network(session.peer_ids)
             reports = await session.survey(self._timer.wait())  # it may have come back just now
         for peer_id in session.silent:
@@ -121,3 +120,12 @@ class Diagnosis:
                 most = self._timer.ceiling + seconds_of_queue(hop, report)
                 return pending.queue_moves(hop.contact.peer_id, report, now, seconds=seconds, most=most)
         return False
+
+
+def _unwilling(session: ChainSession) -> set[str]:
+    """The hops that have said that they do not serve the session: so they have been heard."""
+    return {
+        peer_id
+        for peer_id, error in session.faults.items()
+        if isinstance(error, PeerRefused) and error.why != "unlawful"
+    }

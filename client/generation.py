@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -30,6 +31,7 @@ from swarm.speculation.cost import Cost
 from swarm.speculation.overlap import Overlap
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.windows import BestWindow, FixedWindow, Window
+from swarm.tasks import end, owned
 from swarm.wire import MAX_TEXT, Contact, Generate, Rule
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ class Generation:
         audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
         self._auditor = Auditor(self._chain, audit_chain, model.target.roster.note, len(self._context.tokens))
         self._elsewhere: Elsewhere | None = None
+        self._noting: asyncio.Task[None] | None = None
         self._hops: list[tuple[str, Span]] = []
         self._drafted_at: str | None = None
         self._seconds = self._first_token_seconds = 0.0
@@ -113,6 +116,8 @@ class Generation:
             if self._recorder:
                 await self._recorder.add(self._context.tokens, self._context.prompt_tokens)
         finally:
+            if self._noting is not None:
+                await end(self._noting)
             await self._auditor.close()
             await self._chain.close()
 
@@ -161,7 +166,7 @@ class Generation:
                     yield tokens
             except PeerError as error:
                 log.info("drafting here from now on: %s", error)
-                await self._note_drafting(error)
+                self._noting = owned(self._note_drafting(error), "asking whether it is us")
                 self._chain.has_begun = bool(self._statistics.rounds)
         async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
             self._drafted_at = None

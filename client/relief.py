@@ -48,8 +48,9 @@ class Relief:
 
     @property
     def is_ready(self) -> bool:
-        """Whether others could take over, or cannot be got ready."""
-        return self._preparing is not None and self._preparing.done()
+        """Whether others could take over."""
+        done = self._preparing
+        return done is not None and done.done() and done.exception() is None and done.result() is not None
 
     async def step(
         self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float, *, may_move: bool
@@ -67,7 +68,7 @@ class Relief:
                 work = self._prepare(session, leaving, number, list(tokens), seconds)
                 self._preparing = owned(work, "preparing others")
             return False
-        if not preparing.done() or not may_move:
+        if not preparing.done() or (self.is_ready and not may_move):
             return False
         self._preparing = None
         ready = preparing.result()

@@ -36,7 +36,7 @@ class Roster:
         pauses: Callable[[], int] = lambda: 0,
     ) -> None:
         """`num_layers` of the target; `salt`, a client's own, has it choose others than other clients do of peers that
-        are about as good: see `routing.plan`; `pauses`: how often this program has stood still."""
+        are about as good: see `routing.plan`; `pauses`: how often this program has stood still, or was cut off."""
         self.peers: Mapping[str, Announcement] = {}
         """By peer: what it announces."""
         self.round_trips: dict[str, float] = {}

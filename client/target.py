@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
@@ -92,20 +93,35 @@ class Target:
     async def is_reachable(self, apart_from: Collection[str]) -> bool:
         """Whether anybody apart from these peers answers: one of a few others, or else a node of the directory.
 
-        If so, those of the others that do not are out of reach.
+        If so, those of the others that take much longer are out of reach.
         """
-        ours = self.transport.peer_id  # a peer that drafts is near itself, whatever has become of its network
-        others = [p.contact for peer_id, p in self.roster.peers.items() if peer_id not in {*apart_from, ours}]
-        others.sort(key=lambda contact: contact.peer_id not in self.roster.round_trips)
-        witnesses = others[:_WITNESSES]
-        answers = await asyncio.gather(*map(self._measured, witnesses))
-        if not any(answers) and not await self._is_node_reachable():
-            self._times_cut_off += 1
-            return False
-        for contact, has_answered in zip(witnesses, answers, strict=True):
-            if not has_answered:
-                self.roster.round_trips.pop(contact.peer_id, None)
-        return True
+        measuring = {
+            owned(self._measured(contact), f"asking {contact.peer_id}"): contact.peer_id
+            for contact in self._witnesses(apart_from)
+        }
+        asking = owned(self._is_node_reachable(), "asking the directory")
+        with awake.clock().kept() as clock:
+            started = clock.now()
+            try:
+                if not await _any([*measuring, asking]):
+                    self._times_cut_off += 1
+                    return False
+                if measuring:
+                    await asyncio.wait(measuring, timeout=max(clock.now() - started, _LEAST_SECONDS))
+                for task, peer_id in measuring.items():
+                    if not (task.done() and task.result()):
+                        self.roster.round_trips.pop(peer_id, None)
+                return True
+            finally:
+                await end(*measuring, asking)
+
+    def _witnesses(self, apart_from: Collection[str]) -> list[Contact]:
+        """A few peers apart from these, and from this program, which is near itself whatever has become of its network:
+        such as have answered before, if there are any."""
+        known = self.roster.peers.keys() - {*apart_from, self.transport.peer_id}
+        names = sorted(known & self.roster.round_trips.keys() or known)
+        chosen = random.sample(names, min(_WITNESSES, len(names)))
+        return [self.roster.peers[name].contact for name in chosen]
 
     async def refresh(
         self, *, silent_too: bool = False, is_enough: Callable[[], Awaitable[bool]] | None = None
@@ -238,3 +254,13 @@ async def find_fingerprint(source: ModelSource, directory: Directory, wanted: st
         listed = ", ".join(fingerprint[:12] for fingerprint in fitting)
         raise UsageError(f"{source.name} is served with different weights: choose by --fingerprint ({listed})")
     return fitting[0]
+
+
+async def _any(tasks: Collection[asyncio.Task[bool]]) -> bool:
+    """Whether one of them says yes, as soon as it does."""
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if any(task.result() for task in done):
+            return True
+    return False

@@ -101,7 +101,7 @@ class Open(Message, frozen=True, tag=1):
     an open session again replaces it.
 
     What this hop computes for positions below `holds` it keeps, but does not pass on: the next hop has them already.
-    When they are asked for after all, they go in messages of at most `chunk` tokens.
+    Whatever it passes on goes in messages of at most `chunk` tokens.
 
     With `witness` the client audits: the hop keeps sketches of its input, with signs of that seed, for a Recall, and
     says how clear the verdicts are that stop at a draft.

@@ -32,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STDERR] = os.dup(2)  # before the output of tests is captured
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than there are cores, for many tests wait for other programs; but these take much memory."""
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """What comes after a test has the same time: pytest ends its watch when the test fails."""

@@ -254,6 +254,16 @@ def test_a_hung_hop_is_found_by_asking_and_is_out_until_it_answers() -> None:
     assert client.chain.stall_seconds < 0.5 + 0.5 + 1.0  # the wait, the survey, the mend
 
 
+def test_who_is_asked_whether_it_is_us_and_is_silent_holds_up_nothing() -> None:
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        swarm.network.nodes["silent"].is_hung = True
+        swarm.kill(name_of(client, 0))
+
+    client = generated({"one": Span(0, 4), "other": Span(0, 4), "silent": Span(0, 1)}, once(act))
+    assert client.chain.reroutes == 1
+    assert client.chain.stall_seconds < 1.5
+
+
 @pytest.mark.parametrize("knows_others", [True, False])
 def test_if_everybody_is_silent_nobody_is_blamed(knows_others: bool) -> None:
     def act(swarm: ToySwarm, client: ToyClient) -> None:
@@ -278,6 +288,7 @@ def test_a_client_that_cannot_open_its_first_chain_because_it_is_cut_off_blames_
         client = ToyClient(swarm, window=3)
         await client.target.refresh()
         swarm.network.cut_off("client", 20)
+        await client.chain.prefill(PROMPT)
         verdict = await client.chain.verify(PROMPT, DraftTree((), ()))
         assert [*verdict.tokens] == reference(PROMPT, 1, LAYERS)
         await client.chain.close()
