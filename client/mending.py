@@ -42,10 +42,10 @@ def resume_points(reports: Sequence[Progress | None], limit: int, judged: int = 
     """From which position on each hop must be given its input (again).
 
     `reports` is what each hop says of itself, None for a new one. One that has not taken the round `judged`, on which
-    there is a verdict, has begun anew since. From position `limit` on everything is sent
-    anew in any case. Whoever lacks rows gets them from the hop before, out of what
-    that one has kept; where that does not reach back far enough, or is more than a hop takes at once, that hop must
-    compute them again, and so on upwards: what the client sends anew, it sends in parts.
+    there is a verdict, has begun anew since. From position `limit` on everything is sent anew in any case. Whoever
+    lacks rows gets them from the hop before, out of what that one has kept; where that does not reach back far enough,
+    or is more than a hop takes at once, that hop must compute them again, and so on upwards: what the client sends
+    anew, it sends in parts.
     """
     points = [0] * len(reports)
     needed = limit

@@ -49,8 +49,8 @@ class Relief:
     @property
     def is_ready(self) -> bool:
         """Whether others could take over."""
-        done = self._preparing
-        return done is not None and done.done() and done.exception() is None and done.result() is not None
+        task = self._preparing
+        return task is not None and task.done() and task.exception() is None and task.result() is not None
 
     async def step(
         self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float, *, may_move: bool
