@@ -49,15 +49,19 @@ class Sent:
         self.num_bytes += len(rows)
         self._newest = (round, compute)
 
-    def since(self, position: int, chunk: int) -> Iterator[Result]:
+    def since(self, position: int, chunk: int, judged: int = 0, settled: int = 0) -> Iterator[Result]:
         """What is to be passed on again from `position` on: at most `chunk` tokens of text at a time, then the newest
-        round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again.
+        round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again. If
+        round `judged` is the newest, on which there is a verdict, it is all text, and ends at `settled`.
 
         Nothing, if the log does not reach back so far.
         """
         if self._newest is None or position < self.first:
             return
         newest, compute = self._newest
+        if settled and newest.number <= judged:
+            yield from self.text(position, settled, chunk)
+            return
         rest = beyond(newest, position)
         fits = rest is None or len(rest.tokens) <= chunk
         yield from self.text(position, newest.position + (0 if fits else newest.num_text), chunk)

@@ -206,7 +206,8 @@ class PeerService:
         session = self._opened_on(replies, message.session)
         session.relink(message, self._stage.info.num_layers)
         if session.downstream is not None:
-            self._rounds.pass_again(session.downstream, session, session.sent.since(session.holds, session.chunk))
+            lacking = session.sent.since(message.holds, message.chunk, message.judged, message.settled)
+            self._rounds.pass_again(session.downstream, session, lacking)
         self._meet_neighbours(session)
 
     def _copy(self, message: Copy, replies: Outbox) -> None:

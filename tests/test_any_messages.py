@@ -129,7 +129,7 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),)), st.integers(0, 2)),
     st.builds(Views, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
     st.builds(Views, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),))),
-    st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20)),
+    st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20), counts, counts),
     st.builds(Ask, ids, counts, counts),
     st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),
     st.builds(Leaving, st.just(1.0)),

@@ -136,6 +136,26 @@ def test_a_hop_that_leaves_is_replaced_between_rounds_and_free_to_go(hop: int) -
     assert (client.chain.reroutes, client.chain.stall_seconds) == (1, 0.0)
 
 
+@pytest.mark.parametrize("hop", [0, 1, 2])
+def test_when_others_take_over_nobody_else_computes_anything_twice(hop: int) -> None:
+    staying: dict[str, Span] = {}
+
+    def act(swarm: ToySwarm, client: ToyClient) -> None:
+        names = [name_of(client, i) for i in range(len(SPANS))]
+        staying.update({name: span for i, (name, span) in enumerate(zip(names, SPANS, strict=True)) if i != hop})
+        swarm.network.nodes[names[hop]].start(swarm.services[names[hop]].drain(30.0))
+
+    async def run() -> set[float]:
+        """Tokens that each of the other hops has run."""
+        swarm = await swarm_of(pairs())
+        client, acting = ToyClient(swarm, window=3), once(act)
+        await client.generate(COUNT, lambda done: acting(swarm, client, done))
+        assert client.chain.reroutes == 1
+        return {swarm.engines[name].computed / len(span) for name, span in staying.items()}
+
+    assert len(faulty.run(run())) == 1
+
+
 def test_a_hop_that_leaves_is_replaced_only_where_no_verdict_is_on_its_way() -> None:
     """What is on its way would be lost, and the text would wait for a whole trip more."""
     found: list[tuple[int, bool]] = []

@@ -86,6 +86,19 @@ def test_of_a_round_that_is_too_long_for_the_next_peer_the_text_is_passed_on_aga
     assert [round.continues for round, *_ in again] == [False, True, True]
 
 
+def test_of_a_round_on_which_there_is_a_verdict_only_the_text_that_stands_is_passed_on_again() -> None:
+    log = Sent()
+    kept(log, 1, 0, tuple(range(10)))
+    kept(log, 4, 10, tuple(range(8)), num_drafts=5)
+    again = [*log.since(8, 4, judged=4, settled=15)]
+    assert [(round.number, round.position, len(round.tokens), round.judged) for round, *_ in again] == [
+        (4, 8, 4, False), (4, 12, 3, False),
+    ]  # fmt: skip
+    assert list(log.since(15, 4, judged=4, settled=15)) == []
+    newest = kept(log, 5, 15, (1, 2, 3), num_drafts=2)
+    assert list(log.since(15, 4, judged=4, settled=15)) == [(newest, rows_of((1, 2, 3), 15), (0.5,))]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(

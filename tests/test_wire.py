@@ -187,7 +187,7 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Broken: st.builds(Broken, sessions, peer_ids, reasons),
     Ping: st.builds(Ping, counts),
     Pong: st.builds(Pong, counts),
-    Relink: st.builds(Relink, sessions, st.none() | peer_ids, st.none() | contacts, counts, chunks),
+    Relink: st.builds(Relink, sessions, st.none() | peer_ids, st.none() | contacts, counts, chunks, counts, counts),
     Ask: st.builds(Ask, sessions, counts, counts),
     Copy: st.builds(Copy, sessions, contacts, counts, counts, chunks),
     Leaving: st.builds(Leaving, st.floats(0, 86400)),

@@ -89,7 +89,7 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
         structs.replace(lawful_open(aim, session), wire="int8"),
         round,
         any_hidden(chance, aim, round),
-        Relink(session, upstream, downstream, _number(chance), 1),
+        Relink(session, upstream, downstream, _number(chance), 1, _number(chance), _number(chance)),
         Ask(session, _number(chance), _number(chance)),
         Copy(session, Contact(_peer(chance), ("nonsense",)), _number(chance), _number(chance), 1),
         Leaving(1.0),
