@@ -74,7 +74,8 @@ class Relief:
         ready = preparing.result()
         if ready is not None and session.faults.keys().isdisjoint(hop.contact.peer_id for hop in ready.hops):
             kept, limit = session.peer_ids, session.limit(len(tokens))
-            points = [limit if hop.contact.peer_id in kept else ready.held for hop in ready.hops]
+            held = min(ready.held, limit)
+            points = [limit if hop.contact.peer_id in kept else held for hop in ready.hops]
             await session.lead_over(ready.hops, points)
             log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
             session.drop(session.outside)

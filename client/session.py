@@ -144,8 +144,9 @@ class ChainSession:
             if hop in fresh:
                 await self._send(hop, self._open(hop, upstream, downstream, holds, self.chunk))
             else:
-                known = self.chunk, self.judged, self.settled or 0
-                await self._send(hop, Relink(self._id, upstream, downstream, holds, *known))
+                settled = self.settled or 0
+                message = Relink(self._id, upstream, downstream, holds, self.chunk, self.judged, settled)
+                await self._send(hop, message)
 
     async def prepare(self, hops: Sequence[Hop], number: int, tokens: Sequence[int], seconds: float) -> bool:
         """Have those of `hops` that are no part of the session yet hold as much of the text `tokens` as the others do.

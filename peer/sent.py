@@ -51,8 +51,8 @@ class Sent:
 
     def since(self, position: int, chunk: int, judged: int = 0, settled: int = 0) -> Iterator[Result]:
         """What is to be passed on again from `position` on: at most `chunk` tokens of text at a time, then the newest
-        round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again. If
-        round `judged` is the newest, on which there is a verdict, it is all text, and ends at `settled`.
+        round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again. If the
+        newest is none after `judged`, it has its verdict: then all is text, and ends at `settled`.
 
         Nothing, if the log does not reach back so far.
         """

@@ -230,7 +230,7 @@ class Relink(Message, frozen=True, tag=9):
     """These are the session's neighbours from now on; `holds` and `chunk` as in Open.
 
     What was passed on from position `holds` on is passed on again, to the next hop as it is now; the newest round as
-    the round it was, unless there is a verdict on it: then as text, and from position `settled` on not at all, for what
+    the round it was, unless it has its verdict: then as text, and from position `settled` on not at all, for what
     stands there comes anew.
     """
 
@@ -242,7 +242,7 @@ class Relink(Message, frozen=True, tag=9):
     judged: Count = 0
     """The newest round that began a tree and on which there is a verdict, ..."""
     settled: Count = 0
-    """... and one past the last position of which every hop has the rows of the text since; 0: there was no verdict."""
+    """... and one past the last position of which every hop had the rows of the text then; 0: there was no verdict."""
 
 
 class Ask(Message, frozen=True, tag=10):

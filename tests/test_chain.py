@@ -138,6 +138,7 @@ def test_a_hop_that_leaves_is_replaced_between_rounds_and_free_to_go(hop: int) -
 
 @pytest.mark.parametrize("hop", [0, 1, 2])
 def test_when_others_take_over_nobody_else_computes_anything_twice(hop: int) -> None:
+    """They run the same tokens, and the first hop, where it stays, only what the client gives it."""
     staying: dict[str, Span] = {}
 
     def act(swarm: ToySwarm, client: ToyClient) -> None:

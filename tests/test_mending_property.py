@@ -98,7 +98,7 @@ async def disturbed(
         else:
             network.cut_off("client", random.uniform(0.1, 10))
 
-    longest = 1 if repeats > 0.1 else 12  # of many parts one would begin the session anew, again and again
+    longest = {0.0: 12, 0.05: 5}.get(repeats, 1)  # of many parts one would begin the session anew, again and again
     prompt = PROMPT * random.choice([1, min(5, longest), longest])
     client = ToyClient(swarm, window=window, timeout=300.0, growths=growths, prompt=prompt)
     work = [
