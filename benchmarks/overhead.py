@@ -165,6 +165,12 @@ def _by_turns(number: int) -> tuple[int, int]:
     return (0, 1) if number % 2 == 0 else (1, 0)
 
 
+def revision(checkout: Path) -> str:
+    """The commit that a checkout is at."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
 def main() -> int:
     """Measure, print a table and the bar, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,6 +184,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
     args = parser.parse_args()
+    revisions = {"here": revision(HERE), "there": revision(args.against)}
     pairs = run(args.against.resolve(), args.draft, args.pairs, args.starts, args.tokens, args.window)
 
     console = Console()
@@ -187,7 +194,7 @@ def main() -> int:
     for heading in ("", "here", "there", "ratio", "upper limit"):
         table.add_column(heading)
     record: dict[str, Any] = {"machine": describe(), "draft": args.draft, "tokens": args.tokens, "figures": {}}
-    record["window"] = args.window
+    record |= {"window": args.window, **revisions}
     units = {
         "seconds": "s/token",
         "cpu_seconds": "s/token",

@@ -148,6 +148,7 @@ class AsyncSwarmModel:
         if prompt is None:
             raise UsageError("the prompt is empty: give text, or token ids")
         tokens = self.encode(prompt, special_tokens=given.special_tokens)
+        warn_of_two_begins(self.tokenizer, tokens)
         settings = completed(given, self._defaults)
         sampling = self._sampling(settings, tokens)
         file = given.resume
@@ -214,7 +215,6 @@ class AsyncSwarmModel:
             tokens = text_ids(self.tokenizer, check_text(prompt), special_tokens=special_tokens)
         else:
             tokens = token_ids(prompt, info.max_positions)
-        warn_of_two_begins(self.tokenizer, tokens)
         check_prompt(tokens, info)
         return tokens
 

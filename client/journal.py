@@ -1,7 +1,8 @@
 """A generation's tokens in a file, as they come: if this program dies, another one takes the text up again.
 
-The text depends on prompt, sampling and seed alone. So one line says what they are, and a line for each verdict brings
-its tokens; whatever was not written when the program died is simply generated again.
+Where all peers compute in float32, the text depends on prompt, sampling and seed alone, as far as was seen; elsewhere
+it goes on as a text of the target. So one line says what they are, and a line for each verdict brings its tokens;
+whatever was not written when the program died is simply generated again.
 """
 
 from __future__ import annotations

@@ -125,7 +125,9 @@ def join(
         str | None,
         typer.Option(help="float32 (default), bfloat16 or float16: see README on which texts stay the same."),
     ] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or nf4: see README on which texts stay the same.")
+    ] = None,
     draft: Annotated[
         str | None, typer.Option(help="Draft model, to draft for clients and run their generations here.")
     ] = None,

@@ -119,6 +119,7 @@ def test_what_is_odd_is_said_and_everybody_is_found(
     for number in (1, 3):  # who share a key
         wait_for_line(folder / f"{number}.log", "another program publishes under this peer's id")
         assert f"{number}.key was copied" in (folder / f"{number}.log").read_text()
+    wait_for_line(folder / "2.log", "this machine's clock")
     for _ in range(4):  # records say so from the next one on, which comes within four seconds
         code, shown, _ = run(odd(-600.0), "status", *reach(initial_peers))
         assert code == 0

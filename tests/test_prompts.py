@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from client.prompt import token_ids
 from client.prompt_text import text_ids, warn_of_two_begins
 from swarm import config
 from swarm.errors import UsageError
+from swarm.speculation.sampling import Sampling
 from tests import memory_swarm
 from tests.models import greedy, load_whole
 from tests.tokenizer_kinds import BEGIN, END, KINDS, TOOL, TURN, byte_fallback, byte_level, unigram, word_level
@@ -201,6 +203,26 @@ def test_a_second_begin_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
             warn_of_two_begins(tokenizer, text_ids(tokenizer, text, special_tokens=special_tokens))
             assert len(caplog.records) == warnings
             assert all("begins with <s>" in record.message for record in caplog.records)
+
+
+def test_who_gives_a_prompt_with_two_begins_is_warned_and_not_who_drafts_for_him(
+    target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> list[int]:
+        async with (
+            memory_swarm.peers(target, ["0:4"], tmp_path) as network,
+            memory_swarm.client(network, target) as model,
+        ):
+            model.tokenizer.bos_token, warned = model.tokenizer.convert_ids_to_tokens(5), list[int]()
+            for begin in (model.stream, partial(model.go_on, sampling=Sampling())):
+                for prompt in ([5, 5, 7], [5, 7]):
+                    caplog.clear()
+                    begin(prompt)
+                    warned.append(sum("begins with" in record.message for record in caplog.records))
+            return warned
+
+    with caplog.at_level(logging.WARNING, "specswarm"):
+        assert asyncio.run(run()) == [1, 0, 0, 0]
 
 
 def test_a_text_without_special_tokens_goes_on_with_the_same_prompt(target: Path, tmp_path: Path) -> None:

@@ -287,6 +287,15 @@ def test_a_file_that_cannot_be_had_is_named(
     assert place[:20] in line
 
 
+@pytest.mark.parametrize("name", ["calibrate", "generate"])
+def test_a_result_for_which_the_disk_has_no_room_is_one_line(name: str, commands: Commands) -> None:
+    option = {"calibrate": ["--out"], "generate": ["--draft", commands.model, "--record"]}[name]
+    ended = ran([*commands.named(name), *option, "/dev/full"], commands.folder)
+    assert ended.code == 2
+    assert ended.lines[-1].startswith("specswarm: /dev/full: No space left on device")
+    assert "Traceback" not in ended.err
+
+
 def test_a_model_whose_path_is_not_utf_8_is_refused_and_one_that_is_so_called_elsewhere_is_served(
     target: Path, tmp_path: Path
 ) -> None:

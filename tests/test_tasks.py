@@ -72,7 +72,7 @@ STARTED = {
     ("client/api.py", "kept_up"): "looking at the swarm: starts again",
     ("client/api.py", "run_in_executor"): "loading the draft, timing it: raised",
     ("client/target.py", "owned"): "measuring the way to a peer: logged; it counts as out of reach; asking: raised",
-    ("client/target.py", "to_thread"): "hashing the weights: raised",
+    ("client/target.py", "to_thread"): "hashing the weights, planning a chain: raised",
     ("client/streams.py", "owned"): "opening: raised; listening: whoever waits for news gets the error",
     ("client/questions.py", "owned"): "asking a hop: logged; it counts as one that did not answer",
     ("client/loop.py", "Alongside"): "working ahead, prefilling: the round is broken off and raises it",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from typing import Any, get_args
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm import PROTOCOL
 from swarm.codec import decode, encode
 from swarm.errors import BadMessage, Why
 from swarm.sketch import ROW_BYTES
@@ -422,3 +425,20 @@ def test_more_of_a_tree_is_behind_all_text() -> None:
 
 def test_a_round_without_its_newest_token_is_not_judged() -> None:
     assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 2, True), 6) == Round(SESSION, 1, 6, (2, 3), 0, False)
+
+
+SHAPES = {6: "820f6c3a1ac02d58cd96e9089415e8bae8c5e9ec51c41841110d1c94cbee7a8c"}
+"""By version of the protocol, the hash of its messages' shapes."""
+
+
+def without_words(schema: Any) -> Any:
+    """A schema without what is for people."""
+    if isinstance(schema, dict):
+        return {key: without_words(value) for key, value in schema.items() if key not in ("title", "description")}
+    return [without_words(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def test_no_message_changes_without_a_new_version() -> None:
+    """Of nodes that are released: until then, a version's hash may be written anew."""
+    shapes = json.dumps(without_words(msgspec.json.schema(AnyMessage)), sort_keys=True)
+    assert {PROTOCOL: hashlib.sha256(shapes.encode()).hexdigest()} == SHAPES

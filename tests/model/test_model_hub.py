@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from huggingface_hub import constants
 from models import save_tokenizer
 from safetensors.torch import load_file, save_file
 
+from specswarm.processes import LOOPBACK, Program, running_swarm
 from swarm.drafting.model import DraftModel
 from swarm.errors import UsageError
 from swarm.model import hub as hub_files
@@ -222,6 +224,29 @@ def test_model_in_the_cache_is_read_and_drafts_offline(
     assert source.eos_token_ids == model.eos_token_ids
     assert load_stage(source, Span(0, 2)).num_bytes == load_stage(model, Span(0, 2)).num_bytes
     DraftModel.load("owner/model", source.tokenizer())
+
+
+def test_commands_take_a_model_and_its_draft_from_the_cache_offline(tmp_path: Path) -> None:
+    """With the embedded pair as models of the hub, and a penalty in the target's generation_config.json."""
+    pair = {name: Path(ModelSource.resolve(name).files.pretrained) for name in ("embedded", "embedded-draft")}
+    target = Path(shutil.copytree(pair["embedded"], tmp_path / "target"))
+    defaults = json.loads((target / "generation_config.json").read_text())
+    (target / "generation_config.json").write_text(json.dumps(defaults | {"repetition_penalty": 1.3}))
+    for name, folder in (("target", target), ("draft", pair["embedded-draft"])):
+        keep(tmp_path / "hf" / "hub" / f"models--owner--{name}", folder)
+    offline = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    popen = partial(subprocess.Popen, env=os.environ | offline)
+    options = ["--threads", "1", "--revision", "main"]
+    with running_swarm(
+        "owner/target", ["0:8"], tmp_path, options=options, place=lambda _: (LOOPBACK, popen), ready_seconds=90
+    ) as (initial_peers, _):
+        arguments = ["generate", "owner/target", "--revision", "v1", "--draft", "owner/draft", "-p", "def f(x):"]
+        arguments += ["--max-new-tokens", "6", "--initial-peer", initial_peers[0]]
+        program = Program(arguments, tmp_path / "log", popen)
+        printed = program.next(90)
+        assert program.finish(90) == 0
+    assert printed["token_ids"] == [270, 362, 309, 14, 70, 878]
+    assert printed["accepted"] > 0
 
 
 def test_what_was_used_online_serves_offline_by_the_same_name(
