@@ -15,6 +15,7 @@ from benchmarks.chaos import bars, runs
 from benchmarks.chaos.agenda import Agenda
 from benchmarks.chaos.fleet import Node
 from benchmarks.chaos.hostile_messages import CALLS, Aim, any_frame, any_payload, any_request, lawful_open
+from benchmarks.chaos.liar import boasting
 from benchmarks.chaos.runs import Run, figures, stalls, trip_of
 from benchmarks.chaos.scenarios import SEEDS, Act, Moment, schedule
 from benchmarks.chaos.soak import SPARED, may_die
@@ -23,6 +24,7 @@ from swarm.codec import decode
 from swarm.errors import BadMessage
 from swarm.span import Span
 from swarm.wire import MAX_SIZES, PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden
+from tests.test_routing import peer, plan
 
 AIM = Aim("f" * 64, Span(2, 4), 8, 16, 100, "stranger", [b"v" * 16])
 RUN = Run(
@@ -252,3 +254,12 @@ def test_calls_are_of_all_kinds(name: str) -> None:
 def test_a_lawful_session_is_fed_by_the_stranger_except_at_the_first_hop() -> None:
     assert lawful_open(AIM, b"s" * 16).upstream == "stranger"
     assert lawful_open(replace(AIM, span=Span(0, 2)), b"s" * 16).upstream is None
+
+
+def test_a_liar_says_that_it_is_the_fastest_however_slow_it_is() -> None:
+    honest = [peer("first", 0, 2), peer("last", 2, 4)]
+    liar = peer("liar", 2, 4, num_layers=4, step_seconds=1.0, token_seconds=1.0)
+    ways = dict.fromkeys(("first", "last", "liar"), 0.05)
+    for of_all_layers, chain in ((False, ["first", "liar"]), (True, ["liar"])):
+        hops = plan(4, [*honest, boasting(liar, of_all_layers=of_all_layers)], ways, tokens=1)
+        assert [hop.contact.peer_id for hop in hops] == chain

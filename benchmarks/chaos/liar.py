@@ -18,7 +18,6 @@ import torch
 from peer import node
 from specswarm import cli
 from swarm import records
-from swarm.model import speed
 from swarm.packing import packed_size, unpack
 from swarm.records import Announcement
 from swarm.tensors import DTYPES, from_bytes, to_bytes
@@ -128,25 +127,27 @@ FALSE_RECORD = "record"
 """The name of the lie of a peer that announces all layers, and has some."""
 
 
-def _announcing_all(sign: Callable[..., bytes]) -> Callable[..., bytes]:
-    def sign_another(announcement: Announcement, *rest: Any) -> bytes:
-        return sign(announcement.model_copy(update={"start": 0, "end": announcement.num_layers}), *rest)
-
-    return sign_another
+def boasting(announcement: Announcement, *, of_all_layers: bool) -> Announcement:
+    """What a liar announces, whatever it measures of itself: it is the fastest, and perhaps it has all layers."""
+    claims: dict[str, Any] = {"step_seconds": 1e-6, "token_seconds": 1e-7}
+    if of_all_layers:
+        claims |= {"start": 0, "end": announcement.num_layers}
+    return announcement.model_copy(update=claims)
 
 
 def main() -> None:
     """Run as a peer that tells the lie which is named first."""
     name, *arguments = sys.argv[1:]
-    speed.measure = lambda stage: speed.Speed(1e-6, 1e-7)
-    serve_on = node.serve_on
-    if name == FALSE_RECORD:
-        records.sign = _announcing_all(records.sign)
+    serve_on, sign = node.serve_on, records.sign
     lie = LIES.get(name, lambda message: message)
+
+    def sign_boasting(announcement: Announcement, *rest: Any) -> bytes:
+        return sign(boasting(announcement, of_all_layers=name == FALSE_RECORD), *rest)
 
     async def serve_lying(network: Network, *rest: Any) -> None:
         await serve_on(Liar(network, {network.peer_id: lie}), *rest)
 
+    records.sign = sign_boasting  # type: ignore[assignment]
     node.serve_on = serve_lying  # type: ignore[assignment]
     cli.main(["join", *arguments])
 
