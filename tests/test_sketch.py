@@ -64,6 +64,8 @@ def test_a_witness_keeps_what_came_last_at_each_position() -> None:
     first, second = torch.randn(6, 8), torch.randn(2, 8)
     witness.note(0, first)
     witness.note(3, second)
-    assert witness.recall(0, 10) == sketch(torch.cat([first[:3], second]), columns)
-    assert witness.recall(4, 5) == sketch(second[1:], columns)
+    # A row's last bits may depend on the rows that it was multiplied with, so the expected bytes come from whole parts.
+    before, last = sketch(first, columns), sketch(second, columns)
+    assert witness.recall(0, 10) == before[: 3 * ROW_BYTES] + last
+    assert witness.recall(4, 5) == last[ROW_BYTES:]
     assert witness.recall(5, 9) == b""
