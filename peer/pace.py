@@ -1,8 +1,9 @@
 """How fast the stage is, as the peer announces it: measured again and again while it serves.
 
 What was measured at the start may have been measured in a busy moment. Rounds that were served would tell too little:
-what they take depends on the length of their texts, on prefill, and on who shares their forward pass. So a round of one
-token and one of several are tried now and then, when no round waits for the stage.
+what they take depends on the length of their texts, on prefill, and on who shares their forward pass. So rounds of one
+token and of several are tried now and then, when no round waits for the stage; and not one right behind the other, for
+what one has left in the processor's caches, rounds do not find there: further tokens would seem too cheap.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from swarm.model.speed import MANY, Speed
 _KEPT = 3  # trials of which the median counts: one that was disturbed does not
 _NOISE = 0.1  # by less than this share of it, no other speed is announced
 _TIME = 0.005  # share of the stage's time that trials take at most
-_LEAST_PAUSE = 5.0  # seconds between two trials; doubled after each that went as announced, ...
+_ROUNDS = 3  # of either kind in a trial, of which the fastest counts: nothing but disturbance makes them differ
+_LEAST_PAUSE = 5.0  # seconds for a trial, shared out before its rounds; doubled after each that went as announced, ...
 _LONGEST_PAUSE = 60.0  # ... up to this
 _SURPRISE = 0.5  # by more than this share of it, a trial took another time than announced
 _PATIENCE = 60.0  # seconds after which a trial no longer waits until no round does
@@ -47,12 +49,16 @@ class Pace:
 
         `trial` gives the seconds that a round of so many tokens took which waited for others, so many seconds at most.
         """
-        pause = _LEAST_PAUSE
+        pause, rest = _LEAST_PAUSE, 0.0
         while True:
-            await asyncio.sleep(pause)
-            one, many = await trial(1, _PATIENCE), await trial(MANY, _PATIENCE)
+            seconds: dict[int, list[float]] = {1: [], MANY: []}
+            for _ in range(_ROUNDS):
+                for tokens, taken in seconds.items():
+                    await asyncio.sleep(max(pause / (2 * _ROUNDS), rest))
+                    taken.append(await trial(tokens, _PATIENCE))
+                    rest = taken[-1] / _TIME
+            one, many = map(min, seconds.values())
             pause = _LEAST_PAUSE if self._differs(one, many, _SURPRISE) else min(2 * pause, _LONGEST_PAUSE)
-            pause = max(pause, (one + many) / _TIME)
             self.note(one, many)
 
     def _differs(self, one: float, many: float, share: float) -> bool:

@@ -93,11 +93,10 @@ def test_trials_are_rare_while_they_go_as_announced_and_frequent_after_a_surpris
     quick, slow, times, enough = 0.001, 0.003, list[float](), asyncio.Event()
 
     async def trial(tokens: int, patience: float) -> float:
-        if tokens == 1:
-            times.append(asyncio.get_running_loop().time())
-        if len(times) == 10:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 60:
             enough.set()
-        return quick if len(times) <= 6 else slow
+        return quick if len(times) <= 36 else slow
 
     async def run() -> None:
         keeping = asyncio.create_task(Pace(Speed(quick, 0.0)).keep(trial))
@@ -105,8 +104,30 @@ def test_trials_are_rare_while_they_go_as_announced_and_frequent_after_a_surpris
         keeping.cancel()
 
     faulty.run(run())
-    pauses = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
+    ends = times[5::6]
+    pauses = [later - earlier for earlier, later in zip([0.0, *ends], ends, strict=False)]
     assert pauses == pytest.approx([5, 10, 20, 40, 60, 60, 60, 5, 5, 10])
+
+
+def test_the_rounds_of_a_trial_are_apart_and_the_fastest_of_either_kind_counts() -> None:
+    times, enough = list[float](), asyncio.Event()
+
+    async def trial(tokens: int, patience: float) -> float:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 19:
+            enough.set()
+        is_disturbed = len(times) % 3 != 1
+        return BUSY.step_seconds if is_disturbed else QUIET.step_seconds + QUIET.token_seconds * (tokens - 1)
+
+    async def run() -> Speed:
+        own = Pace(BUSY)
+        keeping = asyncio.create_task(own.keep(trial))
+        await enough.wait()
+        keeping.cancel()
+        return own.speed
+
+    assert faulty.run(run()) == approx(QUIET)
+    assert all(later - earlier > 0.8 for earlier, later in zip(times, times[1:], strict=False))
 
 
 class Gated:
