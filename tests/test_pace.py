@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_the_rounds_of_a_trial_are_apart_and_the_fastest_of_either_kind_counts()
         return own.speed
 
     assert faulty.run(run()) == approx(QUIET)
-    assert all(later - earlier > 0.8 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier > 0.8 for earlier, later in pairwise(times))
 
 
 class Gated:
