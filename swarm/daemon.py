@@ -32,11 +32,12 @@ _LOOK_SECONDS = 5.0  # between looks at what hivemind has running
 _SETSID = ("setsid",) if shutil.which("setsid") else ()
 
 
-class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
+class Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
     """A daemon in a session of its own: Ctrl-C in a terminal is for this program, which needs it in order to leave."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._serving: set[asyncio.Task[None]] = set()  # the streams that it has handed over
         remains(self.kill)
         _made.get().append(self)
 
@@ -46,6 +47,26 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
         self._terminate()
         if self._child is not None and self._child.returncode is None:
             self._child.kill()
+
+    def own_streams(self) -> None:
+        """Have what serves a stream end with the daemon, and its socket be closed: hivemind sees to neither."""
+        control = self._client.control
+        serve = control._handler
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def note_end(task: asyncio.Task[None]) -> None:
+                self._serving.discard(task)
+                writer.close()
+
+            task = owned(serve(reader, writer), "serving a stream", outcomes=BROKEN)
+            self._serving.add(task)
+            task.add_done_callback(note_end)
+
+        control._handler = accept
+
+    async def served(self) -> None:
+        """End what serves streams."""
+        await end_tasks(*self._serving)
 
     async def reaped(self) -> None:
         """Wait for its end, once it was killed: the event loop must not close before it has heard of that."""
@@ -64,7 +85,7 @@ class _Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
         return [*_SETSID, *P2P._make_process_args(*args, **options)]
 
 
-_made: ContextVar[list[_Daemon]] = ContextVar("daemons that are being started")
+_made: ContextVar[list[Daemon]] = ContextVar("daemons that are being started")
 
 
 async def start(
@@ -74,12 +95,12 @@ async def start(
     *,
     is_server: bool,
     is_relay: bool,
-) -> P2P:
+) -> Daemon:
     """A new daemon, of which nothing is left if it does not start. Raises SwarmUnreachable or UsageError."""
-    made: list[_Daemon] = []
+    made: list[Daemon] = []
     _made.set(made)
     try:
-        return await _Daemon.create(
+        daemon: Daemon = await Daemon.create(
             identity_path=str(identity.path) if identity else None,
             host_maddrs=[Multiaddr(maddr) for maddr in host_maddrs],
             announce_maddrs=[Multiaddr(maddr) for maddr in announce_maddrs] or None,
@@ -91,10 +112,12 @@ async def start(
             nat_port_map=False,
             startup_timeout=30,
         )
+        daemon.own_streams()
+        return daemon
     except BaseException as error:
-        for daemon in made:
-            daemon.kill()
-            await daemon.reaped()
+        for one in made:
+            one.kill()
+            await one.reaped()
         if isinstance(error, BROKEN):
             raise SwarmUnreachable(f"the network daemon did not start: {first_line(error)}") from None
         if isinstance(error, ValueError):
@@ -102,7 +125,7 @@ async def start(
         raise
 
 
-async def end(p2p: P2P) -> None:
+async def end(p2p: Daemon) -> None:
     """Have the daemon end, by itself or by force."""
     try:
         with contextlib.suppress(TimeoutError):
@@ -110,6 +133,7 @@ async def end(p2p: P2P) -> None:
                 await p2p.shutdown()
     finally:
         p2p.kill()
+        await p2p.served()
         for task in _running(p2p):
             if task.done() and not task.cancelled():
                 task.exception()  # `ended` has told of it, or nobody relies on it any more

@@ -319,7 +319,7 @@ def test_a_disk_that_takes_no_key_is_named(capsys: pytest.CaptureFixture[str]) -
 def test_a_place_that_takes_no_sockets_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(daemon._Daemon, "_UNIX_SOCKET_PREFIX", "/unix/dev/null/hivemind-")
+    monkeypatch.setattr(daemon.Daemon, "_UNIX_SOCKET_PREFIX", "/unix/dev/null/hivemind-")
     with pytest.raises(SystemExit) as ended:
         main(["bootstrap", *LISTEN, "--identity", str(tmp_path / "key")])
     assert ended.value.code == 1

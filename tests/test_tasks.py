@@ -46,7 +46,11 @@ STARTED = {
     ("swarm/tasks.py", "create_task"): "owned: whoever calls it is the owner",
     ("swarm/tasks.py", "owned"): "Alongside: the block is broken off and raises it",
     ("swarm/lifetime.py", "owned"): "the program, ends with exit code 1; breaking off, logged",
-    ("swarm/daemon.py", "owned"): "waiting for the daemon's end: logged, and the network counts as ended",
+    (
+        "swarm/daemon.py",
+        "owned",
+    ): "waiting for the daemon's end: logged, and the network counts as ended; serving a "
+    "stream: logged, and the stream ends",
     ("swarm/libp2p.py", "owned"): "watching the daemon, logged; staying in the swarm, starts again",
     ("swarm/libp2p.py", "kept_up"): "staying in the swarm: starts again",
     ("swarm/neighbours.py", "owned"): "greetings: raised by who waits for them",
@@ -407,6 +411,23 @@ def test_a_network_whose_daemon_is_gone_says_so_and_blames_nobody(
             for call in (network.open(Contact("12D3KooW"), SESSION_PROTOCOL), network.get("key")):
                 with pytest.raises(SwarmUnreachable, match="the network daemon has ended"):
                     await call
+
+    asyncio.run(run())
+
+
+def test_streams_that_were_handed_over_and_say_nothing_end_with_the_daemon() -> None:
+    async def serve(stream: Stream) -> None:
+        await stream.receive()
+
+    async def run() -> None:
+        async with Libp2pNetwork.join(None, host_maddrs=["/ip4/127.0.0.1/tcp/0"]) as network:
+            await network.serve(SESSION_PROTOCOL, serve)
+            path = network._p2p._client.control.listen_maddr["unix"]
+            reader, writer = await asyncio.open_unix_connection(path)
+            await until(lambda: network._p2p._serving)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
 
     asyncio.run(run())
 
