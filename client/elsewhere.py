@@ -1,7 +1,8 @@
 """A generation at a peer that drafts: this client gives it the text, and receives tokens.
 
-The peer runs the same loop over a chain of its own choice (see `specswarm.drafting`). Should it fail, or fall silent,
-the tokens that came are text like any other, and the loop goes on here.
+The peer runs the same loop over a chain of its own choice (see `specswarm.drafting`). What it says is checked before it
+becomes text, state or figure. Should it fail, fall silent or say what cannot be, the tokens that came are text like any
+other, and the loop goes on here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from client.patience import TripTimer
 from client.result import Statistics
 from swarm import awake
 from swarm.errors import BadMessage, PeerLost, PeerRefused
+from swarm.model.source import ModelInfo
 from swarm.span import Span
 from swarm.tasks import end, owned
 from swarm.transport import Stream, Transport
@@ -24,7 +26,9 @@ from swarm.wire import DRAFT_PROTOCOL, AnyMessage, Contact, Generate, Generated,
 class Elsewhere:
     """One generation at one peer."""
 
-    def __init__(self, transport: Transport, contact: Contact, timer: TripTimer, timeout: float) -> None:
+    def __init__(
+        self, transport: Transport, contact: Contact, model: ModelInfo, timer: TripTimer, timeout: float
+    ) -> None:
         """`timer` says how long to wait before the peer is asked whether it lives; `timeout`: seconds without a token
         after which it is left, even if it does."""
         self.peer_id = contact.peer_id
@@ -35,6 +39,7 @@ class Elsewhere:
         """Bytes this client has sent and received for it."""
         self._transport = transport
         self._contact = contact
+        self._model = model
         self._timer = timer
         self._timeout = timeout
 
@@ -43,13 +48,14 @@ class Elsewhere:
     ) -> AsyncGenerator[list[int], None]:
         """Yield the committed tokens of verdict after verdict, until the text ends. Raises PeerError."""
         with awake.clock().kept(), contextlib.closing(await self._open()) as stream:
+            begun = _now()
             await stream.send(request)
             while context.room:
                 started = _now()
                 news = await self._next(stream)
                 self._timer.note(_now() - started)
                 self.traffic = (stream.bytes_sent, stream.bytes_received)
-                self._take(news, statistics)
+                self._take(news, statistics, _now() - begun)
                 yield context.commit(news.tokens)
 
     async def _open(self) -> Stream:
@@ -59,18 +65,34 @@ class Elsewhere:
         except TimeoutError:
             raise PeerLost(self.peer_id, "it cannot be reached in time") from None
 
-    def _take(self, news: Generated, statistics: Statistics) -> None:
-        self.reroutes = news.reroutes
+    def _take(self, news: Generated, statistics: Statistics, elapsed: float) -> None:
+        """Take note of a verdict, `elapsed` seconds after the request: no more are believed. Raises PeerLost."""
+        self._check(news, statistics)
+        self.reroutes = max(self.reroutes, news.reroutes)
         if news.chain:
             self.chain = [(peer_id, Span(start, stop)) for peer_id, start, stop in news.chain]
+        left = max(elapsed - statistics.draft_seconds - sum(statistics.trip_seconds), 0.0)
+        draft_seconds = min(news.draft_seconds, left)
+        trip_seconds = min(news.trip_seconds, left - draft_seconds)
         statistics.count(
             len(news.tokens),
             news.drafted,
             news.accepted,
-            draft_seconds=news.draft_seconds,
-            trip_seconds=news.trip_seconds,
-            compute_seconds=news.compute,
+            draft_seconds=draft_seconds,
+            trip_seconds=trip_seconds,
+            compute_seconds=min(news.compute, elapsed),
         )
+
+    def _check(self, news: Generated, statistics: Statistics) -> None:
+        """Raise PeerLost for what cannot be, whoever says it."""
+        if max(news.tokens) >= self._model.vocab_size:
+            raise PeerLost(self.peer_id, "it names a token that does not exist")
+        if statistics.accepted + news.accepted > statistics.drafted + news.drafted:
+            raise PeerLost(self.peer_id, "more drafts stand than there were, it says")
+        ends = [0, *(stop for _, _, stop in news.chain)]
+        is_chain = all(start == end < stop for (_, start, stop), end in zip(news.chain, ends, strict=False))
+        if news.chain and not (is_chain and ends[-1] == self._model.num_layers):
+            raise PeerLost(self.peer_id, "the peers that it names are no chain")
 
     def _listening(self, stream: Stream) -> asyncio.Task[AnyMessage]:
         return owned(stream.receive(), f"listening to {self.peer_id}")

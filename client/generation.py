@@ -185,7 +185,7 @@ class Generation:
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
         target = self._model.target
         timeout = settings.timeout + await target.seconds_of_text(len(context.tokens))
-        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, timer, timeout)
+        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, target.info, timer, timeout)
         request = Generate(
             fingerprint=self._model.target.fingerprint,
             text=tuple(context.tokens),

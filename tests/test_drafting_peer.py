@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from benchmarks.chaos.liar import Lie
@@ -15,6 +17,7 @@ from client.api import AsyncSwarmModel
 from client.generation import Generation
 from client.result import Result
 from client.shortest import shortest
+from specswarm.drafting import DraftingService
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
@@ -33,7 +36,7 @@ from swarm.wire import (
     Refused,
 )
 from tests import memory_swarm
-from tests.models import greedy, load_whole
+from tests.models import VOCAB, greedy, load_whole
 
 PROMPT = [5, 17, 3, 9, 200, 41]
 SPANS = ["0:2", "2:4", "0:4"]
@@ -312,6 +315,63 @@ def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_
                         await stream.receive()
             result = await model.generate(PROMPT, max_new_tokens=8)
         assert result.drafted_at is not None
+
+    asyncio.run(run())
+
+
+LIES: dict[str, dict[str, Any]] = {
+    "names a token that does not exist": {"tokens": (5, VOCAB + 5)},
+    "more drafts stand than there were": {"drafted": 1, "accepted": 2},
+    "are no chain": {"chain": (("peer", 1, 4),)},
+    "are no chain ": {"chain": (("peer", 0, 1 << 30),)},
+    "are no chain  ": {"chain": (("peer", 0, 1), ("other", 2, 4))},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_a_drafting_peer_says_and_cannot_be_is_no_text_and_the_loop_goes_on_here(
+    lie: str, target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO, "specswarm")
+
+    async def lying(self: DraftingService, request: object, stream: Stream) -> None:
+        honest = Generated((7,), 4, 0, 0.0, 0.01, 0.01, 0)
+        await stream.send(msgspec.structs.replace(honest, **LIES[lie]))
+        raise PeerLost(stream.peer_id, "it hangs up")
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            monkeypatch.setattr(DraftingService, "_generate", lying)
+            result = await model.generate(PROMPT, max_new_tokens=8)
+            assert result.token_ids == greedy(load_whole(target), PROMPT, 8)
+            assert (result.drafted_at, result.reroutes) == (None, 0)
+            assert lie.strip() in caplog.text
+            with pytest.raises(UsageError, match="no peer can draft"):  # who lied is left alone
+                await model.generate(PROMPT, max_new_tokens=8)
+
+    asyncio.run(run())
+
+
+def test_seconds_that_have_not_passed_are_not_believed(
+    target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def boasting(self: DraftingService, request: object, stream: Stream) -> None:
+        for token in greedy(load_whole(target), PROMPT, 8):
+            await stream.send(Generated((token,), 0, 0, 3600.0, 3600.0, 3600.0, 0))
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            monkeypatch.setattr(DraftingService, "_generate", boasting)
+            result = await model.generate(PROMPT, max_new_tokens=8)
+            assert result.drafted_at is not None
+            assert result.draft_seconds + sum(result.trip_seconds) <= result.seconds
+            assert max(result.compute_seconds) <= result.seconds
 
     asyncio.run(run())
 
