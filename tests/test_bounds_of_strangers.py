@@ -11,6 +11,7 @@ from peer.early import EarlyResults
 from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
+    MAX_RECORD,
     MAX_SESSION_MESSAGE,
     NO_SESSION,
     PUSH_PROTOCOL,
@@ -143,7 +144,7 @@ def test_messages_of_a_client_are_small() -> None:
             0,
             1 << 31,
             "p" * 128,
-            Contact("p" * 128, ("m" * 256,) * 32),
+            bytes(MAX_RECORD),
             1 << 31,
             2048,
             Sampling(),

@@ -16,6 +16,7 @@ from client.target import Target
 from client.terms import Terms
 from peer.limits import DEFAULTS, Limits
 from peer.service import PeerService
+from peer.session import Neighbour
 from peer.table import SessionTable
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -23,7 +24,7 @@ from swarm.span import Span
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
-from swarm.wire import Rule
+from swarm.wire import Contact, Rule
 from tests.faulty import FaultyNetwork
 from tests.toy import VOCAB, ToyEngine, ToyStage, info, reference
 
@@ -67,6 +68,11 @@ class Announced:
         return ""
 
 
+def introduced(record: bytes) -> Neighbour:
+    """A toy peer's record is its name: nobody forges one here."""
+    return Neighbour(Contact(record.decode()), max_round=1)
+
+
 class ToySwarm:
     """Peers by name, each with a span of a model of so many layers."""
 
@@ -107,7 +113,7 @@ class ToySwarm:
             limits=self.limits,
             clock=asyncio.get_running_loop().time,
         )
-        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64, introduced)
         self.services[name] = service
         await service.start()
         node.start(service.run(1000.0))
@@ -133,6 +139,7 @@ class ToySwarm:
             version="0",
             started=now,
             expires=now + 60,
+            record=name.encode(),
         )
 
     async def renew(self, period: float) -> None:
