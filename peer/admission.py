@@ -32,11 +32,14 @@ class Admission:
         if not self._opened.allows(client):
             raise Refusal("rate", f"too many sessions opened: {limits.opens_per_minute} a minute are taken")
 
-    def take_replay(self, client: str, tokens: int) -> None:
-        """Take note that so much of a client's text is to be passed on again. Raises Refusal if that is too often."""
+    def check_replay(self, client: str, tokens: int) -> None:
+        """Raise Refusal unless so much of a client's text may be passed on again."""
         if not self._replayed.allows(client, tokens):
             most = self._limits.replayed_per_minute
             raise Refusal("rate", f"too much text is to be passed on again: {most} tokens a minute are")
+
+    def note_replay(self, client: str, tokens: int) -> None:
+        """Take note that so much of it has been."""
         self._replayed.note(client, tokens)
 
     def is_denied(self, peer_id: str) -> bool:

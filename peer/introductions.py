@@ -1,6 +1,6 @@
 """Whom a client may have this peer dial: peers of its own model, by what they have signed of themselves.
 
-So nobody has a peer dial an address that is no peer's, and no look-up is on a mend's way.
+So nobody is dialled in another's name, and no look-up is on a mend's way.
 """
 
 from __future__ import annotations

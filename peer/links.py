@@ -8,7 +8,7 @@ neighbour but who talks to it, and a session that has much to pass on delays no 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import closing
 from functools import partial
@@ -22,9 +22,10 @@ from swarm.transport import Stream, Transport
 from swarm.wire import PUSH_PROTOCOL, AnyMessage, Contact, size_of
 
 FLOW_BYTES = 4 << 20  # of one session's results that wait, above which it computes no more of them; ...
-MAX_BYTES = 128 << 20  # ... of all sessions', above which none does of which any wait
+MAX_BYTES = 128 << 20  # ... of all sessions', above which none does of a client of whom more than his share wait
 WRITE_BYTES = 1 << 16  # that go out in one write, if the last message does not take more
-MAX_DIALS = 8  # of one client's next peers, at once
+MAX_DIALS = 4  # of one client's next peers, at once
+MAX_LINKS = 32  # that were opened for one client: two for each of his sessions
 LINGER_SECONDS = 30.0  # for which a link stays open that nobody uses: the next text is likely to
 
 Change = Callable[[AnyMessage], Awaitable[AnyMessage]]
@@ -80,7 +81,7 @@ class Link:
         self._waiting: dict[Flow, None] = {}
         self._some = asyncio.Event()
         self._clients = Shares[str]()
-        self._sessions = Shares[Flow]()
+        self._sessions: dict[str, Shares[bytes]] = {}  # by client, as long as it has flows here
 
     def wake(self, flow: Flow) -> None:
         """A flow has something."""
@@ -91,6 +92,10 @@ class Link:
         """Forget a flow, and what waits of it."""
         self.flows.pop(flow, None)
         self._waiting.pop(flow, None)
+        if flow.session.client in self._sessions:
+            self._sessions[flow.session.client].forget(flow.session.id)
+        if all(other.session.client != flow.session.client for other in self.flows):
+            self._sessions.pop(flow.session.client, None)
 
     async def next(self) -> list[AnyMessage]:
         """What goes out in one write, as soon as there is something."""
@@ -103,7 +108,9 @@ class Link:
         messages, size = list[AnyMessage](), 0
         while size < WRITE_BYTES and self._waiting:
             client = self._clients.next(flow.session.client for flow in self._waiting)
-            flow = self._sessions.next(flow for flow in self._waiting if flow.session.client == client)
+            sessions = self._sessions.setdefault(client, Shares())
+            of_client = {flow.session.id: flow for flow in self._waiting if flow.session.client == client}
+            flow = of_client[sessions.next(of_client)]
             message = flow.take()
             if message is None:
                 del self._waiting[flow]
@@ -111,8 +118,11 @@ class Link:
             messages.append(message)
             cost = size_of(message)
             self._clients.charge(client, cost)
-            self._sessions.charge(flow, cost)
+            sessions.charge(flow.session.id, cost)
             size += cost
+        if not self._waiting:
+            self._clients.begin_anew()
+            self._sessions.clear()
         return messages
 
 
@@ -135,20 +145,31 @@ class Links:
         self._dials = Dials()
         self._links: dict[Contact, Link] = {}  # a peer that came back elsewhere is another contact
         self._results: dict[bytes, Flow] = {}  # by session: to its next peer
+        self._closing: set[asyncio.Task[None]] = set()
         self._copies: dict[bytes, Flow] = {}  # by session: to one that is to take the next one's place
 
     @property
     def full(self) -> set[bytes]:
         """Sessions whose results wait for a neighbour that reads slowly: more of them would only wait, too."""
-        total = sum(flow.num_bytes for flow in self._results.values())
-        most = FLOW_BYTES if total < MAX_BYTES else 0
-        return {session for session, flow in self._results.items() if flow.num_bytes > most}
+        held_up = {session for session, flow in self._results.items() if flow.num_bytes > FLOW_BYTES}
+        waiting = Counter[str]()  # by client
+        for flow in self._results.values():
+            waiting[flow.session.client] += flow.num_bytes
+        if waiting.total() >= MAX_BYTES:
+            share = MAX_BYTES / len(+waiting)
+            held_up |= {session for session, flow in self._results.items() if waiting[flow.session.client] >= share}
+        return held_up
 
     def check(self, client: str, to: Contact) -> None:
-        """Raise Refusal if a client has named too many other peers already to which there is no way yet."""
-        dialled = sum(not link.is_open and link.client == client for link in self._links.values())
-        if to not in self._links and dialled >= MAX_DIALS:
+        """Raise Refusal if a client has named too many other peers already."""
+        if to in self._links:
+            return
+        own = [link for link in self._links.values() if link.client == client]
+        dialled = sum(not link.is_open for link in own)
+        if dialled >= MAX_DIALS:
             raise Refusal("rate", f"the ways to {dialled} next peers that this client named are still being opened")
+        if len(own) >= MAX_LINKS:
+            raise Refusal("rate", f"the ways to {len(own)} next peers that this client named are open")
 
     def lead(self, session: Session) -> None:
         """Open the way to the session's next peer, unless it is open, so that its first result finds it ready."""
@@ -166,9 +187,12 @@ class Links:
         flow.link.wake(flow)
 
     def push_again(self, session: Session, messages: Iterator[AnyMessage]) -> None:
-        """Send these to the session's next peer, instead of what waits: they are asked for as the link takes them."""
+        """Send these to the session's next peer, instead of what waits: they are asked for as the link takes them. What
+        was to be copied for it is given up: whoever wanted that has been overtaken by events."""
+        self._end(self._copies, session.id)
         self.lead(session)
         _begin_with(self._results[session.id], messages)
+        asyncio.get_running_loop().call_soon(self._on_room)
 
     def copy(self, session: Session, to: Contact, messages: Iterator[AnyMessage]) -> None:
         """Send these to another peer, in place of what was to be copied before and has not been yet."""
@@ -188,7 +212,7 @@ class Links:
         links, self._links = list(self._links.values()), {}
         for link in links:
             _stop_waiting(link)
-        await end(*(link.task for link in links))
+        await end(*(link.task for link in links), *self._closing)
 
     def _begin(self, session: Session, to: Contact) -> Flow:
         link = self._links.get(to)
@@ -207,11 +231,15 @@ class Links:
             return
         link = flow.link
         link.remove(flow)
+        if flow.num_bytes:
+            asyncio.get_running_loop().call_soon(self._on_room)
         if not link.flows and self._links.get(link.contact) is link:
             link.unused = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._close_unused, link)
 
     def _close_unused(self, link: Link) -> None:
         del self._links[link.contact]
+        self._closing.add(link.task)
+        link.task.add_done_callback(self._closing.discard)
         link.task.cancel()
 
     async def _serve(self, link: Link) -> None:

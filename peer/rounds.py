@@ -165,6 +165,7 @@ class Rounds:
     def _replayed(self, session: Session, again: Again) -> Iterator[Hidden]:
         for round, rows, compute in again:
             REPLAYED_BYTES.inc(len(rows))
+            self._table.admission.note_replay(session.client, len(round.tokens))
             yield self._hidden(session, round, rows, compute)
 
     def _hidden(self, session: Session, round: Round, states: bytes, compute: Compute) -> Hidden:

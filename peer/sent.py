@@ -42,6 +42,11 @@ class Sent:
         """One past the last position."""
         return self.first + len(self._tokens)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether some of it is being passed on again."""
+        return any(again.num_tokens for again in self._read)
+
     def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
         """Take note of the result of a round, in place of what was there from its position on."""
         self._cut(round.position)
@@ -94,7 +99,9 @@ class Sent:
     def rows(self, start: int, end: int) -> bytes:
         """The rows of the positions start..end."""
         size, parts = self._row_bytes, list[bytes]()
-        for at, rows in self._pieces[max(bisect_right(self._pieces, start, key=itemgetter(0)) - 1, 0) :]:
+        first = max(bisect_right(self._pieces, start, key=itemgetter(0)) - 1, 0)
+        for i in range(first, len(self._pieces)):
+            at, rows = self._pieces[i]
             if at >= end:
                 break
             parts.append(rows[max(start - at, 0) * size : (end - at) * size])
@@ -193,7 +200,8 @@ class SentStore:
             self._drop(log)
 
     def _make_room(self) -> None:
-        for log in self._logs.values():
+        """Those that are being read go last: a mend hangs on each."""
+        for log in sorted(self._logs.values(), key=lambda log: log.is_read):
             if self.num_bytes > self._max_bytes:
                 self._drop(log)
 

@@ -216,7 +216,7 @@ class PeerService:
         if downstream is not None:
             chunk = downstream.chunk(message.chunk)
             lacking = session.sent.since(message.holds, chunk, message.judged, message.settled)
-            self._table.admission.take_replay(session.client, lacking.num_tokens)
+            self._table.admission.check_replay(session.client, lacking.num_tokens)
         session.relink(message, downstream, num_layers)
         if lacking is not None:
             self._rounds.pass_again(session, lacking)
@@ -227,7 +227,7 @@ class PeerService:
         session = self._opened_on(replies, message.session)
         to = self._named(message.to, session.client)
         again = session.sent.text(message.start, message.end, to.chunk(message.chunk))
-        self._table.admission.take_replay(session.client, again.num_tokens)
+        self._table.admission.check_replay(session.client, again.num_tokens)
         self._rounds.copy(session, to.contact, again)
 
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:

@@ -30,5 +30,13 @@ class Shares(Generic[T]):
         self._had[who] = self._now + cost
         self._had = {one: had for one, had in self._had.items() if had > self._now}
 
+    def forget(self, who: T) -> None:
+        """One who wants nothing any more."""
+        self._had.pop(who, None)
+
+    def begin_anew(self) -> None:
+        """Nobody wants anything: what all have had does not count any more."""
+        self._had.clear()
+
     def _so_far(self, who: T) -> float:
         return max(self._had.get(who, 0.0), self._now)

@@ -60,16 +60,17 @@ def test_so_much_of_a_client_s_text_is_passed_on_again_and_a_longer_one_when_the
     clock = Clock()
     admission = Admission(Limits(replayed_per_minute=1000), clock)
     for tokens in (600, 400):
-        admission.take_replay(ALICE, tokens)
-    for _ in range(2):  # what is refused takes nothing
-        with pytest.raises(Refusal, match="1000 tokens a minute"):
-            admission.take_replay(ALICE, 30)
-    admission.take_replay(BOB, 5000)
-    admission.take_replay(ALICE, 0)
+        for _ in range(2):  # what is asked for and not done takes nothing
+            admission.check_replay(ALICE, tokens)
+        admission.note_replay(ALICE, tokens)
+    with pytest.raises(Refusal, match="1000 tokens a minute"):
+        admission.check_replay(ALICE, 30)
+    admission.check_replay(BOB, 5000)
+    admission.check_replay(ALICE, 0)
     clock.now += 1.8
-    admission.take_replay(ALICE, 30)
+    admission.check_replay(ALICE, 30)
     clock.now += 60
-    admission.take_replay(ALICE, 5000)
+    admission.check_replay(ALICE, 5000)
 
 
 def test_opening_too_fast_is_refused_until_the_bucket_refills_and_only_for_that_client() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -162,7 +164,7 @@ def test_one_client_has_so_many_dialled_at_once_and_nobody_else_is_kept_from_it(
             to = Contact(f"silent {number}")
             links.check("client", to)
             links.lead(session(number, to=to))
-        with pytest.raises(Refusal, match="8 next peers"):
+        with pytest.raises(Refusal, match="still being opened"):
             links.check("client", Contact("another"))
         links.check("client", Contact("silent 0"))
         links.check("another client", Contact("another"))
@@ -215,6 +217,53 @@ def test_clients_take_turns_and_a_short_result_goes_before_others_long_ones() ->
         turns = [taken(link) for _ in range(2)]
         assert turns[0][:2] == [Ping(7), Ping(7)]
         assert [len(turn) for turn in turns] == [3, 1]
+        await links.close()
+
+    asyncio.run(run())
+
+
+def test_sessions_of_one_client_take_turns_beside_another_client_that_never_ends() -> None:
+    async def run() -> None:
+        links, _, _, _ = await start()
+        one, other, stranger = session(1), session(2), session(3, "stranger")
+        links.push_again(stranger, iter(large(WRITE_BYTES, 3) for _ in count()))
+        for which, number in ((one, 1), (other, 2)):
+            links.push_again(which, iter([large(WRITE_BYTES, number)] * 6))
+        turns = [message.round.number for _ in range(16) for message in taken(flows(links))]  # type: ignore[union-attr]
+        assert turns.count(1) == turns.count(2) == 4
+        await links.close()
+
+    asyncio.run(run())
+
+
+def test_a_session_that_ended_is_not_held_by_its_link() -> None:
+    async def run() -> None:
+        links, neighbour, _, _ = await start()
+        ended = session(1)
+        links.push(ended, Ping(1))
+        await asyncio.wait_for(neighbour.received.get(), 5)
+        links.push(session(2, "another"), Ping(2))
+        await asyncio.wait_for(neighbour.received.get(), 5)
+        links.leave(ended.id)
+        gone = weakref.ref(ended.cache)
+        del ended
+        gc.collect()
+        assert gone() is None
+        await links.close()
+
+    asyncio.run(run())
+
+
+def test_a_copy_is_given_up_when_the_next_peer_is_given_what_it_lacks() -> None:
+    async def run() -> None:
+        links, _, _, _ = await start()
+        one = session()
+        links.copy(one, NEXT, iter(large(WRITE_BYTES, 1) for _ in count()))
+        links.push_again(one, iter([large(WRITE_BYTES, 2)] * 2))
+        link = flows(links)
+        turns = [message.round.number for _ in range(3) for message in taken(link)]  # type: ignore[union-attr]
+        assert turns == [2, 2]
+        assert len(link.flows) == 1
         await links.close()
 
     asyncio.run(run())
@@ -282,12 +331,13 @@ def test_sessions_are_full_whose_results_wait_and_all_that_have_any_where_too_mu
         slow, quick = session(1), session(2)
         links.push(slow, large(FLOW_BYTES))
         links.push(quick, large(FLOW_BYTES // 2))
-        links.lead(session(3))
         assert links.full == {slow.id}
+        modest = session(99, "another client")
+        links.push(modest, large(1000))
         for number in range(4, 4 + MAX_BYTES // FLOW_BYTES):
             links.push(session(number), large(FLOW_BYTES - 2000))
         assert quick.id in links.full
-        assert session(3).id not in links.full
+        assert modest.id not in links.full  # it is not that client who takes the room
         for _ in range(2):
             taken(flows(links))
         links.leave(slow.id)

@@ -174,3 +174,16 @@ def test_over_the_budget_the_longest_unused_log_goes() -> None:
     store.close(bytes(16))
     store.close(bytes(16))
     assert store.num_bytes == 0
+
+
+def test_a_log_that_is_being_read_goes_last() -> None:
+    store = SentStore(10 * ROW)
+    logs = [store.open(bytes([i]) * 16) for i in range(2)]
+    for i, log in enumerate(logs):
+        tokens = (1,) * (4 + i)
+        store.keep(Round(bytes([i]) * 16, 0, 0, tokens, 0, judged=False), rows_of(tokens, 0), ())
+        if i == 0:
+            again = log.since(0, 2)
+    store.keep(Round(bytes([1]) * 16, 0, 5, (1, 1), 0, judged=False), rows_of((1, 1), 5), ())
+    assert [log.num_bytes for log in logs] == [4 * ROW, 0]
+    assert sum(len(round.tokens) for round, *_ in again) == 4

@@ -51,3 +51,14 @@ def test_nobody_is_remembered_who_has_had_no_more_than_the_others() -> None:
         shares.charge(f"passer-by {i}", 1.0)
         served(shares, {"here": 10.0}, 20.0)
     assert len(shares._had) < 10
+
+
+def test_those_who_come_and_go_one_after_the_other_are_forgotten() -> None:
+    shares = Shares[str]()
+    for i in range(100):
+        shares.charge(f"passer-by {i}", 1.0)
+        shares.forget(f"passer-by {i}")
+    assert not shares._had
+    shares.charge("one", 1.0)
+    shares.begin_anew()
+    assert not shares._had

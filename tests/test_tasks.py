@@ -70,6 +70,7 @@ STARTED = {
         "owned",
     ): "a link: dropped, clients are told that this peer failed; the next push opens it anew",
     ("peer/links.py", "call_later"): "closing a link that nobody uses: logged by Python",
+    ("peer/links.py", "call_soon"): "telling that there is room: logged by Python",
     ("peer/packer.py", "to_thread"): "packing: logged; states are sent as they are from now on",
     ("peer/worker.py", "submit"): "computing: logged, and the sessions are told that this peer failed",
     ("peer/worker.py", "call_soon_threadsafe"): "delivering: logged, and the session is told that this peer failed",
