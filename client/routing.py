@@ -16,7 +16,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -59,8 +59,6 @@ class Hop:
     step_seconds: float
     """Announced compute of its layers here: of one token, and of each further token of a round."""
     token_seconds: float
-    record: bytes = field(default=b"", repr=False, compare=False)
-    """What the peer has signed of itself: by this, the hop before is told where it is."""
 
     def seconds(self, tokens: int) -> float:
         """Announced compute for a round of `tokens` tokens."""
@@ -203,7 +201,6 @@ def _hop(peer: Announcement, span: Span, round_trips: Mapping[str, float]) -> Ho
         round_trip=round_trips[peer.peer_id],
         step_seconds=peer.step_seconds * share,
         token_seconds=peer.token_seconds * share,
-        record=peer.record,
     )
 
 

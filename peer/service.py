@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from functools import partial
 
@@ -17,12 +16,11 @@ from peer.complaints import Complaints
 from peer.compute import Engine
 from peer.early import EarlyResults
 from peer.intake import states_of
-from peer.links import Links
+from peer.links import Links, Outbox
 from peer.metrics import LINKS_LOST, REFUSALS
-from peer.outbox import Outbox
 from peer.packer import UPLINK_MBIT, Packer
 from peer.rounds import Rounds
-from peer.session import Neighbour, Refusal, Session, check_neighbours
+from peer.session import Refusal, Session
 from peer.table import SessionTable
 from swarm import awake
 from swarm.errors import BadMessage, PeerLost
@@ -38,6 +36,7 @@ from swarm.wire import (
     AnyMessage,
     Ask,
     Broken,
+    Contact,
     Copy,
     Hidden,
     Leaving,
@@ -70,16 +69,13 @@ class PeerService:
         engine: Engine,
         thread: Executor,
         max_batch_tokens: int,
-        introduced: Callable[[bytes], Neighbour],
         uplink_mbit: float = UPLINK_MBIT,
     ) -> None:
-        """`engine` runs the stage's rounds, on `thread`; `introduced` reads the record of a next peer; what is pushed
-        is packed if that pays at `uplink_mbit`."""
+        """`engine` runs the stage's rounds, on `thread`; what is pushed is packed if that pays at `uplink_mbit`."""
         self._transport = transport
         self._stage = stage
         self._table = table
-        self._links = Links(transport, self._on_link_lost, self._on_room, Packer(uplink_mbit).pack)
-        self._introduced = introduced
+        self._links = Links(transport, self._on_link_lost, Packer(uplink_mbit).pack)
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
@@ -197,38 +193,28 @@ class PeerService:
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
-        downstream = self._next(message.downstream, client)
-        unused = self._table.in_the_way(message, client, downstream)
+        unused = self._table.in_the_way(message, client)
         if unused is not None:
             self._end(unused, "it got no round, and others need the room")
-        session = self._table.open(message, client, downstream)
+        session = self._table.open(message, client)
         self._rounds.drop(session.id)  # of a session that this one replaces
-        self._links.leave(session.id)
         self._replies[session.id] = replies
         self._meet_neighbours(session)
 
     def _relink(self, message: Relink, replies: Outbox) -> None:
         """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        downstream, num_layers = self._next(message.downstream, session.client), self._stage.info.num_layers
-        check_neighbours(session.span, message.upstream, downstream, num_layers)
-        lacking = None
-        if downstream is not None:
-            chunk = downstream.chunk(message.chunk)
-            lacking = session.sent.since(message.holds, chunk, message.judged, message.settled)
-            self._table.admission.check_replay(session.client, lacking.num_tokens)
-        session.relink(message, downstream, num_layers)
-        if lacking is not None:
-            self._rounds.pass_again(session, lacking)
+        session.relink(message, self._stage.info.num_layers)
+        if session.downstream is not None:
+            lacking = session.sent.since(message.holds, message.chunk, message.judged, message.settled)
+            self._rounds.pass_again(session.downstream, session, lacking)
         self._meet_neighbours(session)
 
     def _copy(self, message: Copy, replies: Outbox) -> None:
         """Bring another peer what the next one has. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        to = self._named(message.to, session.client)
-        again = session.sent.text(message.start, message.end, to.chunk(message.chunk))
-        self._table.admission.check_replay(session.client, again.num_tokens)
-        self._rounds.copy(session, to.contact, again)
+        passed = session.sent.text(message.start, message.end, message.chunk)
+        self._rounds.pass_again(message.to, session, passed)
 
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
         """How far a session got, now or when it is far enough. Raises Refusal."""
@@ -253,20 +239,9 @@ class PeerService:
             raise Refusal("gone", "the session was opened on another stream")
         return session
 
-    def _next(self, record: bytes | None, client: str) -> Neighbour | None:
-        """The next peer that a client names, if there is one. Raises Refusal."""
-        return None if record is None else self._named(record, client)
-
-    def _named(self, record: bytes, client: str) -> Neighbour:
-        """A peer that a client names, by its record. Raises Refusal."""
-        neighbour = self._introduced(record)
-        self._links.check(client, neighbour.contact)
-        return neighbour
-
     def _close(self, session_id: bytes) -> None:
         self._table.close(session_id)
         self._rounds.drop(session_id)
-        self._links.leave(session_id)
         self._replies.pop(session_id, None)
         self._closed.set()
 
@@ -277,7 +252,8 @@ class PeerService:
 
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early."""
-        self._links.lead(session)
+        if session.downstream is not None:
+            self._links.prepare(session.downstream)
         if self._table.admission.is_denied(session.source):
             reason = f"peer {self._transport.peer_id} takes nothing from it"
             self._replies[session.id].post(Broken(session.id, session.source, reason))
@@ -322,15 +298,12 @@ class PeerService:
             inputs = from_rows(states.data, states.form, hidden_size)
             session.witness.note(round.position, inputs[: round.num_kept])
 
-    def _on_link_lost(self, sessions: Collection[Session], error: PeerLost) -> None:
+    def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""
         LINKS_LOST.inc()
-        for session in sessions:
-            self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
-
-    def _on_room(self) -> None:
-        """Results that waited for a neighbour have been sent."""
-        self._rounds.go_on()
+        for session in self._table:
+            if session.downstream == contact:
+                self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
 
     async def _expire(self, idle_seconds: float) -> None:
         """End what is not used; not after a pause of this program, in which nobody could use anything."""

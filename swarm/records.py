@@ -21,9 +21,10 @@ from swarm.foreign import cleaned
 from swarm.identity import Identity, verify
 from swarm.membership import PUBLIC, Membership
 from swarm.span import MAX_LAYERS, Span
-from swarm.wire import MAX_MADDRS, MAX_RECORD, Contact
+from swarm.wire import MAX_MADDRS, Contact
 
 MAX_LIFETIME = 60.0  # seconds
+MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
 _DOMAIN = b"specswarm announcement 1:"  # a signature made for anything else is none here
 _SIGNATURE = 64
 _UNNUMBERED = 5  # the last protocol whose records did not say which it is
@@ -97,23 +98,12 @@ class Announcement(Envelope):
     """It has chosen its layers and loads them, serves them, serves only those who are there already, or is gone."""
     shared_key: bool = False
     """Another node publishes under the same key: a copy of the key file is in use elsewhere."""
-    record: Annotated[bytes, Field(exclude=True, repr=False, max_length=MAX_RECORD)] = b""
-    """As it was signed, of one that was read: with this, others are told where the peer is."""
 
     @model_validator(mode="after")
     def _span_within_the_model(self) -> Announcement:
         if not self.start < self.end <= self.num_layers:
             raise ValueError(f"layers {self.start}:{self.end} of {self.num_layers}")
         return self
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the same is said, signed or not."""
-        if not isinstance(other, Announcement):
-            return NotImplemented
-        return self.__dict__ | {"record": b""} == other.__dict__ | {"record": b""}
-
-    def __hash__(self) -> int:
-        return hash((self.peer_id, self.expires))
 
     @property
     def span(self) -> Span:
@@ -144,7 +134,7 @@ def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
         raise BadMessage(f"malformed record: {error}") from None
     if not verify(found.peer_id, _DOMAIN + swarm.records_secret + payload, record[:_SIGNATURE]):
         raise BadMessage(f"record about {found.peer_id} is not signed by it")
-    return found.model_copy(update={"record": record}) if isinstance(found, Announcement) else found
+    return found
 
 
 def _parsed(payload: bytes) -> Envelope:

@@ -36,7 +36,6 @@ PUSH_PROTOCOL = f"/specswarm/push/{PROTOCOL}"  # a peer opens it to the next one
 DRAFT_PROTOCOL = f"/specswarm/draft/{PROTOCOL}"  # a client opens it to a peer that drafts for it
 
 MAX_MADDRS = 32  # addresses of one peer
-MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
 
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
 MAX_DRAFT_MESSAGE = 1 << 20  # bytes on a stream to or from a peer that drafts; the longest text takes as much
@@ -60,8 +59,6 @@ NO_SESSION = bytes(16)  # stands where a message concerns no session
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=128)]
 Maddr = Annotated[str, Meta(max_length=256)]
-Record = Annotated[bytes, Meta(max_length=MAX_RECORD)]
-"""What a peer has signed of itself (see `swarm.records`): who it is, and where."""
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
@@ -115,7 +112,7 @@ class Open(Message, frozen=True, tag=1):
     start: Count
     end: Count
     upstream: PeerId | None
-    downstream: Record | None
+    downstream: Contact | None
     holds: Count
     chunk: Chunk
     sampling: Sampling
@@ -239,7 +236,7 @@ class Relink(Message, frozen=True, tag=9):
 
     session: SessionId
     upstream: PeerId | None
-    downstream: Record | None
+    downstream: Contact | None
     holds: Count
     chunk: Chunk
     judged: Count = 0
@@ -281,7 +278,7 @@ class Copy(Message, frozen=True, tag=12):
     """Bring another peer, too, what was passed on of the positions start..end: as text, `chunk` tokens at a time."""
 
     session: SessionId
-    to: Record
+    to: Contact
     start: Count
     end: Count
     chunk: Chunk

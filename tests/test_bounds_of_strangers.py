@@ -11,7 +11,6 @@ from peer.early import EarlyResults
 from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
-    MAX_RECORD,
     MAX_SESSION_MESSAGE,
     NO_SESSION,
     PUSH_PROTOCOL,
@@ -144,7 +143,7 @@ def test_messages_of_a_client_are_small() -> None:
             0,
             1 << 31,
             "p" * 128,
-            bytes(MAX_RECORD),
+            Contact("p" * 128, ("m" * 256,) * 32),
             1 << 31,
             2048,
             Sampling(),

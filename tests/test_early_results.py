@@ -62,7 +62,7 @@ def test_an_early_result_that_does_not_fit_takes_none_of_the_others_with_it() ->
         for position in (50, 0):
             await link.send(hidden(Round(IDS[0], 1, position, (1, 2), 0, judged=False), 1, 0, "float32"))
         await asyncio.sleep(0.1)
-        await client.send(Relink(IDS[0], "other", b"last", 0, 16))
+        await client.send(Relink(IDS[0], "other", Contact("last"), 0, 16))
         refusal = await client.receive()
         assert isinstance(refusal, Refused)
         assert "position 50 leaves a gap" in refusal.reason

@@ -69,7 +69,7 @@ async def opened(swarm: ToySwarm, receiver: str, request: Open, client: str = "e
 def open_at(hop: int, id_: bytes = IDS[0]) -> Open:
     names = ["first", "middle", "last"]
     upstream = names[hop - 1] if hop else None
-    downstream = names[hop + 1].encode() if hop < 2 else None
+    downstream = Contact(names[hop + 1]) if hop < 2 else None
     return Open(id_, FINGERPRINT, hop, hop + 1, upstream, downstream, 0, 16, Sampling())
 
 

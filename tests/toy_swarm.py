@@ -16,7 +16,6 @@ from client.target import Target
 from client.terms import Terms
 from peer.limits import DEFAULTS, Limits
 from peer.service import PeerService
-from peer.session import Neighbour
 from peer.table import SessionTable
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -24,7 +23,7 @@ from swarm.span import Span
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
-from swarm.wire import Contact, Rule
+from swarm.wire import Rule
 from tests.faulty import FaultyNetwork
 from tests.toy import VOCAB, ToyEngine, ToyStage, info, reference
 
@@ -68,11 +67,6 @@ class Announced:
         return ""
 
 
-def introduced(record: bytes) -> Neighbour:
-    """A toy peer's record is its name: nobody forges one here."""
-    return Neighbour(Contact(record.decode()), max_round=1)
-
-
 class ToySwarm:
     """Peers by name, each with a span of a model of so many layers."""
 
@@ -113,7 +107,7 @@ class ToySwarm:
             limits=self.limits,
             clock=asyncio.get_running_loop().time,
         )
-        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64, introduced)
+        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
         self.services[name] = service
         await service.start()
         node.start(service.run(1000.0))
@@ -139,7 +133,6 @@ class ToySwarm:
             version="0",
             started=now,
             expires=now + 60,
-            record=name.encode(),
         )
 
     async def renew(self, period: float) -> None:

@@ -26,6 +26,7 @@ from swarm.wire import (
     AnyMessage,
     Ask,
     Broken,
+    Contact,
     Copy,
     Hello,
     Hidden,
@@ -65,8 +66,6 @@ class Aim:
     """The stranger's own peer id."""
     victims: Collection[bytes] = ()
     """Ids of sessions that others have opened there."""
-    records: Sequence[bytes] = ()
-    """What peers have signed of themselves."""
 
 
 def lawful_open(aim: Aim, session: bytes) -> Open:
@@ -80,20 +79,19 @@ def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
     session = chance.choice([session, session, session, *aim.victims])
     round = any_round(chance, aim, session)
     upstream = chance.choice([None, _peer(chance), aim.sender])
-    downstream = chance.choice([None, chance.randbytes(300), *aim.records])
-    known = chance.choice([b"", *aim.records])
+    downstream = chance.choice([None, Contact(_peer(chance), ("/ip4/127.0.0.1/tcp/9", "nonsense"))])
     start = chance.randrange(aim.num_layers)
     end = start + 1 + _number(chance)
     messages: list[AnyMessage] = [
         Open(session, aim.fingerprint, start, end, upstream, downstream, _number(chance), 1, Sampling(0.5)),
-        Open(session, aim.fingerprint, 0, aim.span.end, None, known, 0, 512, Sampling(), 7),
+        Open(session, aim.fingerprint, 0, aim.span.end, None, Contact(_peer(chance)), 0, 512, Sampling(), 7),
         lawful_open(aim, session),
         structs.replace(lawful_open(aim, session), wire="int8"),
         round,
         any_hidden(chance, aim, round),
         Relink(session, upstream, downstream, _number(chance), 1, _number(chance), _number(chance)),
         Ask(session, _number(chance), _number(chance)),
-        Copy(session, chance.choice([bytes(64), *aim.records]), _number(chance), _number(chance), 1),
+        Copy(session, Contact(_peer(chance), ("nonsense",)), _number(chance), _number(chance), 1),
         Leaving(1.0),
         Ping(_number(chance)),
         Pong(_number(chance)),
