@@ -37,6 +37,7 @@ class Elsewhere:
         self.reroutes = 0
         self.traffic = (0, 0)
         """Bytes this client has sent and received for it."""
+        self._believed = 0.0  # seconds that verdicts have taken, as the peer says and as far as they have passed
         self._transport = transport
         self._contact = contact
         self._model = model
@@ -71,9 +72,10 @@ class Elsewhere:
         self.reroutes = max(self.reroutes, news.reroutes)
         if news.chain:
             self.chain = [(peer_id, Span(start, stop)) for peer_id, start, stop in news.chain]
-        left = max(elapsed - statistics.draft_seconds - sum(statistics.trip_seconds), 0.0)
+        left = max(elapsed - self._believed, 0.0)
         draft_seconds = min(news.draft_seconds, left)
         trip_seconds = min(news.trip_seconds, left - draft_seconds)
+        self._believed += draft_seconds + trip_seconds
         statistics.count(
             len(news.tokens),
             news.drafted,

@@ -64,8 +64,8 @@ class Daemon(P2P):  # type: ignore[misc]  # hivemind is untyped
 
         control._handler = accept
 
-    async def served(self) -> None:
-        """End what serves streams."""
+    async def end_streams(self) -> None:
+        """End what serves the streams that were handed over, and close them."""
         await end_tasks(*self._serving)
 
     async def reaped(self) -> None:
@@ -133,7 +133,7 @@ async def end(p2p: Daemon) -> None:
                 await p2p.shutdown()
     finally:
         p2p.kill()
-        await p2p.served()
+        await p2p.end_streams()
         for task in _running(p2p):
             if task.done() and not task.cancelled():
                 task.exception()  # `ended` has told of it, or nobody relies on it any more

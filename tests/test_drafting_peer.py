@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,20 @@ def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_
     asyncio.run(run())
 
 
+@contextlib.asynccontextmanager
+async def drafted_by(
+    generate: Callable[..., Awaitable[None]], target: Path, draft: Path, folder: Path
+) -> AsyncIterator[AsyncSwarmModel]:
+    """A client whose texts are drafted at a peer that does this in place of generating."""
+    with pytest.MonkeyPatch.context() as patch:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], folder, drafts={1: draft}) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            patch.setattr(DraftingService, "_generate", generate)
+            yield model
+
+
 LIES: dict[str, dict[str, Any]] = {
     "names a token that does not exist": {"tokens": (5, VOCAB + 5)},
     "more drafts stand than there were": {"drafted": 1, "accepted": 2},
@@ -330,7 +345,7 @@ LIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_what_a_drafting_peer_says_and_cannot_be_is_no_text_and_the_loop_goes_on_here(
-    lie: str, target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    lie: str, target: Path, draft: Path, tmp_path: Path, caplog: Any
 ) -> None:
     caplog.set_level(logging.INFO, "specswarm")
 
@@ -340,11 +355,7 @@ def test_what_a_drafting_peer_says_and_cannot_be_is_no_text_and_the_loop_goes_on
         raise PeerLost(stream.peer_id, "it hangs up")
 
     async def run() -> None:
-        async with (
-            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
-            memory_swarm.client(network, target, draft_at="peer") as model,
-        ):
-            monkeypatch.setattr(DraftingService, "_generate", lying)
+        async with drafted_by(lying, target, draft, tmp_path) as model:
             result = await model.generate(PROMPT, max_new_tokens=8)
             assert result.token_ids == greedy(load_whole(target), PROMPT, 8)
             assert (result.drafted_at, result.reroutes) == (None, 0)
@@ -355,19 +366,13 @@ def test_what_a_drafting_peer_says_and_cannot_be_is_no_text_and_the_loop_goes_on
     asyncio.run(run())
 
 
-def test_seconds_that_have_not_passed_are_not_believed(
-    target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_that_have_not_passed_are_not_believed(target: Path, draft: Path, tmp_path: Path) -> None:
     async def boasting(self: DraftingService, request: object, stream: Stream) -> None:
         for token in greedy(load_whole(target), PROMPT, 8):
             await stream.send(Generated((token,), 0, 0, 3600.0, 3600.0, 3600.0, 0))
 
     async def run() -> None:
-        async with (
-            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}) as network,
-            memory_swarm.client(network, target, draft_at="peer") as model,
-        ):
-            monkeypatch.setattr(DraftingService, "_generate", boasting)
+        async with drafted_by(boasting, target, draft, tmp_path) as model:
             result = await model.generate(PROMPT, max_new_tokens=8)
             assert result.drafted_at is not None
             assert result.draft_seconds + sum(result.trip_seconds) <= result.seconds
