@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
@@ -24,6 +25,8 @@ class Outbox:
     """The messages that wait for one stream."""
 
     def __init__(self) -> None:
+        self.wanted = -math.inf
+        """When somebody last asked for the way there, in the event loop's time."""
         self._queue: asyncio.Queue[AnyMessage] = asyncio.Queue(MAX_QUEUED)
         self._bytes = 0
 
@@ -55,27 +58,30 @@ class Links:
     """Streams to next peers, one for each, shared by all sessions."""
 
     def __init__(
-        self, transport: Transport, on_lost: Callable[[Contact, PeerLost], None], change: Change | None = None
+        self,
+        transport: Transport,
+        on_lost: Callable[[Contact, float, PeerLost], None],
+        change: Change | None = None,
     ) -> None:
-        """`change` makes of each message what is sent."""
+        """`on_lost` is told who was lost, and for whom: for those who asked for the way there before that time.
+        `change` makes of each message what is sent."""
         self._transport = transport
         self._change = change
         self._on_lost = on_lost
         self._outboxes: dict[Contact, Outbox] = {}  # a peer that came back elsewhere is another contact
         self._tasks: dict[Contact, asyncio.Task[None]] = {}
 
-    def prepare(self, contact: Contact) -> None:
-        """Open the stream to a peer, unless it is open, so that the first push finds it ready."""
-        if contact not in self._outboxes:
-            outbox = self._outboxes[contact] = Outbox()
-            failed = partial(self._fail, contact, outbox)
-            name = f"the link to {contact.peer_id}"
-            self._tasks[contact] = owned(self._serve(contact, outbox), name, on_failure=failed)
+    def prepare(self, contact: Contact) -> float:
+        """Open the stream to a peer, unless it is open, so that the first push finds it ready. Returns the time of this
+        call: the event loop's, in seconds."""
+        outbox = self._outboxes.get(contact) or self._begin(contact)
+        outbox.wanted = asyncio.get_running_loop().time()
+        return outbox.wanted
 
     def push(self, contact: Contact, message: AnyMessage) -> None:
         """Queue a message for a peer. If it cannot be brought there, `on_lost` is told and the queue is dropped."""
-        self.prepare(contact)
-        if not self._outboxes[contact].post(message):
+        outbox = self._outboxes.get(contact) or self._begin(contact)
+        if not outbox.post(message):
             self._tasks[contact].cancel()
             self._drop(contact, PeerLost(contact.peer_id, "it does not read what it is sent"))
 
@@ -83,9 +89,16 @@ class Links:
         """End all streams."""
         await end(*self._tasks.values())
 
+    def _begin(self, contact: Contact) -> Outbox:
+        outbox = self._outboxes[contact] = Outbox()
+        failed = partial(self._fail, contact, outbox)
+        name = f"the link to {contact.peer_id}"
+        self._tasks[contact] = owned(self._serve(contact, outbox), name, on_failure=failed)
+        return outbox
+
     async def _serve(self, contact: Contact, outbox: Outbox) -> None:
         try:
-            with closing(await self._transport.open(contact, PUSH_PROTOCOL)) as stream:
+            with closing(await self._open(contact, outbox)) as stream:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(outbox.run(stream, self._change))
                     await stream.receive()  # nothing comes back: this returns when the stream ends
@@ -95,6 +108,21 @@ class Links:
                 error = errors.exceptions[0]
                 self._drop(contact, error if isinstance(error, PeerLost) else PeerLost(contact.peer_id, str(error)))
 
+    async def _open(self, contact: Contact, outbox: Outbox) -> Stream:
+        """Raises PeerLost when it cannot be opened for those who asked last.
+
+        A dial to a dead host takes long to fail, and the peer may be back by then: it says nothing to those who asked
+        after it had begun.
+        """
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                return await self._transport.open(contact, PUSH_PROTOCOL)
+            except PeerLost as error:
+                if outbox.wanted <= began:
+                    raise
+                self._on_lost(contact, began, error)
+
     def _fail(self, contact: Contact, outbox: Outbox, _: Exception) -> None:
         """What was to go there is lost by a fault of this peer, and the neighbour is not to blame."""
         if self._outboxes.get(contact) is outbox:
@@ -103,4 +131,4 @@ class Links:
     def _drop(self, contact: Contact, error: PeerLost) -> None:
         self._outboxes.pop(contact, None)
         self._tasks.pop(contact, None)
-        self._on_lost(contact, error)
+        self._on_lost(contact, math.inf, error)

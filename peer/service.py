@@ -253,7 +253,7 @@ class PeerService:
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early."""
         if session.downstream is not None:
-            self._links.prepare(session.downstream)
+            session.linked = self._links.prepare(session.downstream)
         if self._table.admission.is_denied(session.source):
             reason = f"peer {self._transport.peer_id} takes nothing from it"
             self._replies[session.id].post(Broken(session.id, session.source, reason))
@@ -298,11 +298,11 @@ class PeerService:
             inputs = from_rows(states.data, states.form, hidden_size)
             session.witness.note(round.position, inputs[: round.num_kept])
 
-    def _on_link_lost(self, contact: Contact, error: PeerLost) -> None:
-        """Tell the clients whose chains led over a lost peer."""
+    def _on_link_lost(self, contact: Contact, before: float, error: PeerLost) -> None:
+        """Tell the clients whose chains led over a lost peer, if that was known to be next before that time."""
         LINKS_LOST.inc()
         for session in self._table:
-            if session.downstream == contact:
+            if session.downstream == contact and session.linked <= before:
                 self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
 
     async def _expire(self, idle_seconds: float) -> None:

@@ -101,6 +101,8 @@ class Session:
     """The next peer; None at the last hop."""
     sampling: Sampling
     cache: KVCache
+    linked: float = 0.0
+    """When the way to the next peer was last asked for: seconds of the event loop."""
     holds: int = 0
     """Positions that the next peer has already: their results are kept, and not passed on."""
     chunk: int = MAX_ROUND_TOKENS

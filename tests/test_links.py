@@ -10,7 +10,7 @@ from swarm.codec import encode
 from swarm.errors import PeerLost
 from swarm.memory import MemoryNetwork, MemoryTransport
 from swarm.streams import Libp2pStream
-from swarm.transport import Stream
+from swarm.transport import Handler, Stream
 from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
 
 NEXT = Contact("next")
@@ -33,7 +33,8 @@ async def start() -> tuple[Links, Neighbour, MemoryTransport, asyncio.Queue[Peer
     network, neighbour, lost = MemoryNetwork(), Neighbour(), asyncio.Queue[PeerLost]()
     place = network.join(NEXT.peer_id)
     await place.serve(PUSH_PROTOCOL, neighbour.serve)
-    return Links(network.join("own"), lambda _, error: lost.put_nowait(error)), neighbour, place, lost
+    links = Links(network.join("own"), lambda _contact, _before, error: lost.put_nowait(error))
+    return links, neighbour, place, lost
 
 
 def test_what_is_pushed_arrives_in_order_on_one_stream() -> None:
@@ -173,5 +174,46 @@ def test_a_neighbour_that_cannot_be_reached_is_told_once() -> None:
         assert (await asyncio.wait_for(lost.get(), 5)).peer_id == "nobody"
         await links.close()
         assert lost.empty()
+
+    asyncio.run(run())
+
+
+def test_a_dial_that_fails_says_nothing_to_who_asked_after_it_had_begun() -> None:
+    """A dial to a dead host takes long to fail; the peer may be back by then, and is dialled once more."""
+
+    class Slow:
+        """A network whose first dial fails when it is told to."""
+
+        peer_id = "own"
+
+        def __init__(self, there: MemoryTransport) -> None:
+            self.there = there
+            self.dialled = asyncio.Event()
+            self.fails = asyncio.Event()
+
+        async def open(self, contact: Contact, protocol: str) -> Stream:
+            if self.fails.is_set():
+                return await self.there.open(contact, protocol)
+            self.dialled.set()
+            await self.fails.wait()
+            raise PeerLost(contact.peer_id, "no answer")
+
+        async def serve(self, protocol: str, handler: Handler) -> None:
+            await self.there.serve(protocol, handler)
+
+    async def run() -> None:
+        network, neighbour, told = MemoryNetwork(), Neighbour(), list[float]()
+        await network.join(NEXT.peer_id).serve(PUSH_PROTOCOL, neighbour.serve)
+        slow = Slow(network.join("own"))
+        links = Links(slow, lambda _contact, before, _error: told.append(before))
+        first = links.prepare(NEXT)
+        await slow.dialled.wait()
+        second = links.prepare(NEXT)
+        links.push(NEXT, Ping(0))
+        slow.fails.set()
+        assert await asyncio.wait_for(neighbour.received.get(), 5) == Ping(0)
+        (before,) = told
+        assert first <= before < second
+        await links.close()
 
     asyncio.run(run())
