@@ -16,7 +16,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -26,7 +26,7 @@ from client.shortest import Costs, shortest
 from swarm.errors import ChainLost
 from swarm.records import Announcement
 from swarm.span import Span
-from swarm.wire import Contact
+from swarm.wire import Contact, Introduction
 
 UNKNOWN_LINK = 0.1  # one-way seconds assumed where nobody has measured
 HUBS = 8
@@ -59,6 +59,8 @@ class Hop:
     step_seconds: float
     """Announced compute of its layers here: of one token, and of each further token of a round."""
     token_seconds: float
+    introduction: Introduction = field(repr=False, compare=False)
+    """What the peer has signed: by this, the hop before is told where it is."""
 
     def seconds(self, tokens: int) -> float:
         """Announced compute for a round of `tokens` tokens."""
@@ -201,6 +203,7 @@ def _hop(peer: Announcement, span: Span, round_trips: Mapping[str, float]) -> Ho
         round_trip=round_trips[peer.peer_id],
         step_seconds=peer.step_seconds * share,
         token_seconds=peer.token_seconds * share,
+        introduction=peer.introduction,
     )
 
 

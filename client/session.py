@@ -27,8 +27,8 @@ from swarm.wire import (
     MAX_TAIL,
     AnyMessage,
     Broken,
-    Contact,
     Copy,
+    Introduction,
     Leaving,
     Open,
     Progress,
@@ -140,7 +140,7 @@ class ChainSession:
         last = len(hops) - 1
         for i, hop in enumerate(hops):
             upstream = hops[i - 1].contact.peer_id if i else None
-            downstream, holds = (hops[i + 1].contact, points[i + 1]) if i < last else (None, 0)
+            downstream, holds = (hops[i + 1].introduction, points[i + 1]) if i < last else (None, 0)
             if hop in fresh:
                 await self._send(hop, self._open(hop, upstream, downstream, holds, self.chunk))
             else:
@@ -161,7 +161,10 @@ class ChainSession:
             if hop in fresh:
                 after = hops[i + 1] if i + 1 < len(hops) else None
                 holds = 0 if after in fresh else end
-                upstream, downstream = hops[i - 1].contact.peer_id if i else None, after.contact if after else None
+                upstream, downstream = (
+                    hops[i - 1].contact.peer_id if i else None,
+                    after.introduction if after else None,
+                )
                 await self._send(hop, self._open(hop, upstream, downstream, holds, chunk))
         for low in range(0, max(end, 1), MAX_AHEAD):
             high = min(low + MAX_AHEAD, end)
@@ -179,7 +182,7 @@ class ChainSession:
         """Have a hop be given the text `tokens` without its newest one, from position `start` on, so much at a time: by
         the hop before it, or by this client where there is none. Raises PeerLost."""
         if before is not None:
-            await self._send(before, Copy(self._id, hop.contact, start, len(tokens) - 1, chunk))
+            await self._send(before, Copy(self._id, hop.introduction, start, len(tokens) - 1, chunk))
             return
         for round in prefill_rounds(self._id, number, tokens, start, chunk, base=0):
             await self._send(hop, round)
@@ -321,7 +324,9 @@ class ChainSession:
             self.faults.pop(hop.contact.peer_id, None)
         return fresh
 
-    def _open(self, hop: Hop, upstream: str | None, downstream: Contact | None, holds: int, chunk: int) -> Open:
+    def _open(
+        self, hop: Hop, upstream: str | None, downstream: Introduction | None, holds: int, chunk: int
+    ) -> Open:
         terms = self._terms
         return Open(
             session=self._id,

@@ -20,6 +20,7 @@ class Admission:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._opened = Rates(limits.opens_per_minute, clock)
+        self._replayed = Rates(limits.replayed_per_minute, clock)
 
     def check(self, client: str, num_sessions: int) -> None:
         """Raise Refusal unless a client with so many open sessions may open another one."""
@@ -30,6 +31,16 @@ class Admission:
             raise Refusal("full", f"full: this client has {num_sessions} sessions open")
         if not self._opened.allows(client):
             raise Refusal("rate", f"too many sessions opened: {limits.opens_per_minute} a minute are taken")
+
+    def check_replay(self, client: str, tokens: int) -> None:
+        """Raise Refusal unless so much of a client's text may be passed on again."""
+        if not self._replayed.allows(client, tokens):
+            most = self._limits.replayed_per_minute
+            raise Refusal("rate", f"too much text is to be passed on again: {most} tokens a minute are")
+
+    def note_replay(self, client: str, tokens: int) -> None:
+        """Take note that so much of it has been."""
+        self._replayed.note(client, tokens)
 
     def is_denied(self, peer_id: str) -> bool:
         """Whether nothing of this node is to be taken."""

@@ -20,6 +20,7 @@ from peer.announcer import Announcer
 from peer.compute import Engine
 from peer.config import PeerConfig
 from peer.fit import layers_that_fit
+from peer.introductions import Introductions
 from peer.metrics import FREE_TOKENS, SESSIONS
 from peer.pace import Pace
 from peer.service import PeerService
@@ -131,7 +132,14 @@ async def _load_and_serve(
         SESSIONS.set_function(lambda: len(table))
         FREE_TOKENS.set_function(lambda: table.free_tokens)
         service = PeerService(
-            network, stage, table, Engine(stage), thread, config.max_batch_tokens, config.uplink_mbit
+            network,
+            stage,
+            table,
+            Engine(stage),
+            thread,
+            config.max_batch_tokens,
+            Introductions(fingerprint, network.swarm).neighbour,
+            config.uplink_mbit,
         )
         await service.start()
         pace = Pace(first)

@@ -5,14 +5,15 @@ Its way is to the next peer or, as a verdict, to the client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
 from peer.compute import FAILED, Engine, Failure, Job, Outcome, States
-from peer.links import Links, Outbox
+from peer.links import Links
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
-from peer.sent import Result
+from peer.outbox import Outbox
+from peer.sent import Again
 from peer.session import Session
 from peer.table import SessionTable
 from peer.worker import Worker
@@ -41,7 +42,7 @@ class Rounds:
         self._peer_id = peer_id
         self._stage = stage
         self._table = table
-        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens)
+        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens, lambda: links.full)
         self._links = links
         self._replies = replies
         self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
@@ -58,6 +59,10 @@ class Rounds:
     def progress(self, session: Session, question: Ask) -> Progress | None:
         """How far a session got, if it is as far as the question says."""
         return session.progress(question, self._worker.worked, self._worker.queued(session.id))
+
+    def go_on(self) -> None:
+        """Some results that waited have been sent."""
+        self._worker.go_on()
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -95,11 +100,13 @@ class Rounds:
         if waiting is not None and waiting[0].number >= session.proven.number:
             waiting[1]()
 
-    def pass_again(self, to: Contact, session: Session, passed: Iterable[Result]) -> None:
-        """Bring a peer what was passed on before."""
-        for round, rows, compute in passed:
-            REPLAYED_BYTES.inc(len(rows))
-            self._push(to, session, round, rows, compute)
+    def pass_again(self, session: Session, again: Again) -> None:
+        """Bring the next peer what was passed on before, and is not there."""
+        self._links.push_again(session, self._replayed(session, again))
+
+    def copy(self, session: Session, to: Contact, again: Again) -> None:
+        """Bring another peer, too, what was passed on before."""
+        self._links.copy(session, to, self._replayed(session, again))
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""
@@ -153,8 +160,13 @@ class Rounds:
         for part in fitting(rest, session.chunk):
             start = (part.position - round.position) * row_bytes
             rows = states[start : start + len(part.tokens) * row_bytes]
-            self._push(session.downstream, session, part, rows, compute)
+            self._links.push(session, self._hidden(session, part, rows, compute))
 
-    def _push(self, to: Contact, session: Session, round: Round, states: bytes, compute: Compute) -> None:
-        form = form_of(session.wire, self._stage.dtype)
-        self._links.push(to, Hidden(round, session.span.end, form, states, compute))
+    def _replayed(self, session: Session, again: Again) -> Iterator[Hidden]:
+        for round, rows, compute in again:
+            REPLAYED_BYTES.inc(len(rows))
+            self._table.admission.note_replay(session.client, len(round.tokens))
+            yield self._hidden(session, round, rows, compute)
+
+    def _hidden(self, session: Session, round: Round, states: bytes, compute: Compute) -> Hidden:
+        return Hidden(round, session.span.end, form_of(session.wire, self._stage.dtype), states, compute)

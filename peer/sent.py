@@ -7,8 +7,11 @@ newest round it has the branches, too.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from operator import itemgetter
+from weakref import WeakSet
 
 import msgspec
 
@@ -32,11 +35,17 @@ class Sent:
         self._row_bytes = 0
         self._newest: tuple[Round, Compute] | None = None
         self._branches = b""  # the newest round's rows beside text and trunk
+        self._read: WeakSet[Again] = WeakSet()  # by whom
 
     @property
     def end(self) -> int:
         """One past the last position."""
         return self.first + len(self._tokens)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether some of it is being passed on again."""
+        return any(again.num_tokens for again in self._read)
 
     def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
         """Take note of the result of a round, in place of what was there from its position on."""
@@ -49,7 +58,7 @@ class Sent:
         self.num_bytes += len(rows)
         self._newest = (round, compute)
 
-    def since(self, position: int, chunk: int, judged: int = 0, settled: int = 0) -> Iterator[Result]:
+    def since(self, position: int, chunk: int, judged: int = 0, settled: int = 0) -> Again:
         """What is to be passed on again from `position` on: at most `chunk` tokens of text at a time, then the newest
         round as it was; of one that is longer, the text alone: its client cuts the drafts, and sends them again. If the
         newest is none after `judged`, it has its verdict: then all is text, and ends at `settled`.
@@ -57,30 +66,25 @@ class Sent:
         Nothing, if the log does not reach back so far.
         """
         if self._newest is None or position < self.first:
-            return
-        newest, compute = self._newest
+            return Again(self, b"", 0, 0, 0, 1)
+        newest, _ = self._newest
         if settled and newest.number <= judged:
-            yield from self.text(position, settled, chunk)
-            return
+            return self.text(position, settled, chunk)
         rest = beyond(newest, position)
         fits = rest is None or len(rest.tokens) <= chunk
-        yield from self.text(position, newest.position + (0 if fits else newest.num_text), chunk)
+        again = self.text(position, newest.position + (0 if fits else newest.num_text), chunk)
         if rest is not None and fits:
-            branches = self._branches if rest.num_drafts else b""
-            rest = msgspec.structs.replace(rest, continues=position < newest.position)
-            yield rest, self._rows(rest.position, self.end) + branches, compute
+            again.last = msgspec.structs.replace(rest, continues=position < newest.position)
+        return again
 
-    def text(self, start: int, end: int, chunk: int) -> Iterator[Result]:
+    def text(self, start: int, end: int, chunk: int) -> Again:
         """The positions start..end, as far as the log has them, in rounds of at most `chunk` tokens, none judged."""
         if self._newest is None or start < self.first:
-            return
-        newest, end = self._newest[0], min(end, self.end)
-        step = min(chunk, CHUNK)
-        for low in range(start, end, step):
-            high = min(low + step, end)
-            tokens = tuple(self._tokens[low - self.first : high - self.first])
-            round = Round(newest.session, newest.number, low, tokens, 0, judged=False, continues=low > start)
-            yield round, self._rows(low, high), ()
+            return Again(self, b"", 0, 0, 0, 1)
+        newest = self._newest[0]
+        again = Again(self, newest.session, newest.number, start, min(end, self.end), min(chunk, CHUNK))
+        self._read.add(again)
+        return again
 
     def drop(self) -> None:
         """Forget the rows; the log begins anew with what comes next."""
@@ -88,8 +92,30 @@ class Sent:
         self._cut(self.first)
         self.first, self._newest = end, None
 
+    def tokens(self, start: int, end: int) -> tuple[int, ...]:
+        """The ids of the positions start..end."""
+        return tuple(self._tokens[start - self.first : end - self.first])
+
+    def rows(self, start: int, end: int) -> bytes:
+        """The rows of the positions start..end."""
+        size, parts = self._row_bytes, list[bytes]()
+        first = max(bisect_right(self._pieces, start, key=itemgetter(0)) - 1, 0)
+        for i in range(first, len(self._pieces)):
+            at, rows = self._pieces[i]
+            if at >= end:
+                break
+            parts.append(rows[max(start - at, 0) * size : (end - at) * size])
+        return b"".join(parts)
+
+    def newest_from(self, rest: Round) -> Result:
+        """The newest round's part `rest`, as it was sent."""
+        branches = self._branches if rest.num_drafts else b""
+        return rest, self.rows(rest.position, self.end) + branches, self._newest[1] if self._newest else ()
+
     def _cut(self, position: int) -> None:
         """Forget the rows from `position` on, and all branches."""
+        for again in self._read:
+            again.cut(position)
         self.num_bytes -= len(self._branches)
         self._branches = b""
         while self._pieces and self._pieces[-1][0] >= position:
@@ -103,11 +129,44 @@ class Sent:
             self.first = position
         del self._tokens[position - self.first :]
 
-    def _rows(self, start: int, end: int) -> bytes:
-        """The rows of the positions start..end."""
-        size = self._row_bytes
-        parts = [rows[max(start - at, 0) * size : max(end - at, 0) * size] for at, rows in self._pieces]
-        return b"".join(parts)
+
+class Again(Iterator[Result]):
+    """What is passed on again, read from the log as it is wanted: it takes no memory of its own.
+
+    It ends where the log is overwritten meanwhile, for what comes there is passed on as it is computed.
+    """
+
+    def __init__(self, log: Sent, session: bytes, number: int, start: int, end: int, step: int) -> None:
+        """The text start..end, `step` tokens at a time, as rounds of that session and number."""
+        self.last: Round | None = None
+        """The newest round, which follows, or what is wanted of it."""
+        self._log = log
+        self._session, self._number = session, number
+        self._start = self._next = start
+        self._end = end
+        self._step = step
+
+    @property
+    def num_tokens(self) -> int:
+        """How many are left."""
+        return max(self._end - self._next, 0) + (len(self.last.tokens) if self.last else 0)
+
+    def __next__(self) -> Result:
+        low, high = self._next, min(self._next + self._step, self._end)
+        if low < high:
+            self._next = high
+            tokens, continues = self._log.tokens(low, high), low > self._start
+            round = Round(self._session, self._number, low, tokens, 0, judged=False, continues=continues)
+            return round, self._log.rows(low, high), ()
+        if self.last is None:
+            raise StopIteration
+        last, self.last = self.last, None
+        return self._log.newest_from(last)
+
+    def cut(self, position: int) -> None:
+        """The log is overwritten from `position` on: before that, what is left is text."""
+        end = self._end if self.last is None else self.last.end
+        self._end, self.last = min(end, position), None
 
 
 class SentStore:
@@ -141,7 +200,8 @@ class SentStore:
             self._drop(log)
 
     def _make_room(self) -> None:
-        for log in self._logs.values():
+        """Those that are being read go last: a mend hangs on each."""
+        for log in sorted(self._logs.values(), key=lambda log: log.is_read):
             if self.num_bytes > self._max_bytes:
                 self._drop(log)
 

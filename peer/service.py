@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from functools import partial
 
@@ -16,11 +17,12 @@ from peer.complaints import Complaints
 from peer.compute import Engine
 from peer.early import EarlyResults
 from peer.intake import states_of
-from peer.links import Links, Outbox
+from peer.links import Links
 from peer.metrics import LINKS_LOST, REFUSALS
+from peer.outbox import Outbox
 from peer.packer import UPLINK_MBIT, Packer
 from peer.rounds import Rounds
-from peer.session import Refusal, Session
+from peer.session import Neighbour, Refusal, Session, check_neighbours
 from peer.table import SessionTable
 from swarm import awake
 from swarm.errors import BadMessage, PeerLost
@@ -39,6 +41,7 @@ from swarm.wire import (
     Contact,
     Copy,
     Hidden,
+    Introduction,
     Leaving,
     Open,
     Ping,
@@ -69,13 +72,16 @@ class PeerService:
         engine: Engine,
         thread: Executor,
         max_batch_tokens: int,
+        introduced: Callable[[Introduction, Contact | None], Neighbour],
         uplink_mbit: float = UPLINK_MBIT,
     ) -> None:
-        """`engine` runs the stage's rounds, on `thread`; what is pushed is packed if that pays at `uplink_mbit`."""
+        """`engine` runs the stage's rounds, on `thread`; `introduced` checks who a next peer is; what is pushed
+        is packed if that pays at `uplink_mbit`."""
         self._transport = transport
         self._stage = stage
         self._table = table
-        self._links = Links(transport, self._on_link_lost, Packer(uplink_mbit).pack)
+        self._links = Links(transport, self._on_link_lost, self._on_room, Packer(uplink_mbit).pack)
+        self._introduced = introduced
         self._early = EarlyResults()
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
@@ -193,28 +199,39 @@ class PeerService:
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
-        unused = self._table.in_the_way(message, client)
+        downstream = self._next(message.downstream, client)
+        unused = self._table.in_the_way(message, client, downstream)
         if unused is not None:
             self._end(unused, "it got no round, and others need the room")
-        session = self._table.open(message, client)
+        session = self._table.open(message, client, downstream)
         self._rounds.drop(session.id)  # of a session that this one replaces
+        self._links.leave(session.id)
         self._replies[session.id] = replies
         self._meet_neighbours(session)
 
     def _relink(self, message: Relink, replies: Outbox) -> None:
         """Give a session new neighbours, and pass on again what the next one lacks. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        session.relink(message, self._stage.info.num_layers)
-        if session.downstream is not None:
-            lacking = session.sent.since(message.holds, message.chunk, message.judged, message.settled)
-            self._rounds.pass_again(session.downstream, session, lacking)
+        downstream = self._next(message.downstream, session.client, known=session.downstream)
+        num_layers = self._stage.info.num_layers
+        check_neighbours(session.span, message.upstream, downstream, num_layers)
+        lacking = None
+        if downstream is not None:
+            chunk = downstream.chunk(message.chunk)
+            lacking = session.sent.since(message.holds, chunk, message.judged, message.settled)
+            self._table.admission.check_replay(session.client, lacking.num_tokens)
+        session.relink(message, downstream, num_layers)
+        if lacking is not None:
+            self._rounds.pass_again(session, lacking)
         self._meet_neighbours(session)
 
     def _copy(self, message: Copy, replies: Outbox) -> None:
         """Bring another peer what the next one has. Raises Refusal."""
         session = self._opened_on(replies, message.session)
-        passed = session.sent.text(message.start, message.end, message.chunk)
-        self._rounds.pass_again(message.to, session, passed)
+        to = self._named(message.to, session.client, known=None)
+        again = session.sent.text(message.start, message.end, to.chunk(message.chunk))
+        self._table.admission.check_replay(session.client, again.num_tokens)
+        self._rounds.copy(session, to.contact, again)
 
     def _ask(self, message: Ask, replies: Outbox) -> Progress | None:
         """How far a session got, now or when it is far enough. Raises Refusal."""
@@ -239,9 +256,21 @@ class PeerService:
             raise Refusal("gone", "the session was opened on another stream")
         return session
 
+    def _next(
+        self, introduction: Introduction | None, client: str, known: Contact | None = None
+    ) -> Neighbour | None:
+        """The next peer that a client names, if there is one; `known` is the one before. Raises Refusal."""
+        return None if introduction is None else self._named(introduction, client, known)
+
+    def _named(self, introduction: Introduction, client: str, known: Contact | None) -> Neighbour:
+        neighbour = self._introduced(introduction, known)
+        self._links.check(client, neighbour.contact)
+        return neighbour
+
     def _close(self, session_id: bytes) -> None:
         self._table.close(session_id)
         self._rounds.drop(session_id)
+        self._links.leave(session_id)
         self._replies.pop(session_id, None)
         self._closed.set()
 
@@ -252,8 +281,7 @@ class PeerService:
 
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early."""
-        if session.downstream is not None:
-            session.linked = self._links.prepare(session.downstream)
+        self._links.lead(session)
         if self._table.admission.is_denied(session.source):
             reason = f"peer {self._transport.peer_id} takes nothing from it"
             self._replies[session.id].post(Broken(session.id, session.source, reason))
@@ -298,12 +326,15 @@ class PeerService:
             inputs = from_rows(states.data, states.form, hidden_size)
             session.witness.note(round.position, inputs[: round.num_kept])
 
-    def _on_link_lost(self, contact: Contact, before: float, error: PeerLost) -> None:
-        """Tell the clients whose chains led over a lost peer, if that was known to be next before that time."""
+    def _on_link_lost(self, sessions: Collection[Session], error: PeerLost) -> None:
+        """Tell the clients whose chains led over a lost peer."""
         LINKS_LOST.inc()
-        for session in self._table:
-            if session.downstream == contact and session.linked <= before:
-                self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
+        for session in sessions:
+            self._replies[session.id].post(Broken(session.id, error.peer_id, error.reason))
+
+    def _on_room(self) -> None:
+        """Results that waited for a neighbour have been sent."""
+        self._rounds.go_on()
 
     async def _expire(self, idle_seconds: float) -> None:
         """End what is not used; not after a pause of this program, in which nobody could use anything."""

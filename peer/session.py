@@ -39,6 +39,9 @@ from swarm.wire import (
     Wire,
 )
 
+LEAST_CHUNK = 16
+"""Tokens at a time that a next peer is given which takes as many: a message of one costs nearly as much."""
+
 
 class Refusal(Exception):
     """The sender asked for what it may not have; `why` is for its program, the text for people. Nothing has changed."""
@@ -46,6 +49,19 @@ class Refusal(Exception):
     def __init__(self, why: Why, reason: str) -> None:
         super().__init__(reason)
         self.why: Why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A next peer, as it says itself."""
+
+    contact: Contact
+    max_round: int
+    """Most tokens that it takes at a time."""
+
+    def chunk(self, wanted: int) -> int:
+        """Tokens that it is given at a time, where a client wants so many."""
+        return max(wanted, min(LEAST_CHUNK, self.max_round))
 
 
 class Growing(msgspec.Struct, frozen=True):
@@ -101,8 +117,6 @@ class Session:
     """The next peer; None at the last hop."""
     sampling: Sampling
     cache: KVCache
-    linked: float = 0.0
-    """When the way to the next peer was last asked for: seconds of the event loop."""
     holds: int = 0
     """Positions that the next peer has already: their results are kept, and not passed on."""
     chunk: int = MAX_ROUND_TOKENS
@@ -240,15 +254,16 @@ class Session:
         taken, computed = self.last_number + 1, self.computed
         return Progress(self.id, question.nonce, taken, held, self.waiting, kept, computed, worked, queued)
 
-    def relink(self, request: Relink, num_layers: int) -> None:
-        """Take new neighbours. Raises Refusal if they do not fit the layers."""
-        check_neighbours(self.span, request.upstream, request.downstream, num_layers)
+    def relink(self, request: Relink, downstream: Neighbour | None, num_layers: int) -> None:
+        """Take new neighbours; `downstream`: the next one. Raises Refusal if they do not fit the layers."""
+        check_neighbours(self.span, request.upstream, downstream, num_layers)
         self.source = request.upstream or self.client
-        self.downstream = request.downstream
-        self.holds, self.chunk = request.holds, request.chunk
+        self.downstream = downstream.contact if downstream else None
+        self.holds = request.holds
+        self.chunk = downstream.chunk(request.chunk) if downstream else request.chunk
 
 
-def check_neighbours(span: Span, upstream: str | None, downstream: Contact | None, num_layers: int) -> None:
+def check_neighbours(span: Span, upstream: str | None, downstream: Neighbour | None, num_layers: int) -> None:
     """Raise Refusal unless exactly the first hop is fed by the client, and the last one feeds nobody."""
     if (upstream is None) != (span.start == 0):
         raise Refusal("unlawful", "the hop with layer 0, and no other, is fed by the client")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
 from peer.sent import SentStore
-from peer.session import Refusal, Session, check_neighbours, check_sampling
+from peer.session import Neighbour, Refusal, Session, check_neighbours, check_sampling
 from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
@@ -64,12 +64,12 @@ class SessionTable:
         free = self._max_cache_bytes - sum(self._reserved.values())
         return max(free, 0) // max(self._stage.cache_bytes_per_token, 1)
 
-    def open(self, request: Open, client: str) -> Session:
-        """Make a session, in place of one that the same client has open already under this id.
+    def open(self, request: Open, client: str, downstream: Neighbour | None = None) -> Session:
+        """Make a session that feeds `downstream`, in place of one that the same client has open already under its id.
 
         Raises Refusal if the client may not, or if the model, the layers or the room are not there.
         """
-        unused = self.in_the_way(request, client)
+        unused = self.in_the_way(request, client, downstream)
         if unused is not None:
             self.close(unused.id)
         self.admission.note(client)
@@ -79,9 +79,9 @@ class SessionTable:
             client=client,
             span=span,
             source=request.upstream or client,
-            downstream=request.downstream,
+            downstream=downstream.contact if downstream else None,
             holds=request.holds,
-            chunk=request.chunk,
+            chunk=downstream.chunk(request.chunk) if downstream else request.chunk,
             sampling=request.sampling,
             rule=request.rule,
             leniency=request.leniency,
@@ -95,7 +95,7 @@ class SessionTable:
         self._reserved[session.id] = 0
         return session
 
-    def in_the_way(self, request: Open, client: str) -> Session | None:
+    def in_the_way(self, request: Open, client: str, downstream: Neighbour | None = None) -> Session | None:
         """The session that has to end before this one may be opened; None if there is room. Raises Refusal if it may
         not be opened."""
         if self.is_leaving:
@@ -109,7 +109,7 @@ class SessionTable:
         span = Span(request.start, request.end)
         if span not in self._stage.span:
             raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
-        check_neighbours(span, request.upstream, request.downstream, self._stage.info.num_layers)
+        check_neighbours(span, request.upstream, downstream, self._stage.info.num_layers)
         check_sampling(request.sampling, self._stage.info)
         before = self._sessions.get(request.session)
         if before is not None and before.client != client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -34,11 +34,14 @@ class Worker:
         thread: Executor,
         deliver: Callable[[Job, Outcome | Failure], None],
         max_batch_tokens: int,
+        held_up: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
+        """`held_up`: sessions none of whose rounds are to be run for now; `go_on` when there are fewer."""
         self._engine = engine
         self._thread = thread
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
+        self._held_up = held_up
         self._waiting: list[Job] = []
         self._is_busy = self._is_stopped = False
         self._running = 0  # tokens of what is run now
@@ -51,14 +54,14 @@ class Worker:
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
         self._waiting.append(job)
-        self._start()
+        self.go_on()
 
     async def time(self, work: Callable[[], float], patience: float) -> float:
         """What `work` returns, on the torch thread: as soon as no round waits for it, or after `patience` seconds
         between two batches. One at a time; raises what `work` raises."""
         loop = asyncio.get_running_loop()
         trial = self._trial = _Trial(work, loop.time() + patience, loop.create_future())
-        self._start()
+        self.go_on()
         return await trial.result
 
     def load(self) -> float:
@@ -87,18 +90,20 @@ class Worker:
         """Start nothing more."""
         self._is_stopped = True
 
-    def _start(self) -> None:
-        """Hand the next batch to the torch thread, unless it has one or none waits; or a trial, whose turn it is."""
+    def go_on(self) -> None:
+        """Hand the next batch to the torch thread, unless it has one or none may run; or a trial, whose turn it is."""
         if self._is_busy or self._is_stopped:
             return
         loop, trial = asyncio.get_running_loop(), self._trial
-        if trial is not None and (not self._waiting or loop.time() >= trial.due):
+        held_up = self._held_up() if self._waiting else ()
+        ready = [job for job in self._waiting if job.round.session not in held_up]
+        if trial is not None and (not ready or loop.time() >= trial.due):
             self._trial, self._is_busy = None, True
             self._thread.submit(self._try, trial, loop)
             return
-        if not self._waiting:
+        if not ready:
             return
-        batch = next_batch(self._waiting, self._max_batch_tokens)
+        batch = next_batch(ready, self._max_batch_tokens)
         self._waiting = [job for job in self._waiting if job not in batch]
         self._is_busy = True
         self._running = _tokens(batch)
@@ -132,7 +137,7 @@ class Worker:
             trial.result.set_exception(outcome)
         else:
             trial.result.set_result(outcome)
-        self._start()
+        self.go_on()
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False
@@ -141,7 +146,7 @@ class Worker:
         self._running = 0
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
-        self._start()
+        self.go_on()
 
     def _bring(self, job: Job, result: Outcome | Failure) -> None:
         """Deliver a result; if that fails, the others are delivered all the same."""

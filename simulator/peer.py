@@ -8,7 +8,7 @@ from typing import Protocol
 
 import simpy
 
-from peer.session import Session
+from peer.session import Neighbour, Session
 from simulator.hosts import Host, Network, after
 from simulator.texts import following
 from swarm.model.speed import MANY
@@ -167,7 +167,7 @@ class Peer:
             client.host.name,
             span,
             message.upstream or client.host.name,
-            message.downstream,
+            downstream.contact if downstream else None,
             Sampling(),
             None,  # type: ignore[arg-type]  # nothing is computed
             message.holds,
@@ -182,7 +182,8 @@ class Peer:
         seat = self._seats.get(message.session)
         if seat is None:
             return
-        seat.session.relink(message, self._num_layers)
+        after = Neighbour(downstream.contact, downstream._max_batch_tokens) if downstream else None
+        seat.session.relink(message, after, self._num_layers)
         seat.downstream = downstream
         if downstream is not None:
             for round, _, compute in seat.session.sent.since(message.holds, message.chunk):

@@ -16,7 +16,7 @@ from swarm.errors import PeerLost
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
-from swarm.wire import MAX_ROUND_TOKENS, MAX_TAIL, Ask, Contact, Copy, Open, Progress, Relink, Round, Verdict
+from swarm.wire import MAX_ROUND_TOKENS, MAX_TAIL, Ask, Copy, Introduction, Open, Progress, Relink, Round, Verdict
 
 _FINGERPRINT = "0" * 64
 _GREEDY = Sampling()
@@ -233,7 +233,7 @@ class ChainSession:
             start=hop.span.start,
             end=hop.span.end,
             upstream=_id(upstream),
-            downstream=_contact(downstream),
+            downstream=_introduction(downstream),
             holds=holds,
             chunk=self._chunk,
             sampling=_GREEDY,
@@ -245,7 +245,7 @@ class ChainSession:
         """Tell a peer that takes part who its neighbours are."""
         peer = self._found(hop)
         if peer is not None:
-            message = Relink(self._id, _id(upstream), _contact(downstream), holds, self._chunk)
+            message = Relink(self._id, _id(upstream), _introduction(downstream), holds, self._chunk)
             self._network.send(self.host, peer.host, HEADER, peer.relink, message, self._next(downstream))
 
     def _found(self, hop: Hop) -> Peer | None:
@@ -259,7 +259,7 @@ class ChainSession:
         """Have a hop bring another peer the text up to position `end`."""
         peer, receiver = self._open_at[hop.contact.peer_id], self._next(to)
         if receiver is not None:
-            message = Copy(self._id, to.contact, 0, end, chunk)
+            message = Copy(self._id, to.introduction, 0, end, chunk)
             self._network.send(self.host, peer.host, HEADER, peer.copy, message, receiver)
 
     def _ask(self, peer_id: str, question: Ask) -> None:
@@ -297,5 +297,5 @@ def _id(hop: Hop | None) -> str | None:
     return hop.contact.peer_id if hop else None
 
 
-def _contact(hop: Hop | None) -> Contact | None:
-    return hop.contact if hop else None
+def _introduction(hop: Hop | None) -> Introduction | None:
+    return hop.introduction if hop else None

@@ -23,17 +23,21 @@ class Rates:
         self._full_at: dict[str, float] = {}
         self._most = _FEW
 
-    def allows(self, caller: str) -> bool:
-        """Whether the caller may have one more; to ask changes nothing."""
-        return self._debt(caller) + _MINUTE / self.per_minute <= _MINUTE + _ROUNDING
+    def allows(self, caller: str, amount: int = 1) -> bool:
+        """Whether the caller may have so much more, or what fills a bucket if that is less; to ask changes nothing."""
+        return self._debt(caller) + self._seconds(amount) <= _MINUTE + _ROUNDING
 
-    def note(self, caller: str) -> None:
-        """Take note that the caller has had one."""
+    def note(self, caller: str, amount: int = 1) -> None:
+        """Take note that the caller has had so much."""
         now = self._clock()
-        self._full_at[caller] = now + self._debt(caller) + _MINUTE / self.per_minute
+        self._full_at[caller] = now + self._debt(caller) + self._seconds(amount)
         if len(self._full_at) > self._most:  # a full bucket need not be known
             self._full_at = {one: moment for one, moment in self._full_at.items() if moment > now}
             self._most = max(_FEW, 2 * len(self._full_at))
+
+    def _seconds(self, amount: int) -> float:
+        """In which so much comes back."""
+        return _MINUTE * min(amount, self.per_minute) / self.per_minute
 
     def _debt(self, caller: str) -> float:
         """Seconds until the caller's bucket is full again."""

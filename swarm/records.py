@@ -1,8 +1,10 @@
 """What a peer says of itself on the DHT, signed by the identity it speaks about.
 
 A record is a 64-byte Ed25519 signature, then the announcement as JSON. The signature covers everything: nobody can
-publish in another's name, or change a record. Part of the JSON is the envelope, which nodes of every version can read;
-the rest is for those that speak the same protocol. Unknown fields are for later versions, and ignored.
+publish in another's name, or change a record. It is made for the introduction, which says where the peer is, and the
+digest of the JSON: so the introduction can be shown, and checked, without the rest. Part of the JSON is the envelope,
+which nodes of every version can read; the rest is for those that speak the same protocol. Unknown fields are for later
+versions, and ignored.
 
 A peer's records follow each other by its own clock (`issued`). How long one lives is counted from its arrival, by the
 clock of whoever keeps it (`swarm.ages`).
@@ -10,8 +12,10 @@ clock of whoever keeps it (`swarm.ages`).
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
@@ -21,11 +25,12 @@ from swarm.foreign import cleaned
 from swarm.identity import Identity, verify
 from swarm.membership import PUBLIC, Membership
 from swarm.span import MAX_LAYERS, Span
-from swarm.wire import MAX_MADDRS, Contact
+from swarm.wire import MAX_MADDRS, MAX_PEER_ROUND, Contact, Introduction
 
-MAX_LIFETIME = 60.0  # seconds
 MAX_RECORD = 8 << 10  # bytes; a peer with 32 links and a dozen addresses needs 4 KiB
-_DOMAIN = b"specswarm announcement 1:"  # a signature made for anything else is none here
+MAX_LIFETIME = 60.0  # seconds
+_DOMAIN = b"specswarm announcement 2:"  # a signature made for anything else is none here
+_DOMAIN_UNNUMBERED = b"specswarm announcement 1:"  # of records that were signed as they are
 _SIGNATURE = 64
 _UNNUMBERED = 5  # the last protocol whose records did not say which it is
 
@@ -51,6 +56,8 @@ class Envelope(BaseModel):
     config_hash: Digest
     protocol: Annotated[int, Field(ge=0, le=1 << 16)] = PROTOCOL
     """What it speaks: see `swarm.PROTOCOL`."""
+    max_round: Annotated[int, Field(ge=1, le=MAX_PEER_ROUND)]
+    """Most tokens of one round."""
     version: Annotated[str, Field(max_length=32)]
     """Of its program; for people."""
     started: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -88,8 +95,6 @@ class Announcement(Envelope):
     """Share of its time, of late, in which its stage has computed."""
     free_tokens: Annotated[int, Field(ge=0)]
     """Room left in the caches, in tokens."""
-    max_round: Annotated[int, Field(ge=1, le=1 << 20)]
-    """Most tokens of one round."""
     draft_seconds: Seconds | None
     """A draft model's step, if the peer drafts for clients; it knows the target's tokenizer."""
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
@@ -98,6 +103,8 @@ class Announcement(Envelope):
     """It has chosen its layers and loads them, serves them, serves only those who are there already, or is gone."""
     shared_key: bool = False
     """Another node publishes under the same key: a copy of the key file is in use elsewhere."""
+    _seal: tuple[bytes, bytes] = (bytes(32), bytes(_SIGNATURE))
+    """Digest and signature of the record in which this was read."""
 
     @model_validator(mode="after")
     def _span_within_the_model(self) -> Announcement:
@@ -105,16 +112,30 @@ class Announcement(Envelope):
             raise ValueError(f"layers {self.start}:{self.end} of {self.num_layers}")
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the same is said, signed or not."""
+        if not isinstance(other, Announcement):
+            return NotImplemented
+        return self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((self.peer_id, self.expires))
+
     @property
     def span(self) -> Span:
         """The layers on offer."""
         return Span(self.start, self.end)
 
+    @property
+    def introduction(self) -> Introduction:
+        """By which others are told where the peer is."""
+        return Introduction(self.contact, self.max_round, self.issued, *self._seal)
+
 
 def sign(announcement: Announcement, identity: Identity, swarm: Membership = PUBLIC) -> bytes:
     """The record for the DHT of that swarm."""
     payload = announcement.model_dump_json().encode()
-    return identity.sign(_DOMAIN + swarm.records_secret + payload) + payload
+    return identity.sign(_signed(announcement, payload, swarm)) + payload
 
 
 def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
@@ -132,9 +153,31 @@ def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
         raise BadMessage(f"malformed record: {error.errors()[0]['msg']}") from None
     except ValueError as error:
         raise BadMessage(f"malformed record: {error}") from None
-    if not verify(found.peer_id, _DOMAIN + swarm.records_secret + payload, record[:_SIGNATURE]):
+    signature = record[:_SIGNATURE]
+    if not verify(found.peer_id, _signed(found, payload, swarm), signature):
         raise BadMessage(f"record about {found.peer_id} is not signed by it")
+    if isinstance(found, Announcement):
+        found._seal = (sha256(payload).digest(), signature)
     return found
+
+
+def is_genuine(introduction: Introduction, fingerprint: str, swarm: Membership = PUBLIC) -> bool:
+    """Whether the peer that it names has signed it, as one that serves this model, in this swarm and this protocol."""
+    signed = _head(introduction, PROTOCOL, fingerprint, swarm)
+    return verify(introduction.contact.peer_id, signed, introduction.signature)
+
+
+def _signed(said: Envelope, payload: bytes, swarm: Membership) -> bytes:
+    """What the signature of a record is made for."""
+    if said.protocol <= _UNNUMBERED:
+        return _DOMAIN_UNNUMBERED + swarm.records_secret + payload
+    unsigned = Introduction(said.contact, said.max_round, said.issued, sha256(payload).digest(), b"")
+    return _head(unsigned, said.protocol, said.fingerprint, swarm)
+
+
+def _head(introduction: Introduction, protocol: int, fingerprint: str, swarm: Membership) -> bytes:
+    unsigned = msgspec.structs.replace(introduction, signature=b"")
+    return _DOMAIN + swarm.records_secret + msgspec.msgpack.encode((protocol, fingerprint, unsigned))
 
 
 def _parsed(payload: bytes) -> Envelope:

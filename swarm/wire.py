@@ -36,6 +36,7 @@ PUSH_PROTOCOL = f"/specswarm/push/{PROTOCOL}"  # a peer opens it to the next one
 DRAFT_PROTOCOL = f"/specswarm/draft/{PROTOCOL}"  # a client opens it to a peer that drafts for it
 
 MAX_MADDRS = 32  # addresses of one peer
+MAX_PEER_ROUND = 1 << 20  # tokens of one round: what a peer may say that it takes
 
 MAX_SESSION_MESSAGE = 1 << 16  # bytes on a stream to or from a client; the longest round takes 10 KiB
 MAX_DRAFT_MESSAGE = 1 << 20  # bytes on a stream to or from a peer that drafts; the longest text takes as much
@@ -88,6 +89,20 @@ class Contact:
         return any("/p2p-circuit" in maddr for maddr in self.maddrs)
 
 
+class Introduction(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a peer is, and how much it takes at a time, as it has signed (see `swarm.records`): by this others dial it,
+    and nobody in another's name."""
+
+    contact: Contact
+    max_round: Annotated[int, Meta(ge=1, le=MAX_PEER_ROUND)]
+    """Most tokens of one round."""
+    issued: Annotated[float, Meta(ge=0)]
+    """When it said so, by its own clock, in seconds since 1970."""
+    digest: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """SHA-256 of the record of which this is part."""
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Base of all messages."""
 
@@ -112,7 +127,7 @@ class Open(Message, frozen=True, tag=1):
     start: Count
     end: Count
     upstream: PeerId | None
-    downstream: Contact | None
+    downstream: Introduction | None
     holds: Count
     chunk: Chunk
     sampling: Sampling
@@ -236,7 +251,7 @@ class Relink(Message, frozen=True, tag=9):
 
     session: SessionId
     upstream: PeerId | None
-    downstream: Contact | None
+    downstream: Introduction | None
     holds: Count
     chunk: Chunk
     judged: Count = 0
@@ -278,7 +293,7 @@ class Copy(Message, frozen=True, tag=12):
     """Bring another peer, too, what was passed on of the positions start..end: as text, `chunk` tokens at a time."""
 
     session: SessionId
-    to: Contact
+    to: Introduction
     start: Count
     end: Count
     chunk: Chunk

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peer.links import Outbox
+from peer.outbox import Outbox
 from swarm.codec import encode
 from swarm.errors import PeerLost
 from swarm.packing import pack
@@ -42,11 +42,11 @@ from tests import faulty
 from tests.faulty import FaultyStream
 from tests.toy import VOCAB, reference
 from tests.toy_chain import IDS, LAYERS, LIMITS, assert_consistent, hidden, open_at, snapshot, toy_chain
-from tests.toy_swarm import FINGERPRINT, PROMPT, ToyClient, ToySwarm
+from tests.toy_swarm import FINGERPRINT, PROMPT, ToyClient, ToySwarm, introduction
 
 ids = st.sampled_from([*IDS[:1] * 4, *IDS])
 peer_ids = st.sampled_from(["first", "middle", "last", "eve", "mallory", "nobody"])
-contacts = st.none() | st.builds(Contact, peer_ids)
+introductions = st.none() | peer_ids.map(introduction)
 counts = st.integers(0, 40)
 rounds = st.builds(
     lambda session, number, position, tokens, drafts, judged: Round(
@@ -82,7 +82,7 @@ opens = st.builds(
     st.integers(0, 2),
     st.integers(1, 2),
     st.none() | peer_ids,
-    contacts,
+    introductions,
     counts,
     st.sampled_from([None, 7]),
     st.sampled_from([Sampling(), Sampling(eos_token_id=(VOCAB - 1,)), Sampling(eos_token_id=(VOCAB,))]),
@@ -94,7 +94,7 @@ lawful_opens = st.builds(
         hop,
         hop + 1,
         upstream if hop else None,
-        Contact(["first", "middle", "last"][hop + 1]) if hop < 2 else None,
+        introduction(["first", "middle", "last"][hop + 1]) if hop < 2 else None,
         0,
         16,
         Sampling(),
@@ -129,9 +129,9 @@ messages: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Proofs, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),)), st.integers(0, 2)),
     st.builds(Views, ids, counts, st.just(((1, 2), (VOCAB,))), st.just(((1, 2), (3,)))),
     st.builds(Views, ids, st.integers(0, 3), st.just(((1, 2),)), st.just(((1, 2),))),
-    st.builds(Relink, ids, st.none() | peer_ids, contacts, counts, st.integers(1, 20), counts, counts),
+    st.builds(Relink, ids, st.none() | peer_ids, introductions, counts, st.integers(1, 20), counts, counts),
     st.builds(Ask, ids, counts, counts),
-    st.builds(Copy, ids, st.builds(Contact, peer_ids), counts, counts, st.integers(1, 20)),
+    st.builds(Copy, ids, peer_ids.map(introduction), counts, counts, st.integers(1, 20)),
     st.builds(Leaving, st.just(1.0)),
     st.builds(Recall, ids, counts, counts, counts),
     st.builds(Recalled, ids, counts, st.binary(max_size=9)),
@@ -246,7 +246,8 @@ def whole(swarm: ToySwarm, name: str) -> Any:
         dict(table.admission._opened._full_at),
         dict(service._replies),
         list(service._rounds._worker._waiting),
-        list(service._links._outboxes),
+        list(service._links._links),
+        list(service._links._results),
         service._early._bytes.total(),
     )
 

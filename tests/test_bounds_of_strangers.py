@@ -11,12 +11,14 @@ from peer.early import EarlyResults
 from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
+    MAX_PEER_ROUND,
     MAX_SESSION_MESSAGE,
     NO_SESSION,
     PUSH_PROTOCOL,
     Broken,
     Contact,
     Hidden,
+    Introduction,
     Open,
     Refused,
     Round,
@@ -143,7 +145,7 @@ def test_messages_of_a_client_are_small() -> None:
             0,
             1 << 31,
             "p" * 128,
-            Contact("p" * 128, ("m" * 256,) * 32),
+            Introduction(Contact("p" * 128, ("m" * 256,) * 32), MAX_PEER_ROUND, 1e300, bytes(32), bytes(64)),
             1 << 31,
             2048,
             Sampling(),

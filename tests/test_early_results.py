@@ -8,6 +8,7 @@ from peer.early import EarlyResults
 from swarm.wire import PUSH_PROTOCOL, Contact, Hidden, Refused, Relink, Round
 from tests import faulty
 from tests.toy_chain import IDS, hidden, open_at, opened, toy_chain
+from tests.toy_swarm import introduction
 
 
 def result(session: int, number: int = 0, size: int = 10) -> Hidden:
@@ -62,7 +63,7 @@ def test_an_early_result_that_does_not_fit_takes_none_of_the_others_with_it() ->
         for position in (50, 0):
             await link.send(hidden(Round(IDS[0], 1, position, (1, 2), 0, judged=False), 1, 0, "float32"))
         await asyncio.sleep(0.1)
-        await client.send(Relink(IDS[0], "other", Contact("last"), 0, 16))
+        await client.send(Relink(IDS[0], "other", introduction("last"), 0, 16))
         refusal = await client.receive()
         assert isinstance(refusal, Refused)
         assert "position 50 leaves a gap" in refusal.reason

@@ -6,12 +6,13 @@ from client.history import History
 from client.routing import Hop
 from swarm.span import Span
 from swarm.wire import Contact
+from tests.toy_swarm import introduction
 
 KIND = ("float32", None)
 
 
 def hop(name: str, start: int, end: int) -> Hop:
-    return Hop(Contact(name), Span(start, end), 512, KIND, 0.0, 0.0, 0.0)
+    return Hop(Contact(name), Span(start, end), 512, KIND, 0.0, 0.0, 0.0, introduction(name))
 
 
 A, B, C, D = hop("a", 0, 2), hop("b", 2, 4), hop("c", 2, 4), hop("d", 0, 2)

@@ -80,8 +80,10 @@ def test_a_thousand_wrong_messages_on_every_handler_end_no_peer_and_disturb_no_c
         ):
             info, fingerprint = model.target.info, model.target.fingerprint
             spans = [Span.parse(span) for span in SPANS]
+            introductions = [peer.introduction for peer in model.target.roster.peers.values()]
             aims = [
-                Aim(fingerprint, span, info.num_layers, info.hidden_size, VOCAB, network.peer_id) for span in spans
+                Aim(fingerprint, span, info.num_layers, info.hidden_size, VOCAB, network.peer_id, (), introductions)
+                for span in spans
             ]
             attacks = [
                 asyncio.create_task(attack(network, contact, protocol, aim, seed))

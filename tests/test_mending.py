@@ -10,6 +10,7 @@ from client.mending import Gap, gaps, resume_points, stuck_at
 from client.routing import Hop
 from swarm.span import Span
 from swarm.wire import Contact, Progress
+from tests.toy_swarm import introduction
 
 SESSION = b"s" * 16
 LIMIT = 100
@@ -75,7 +76,7 @@ def test_every_hop_can_be_fed_from_its_point_on(reports: list[Progress | None]) 
 
 
 def hop(name: str, start: int, end: int) -> Hop:
-    return Hop(Contact(name), Span(start, end), 512, ("float32", None), 0.1, 0.01, 0.001)
+    return Hop(Contact(name), Span(start, end), 512, ("float32", None), 0.1, 0.01, 0.001, introduction(name))
 
 
 def test_gaps_join_lost_neighbours() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from peer.session import Growing, Refusal, Session
+from peer.session import Growing, Neighbour, Refusal, Session
 from swarm.model.cache import KVCache
 from swarm.model.source import ModelInfo
 from swarm.span import Span
@@ -22,6 +22,7 @@ MODEL = ModelInfo(
 )
 ID = b"s" * 16
 FEEDER = "the peer before"
+NEXT = Neighbour(Contact("next"), max_round=512)
 
 
 def new_session() -> Session:
@@ -240,12 +241,12 @@ def test_more_of_a_tree_that_may_not_run_is_refused(round: Round, sender: str, r
 def test_new_neighbours_must_fit_the_layers() -> None:
     session = session_with(1, 2, 3)
     before = state(session)
-    for upstream, downstream in ((None, Contact("next")), (None, None)):
+    for upstream, downstream in ((None, NEXT), (None, None)):
         with pytest.raises(Refusal):
-            session.relink(Relink(ID, upstream, downstream, 3, 512), MODEL.num_layers)
+            session.relink(Relink(ID, upstream, None, 3, 512), downstream, MODEL.num_layers)
         assert state(session) == before
-    session.relink(Relink(ID, "another", Contact("next"), 3, 512), MODEL.num_layers)
-    assert (session.source, session.downstream, session.holds) == ("another", Contact("next"), 3)
+    session.relink(Relink(ID, "another", None, 3, 512), NEXT, MODEL.num_layers)
+    assert (session.source, session.downstream, session.holds) == ("another", NEXT.contact, 3)
     assert session.tokens == [1, 2, 3]
 
 

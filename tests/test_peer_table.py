@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peer.compute import Engine, Job, States
 from peer.limits import DEFAULTS, Limits
-from peer.session import Refusal, Session
+from peer.session import Neighbour, Refusal, Session
 from peer.table import SessionTable
 from swarm.model.cache import PIECE
 from swarm.model.loading import load_stage
@@ -23,9 +23,11 @@ from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
 from swarm.wire import Contact, Open, Round
 from tests.models import VOCAB, save_llama
+from tests.toy_swarm import introduction
 
 FINGERPRINT = "a" * 64
 CLIENT = "the client"
+NEXT = Neighbour(Contact("next"), max_round=512)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def request(i: int = 0, **changes: Any) -> Open:
         "start": 0,
         "end": 2,
         "upstream": None,
-        "downstream": Contact("next"),
+        "downstream": introduction("next"),
         "holds": 0,
         "chunk": 512,
         "sampling": Sampling(),
@@ -108,14 +110,15 @@ def state(table: SessionTable) -> Any:
 def test_opened_session_is_as_requested_and_found(first: Stage, last: Stage) -> None:
     for stage, wanted in ((first, request()), (first, request(1, end=1)), (last, to_last())):
         table = table_of(stage)
-        session = table.open(wanted, CLIENT)
+        downstream = NEXT if wanted.downstream else None
+        session = table.open(wanted, CLIENT, downstream)
         assert table.find(wanted.session) is session
         assert list(table) == [session]
         assert len(table) == 1
         assert session.client == CLIENT
         assert session.span == Span(wanted.start, wanted.end)
         assert session.source == (wanted.upstream or CLIENT)
-        assert session.downstream == wanted.downstream
+        assert session.downstream == (NEXT.contact if wanted.downstream else None)
         assert session.tokens == []
 
 
@@ -169,7 +172,7 @@ def test_a_session_is_replaced_by_its_own_client_and_nobody_else(first: Stage) -
 def test_last_hop_with_a_next_peer_is_refused(last: Stage) -> None:
     table = table_of(last)
     with pytest.raises(Refusal, match="ends the chain"):
-        table.open(to_last(downstream=Contact("next")), CLIENT)
+        table.open(to_last(), CLIENT, NEXT)
     assert len(table) == 0
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,13 +16,14 @@ from pydantic import BaseModel
 
 from swarm import PROTOCOL, records
 from swarm.errors import BadMessage
+from swarm.foreign import cleaned
 from swarm.identity import Identity
 from swarm.records import MAX_RECORD, Announcement, Envelope
 from swarm.span import Span
 from swarm.wire import Contact
 from tests.test_foreign import NASTY, is_printable, texts
 
-DOMAIN = b"specswarm announcement 1:"
+DOMAIN = b"specswarm announcement 2:"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,21 @@ def announcement(peer_id: str, **changes: Any) -> Announcement:
 
 def signed(payload: bytes, identity: Identity) -> bytes:
     """A record whose signature is right, whatever the payload."""
-    return identity.sign(DOMAIN + payload) + payload
+    return identity.sign(to_sign(payload)) + payload
+
+
+def to_sign(payload: bytes) -> bytes:
+    """For what the signature of a record is made; of what is none, for the payload."""
+    try:
+        said = cleaned(json.loads(payload))
+        if said.get("protocol", 5) <= 5:
+            return b"specswarm announcement 1:" + payload
+        contact = {"peer_id": said["peer_id"], "maddrs": said["maddrs"]}
+        issued = said["expires"] - said.get("lifetime", 45.0)
+        unsigned = [contact, said["max_round"], issued, hashlib.sha256(payload).digest(), b""]
+        return DOMAIN + msgspec.msgpack.encode([said["protocol"], said["fingerprint"], unsigned])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return payload
 
 
 def fields(identity: Identity) -> dict[str, Any]:

@@ -253,7 +253,8 @@ def test_peer_met_twice_becomes_one_hop() -> None:
     around = peer("around", 0, 4, step_seconds=0.4, links={"middle": 0.0})
     middle = peer("middle", 1, 3, step_seconds=0.0)
     hops = plan(4, [around, middle], {"around": 0.01, "middle": 0.01}, tokens=1)
-    assert hops == [Hop(Contact("around", ("/dns/around",)), Span(0, 4), 512, ("float32", None), 0.01, 0.4, 0.001)]
+    contact, kind = Contact("around", ("/dns/around",)), ("float32", None)
+    assert hops == [Hop(contact, Span(0, 4), 512, kind, 0.01, 0.4, 0.001, around.introduction)]
 
 
 @pytest.mark.parametrize(

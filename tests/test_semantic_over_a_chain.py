@@ -31,11 +31,12 @@ from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import CHOICES, Lenience, Leniency
 from swarm.speculation.thresholds import LADDER, boldest
 from swarm.speculation.tree import ROOT, DraftTree, branching
-from swarm.wire import Contact, Open, Round, Views
+from swarm.wire import Open, Round, Views
 from tests import faulty, memory_swarm
 from tests.models import VOCAB, load_whole
 from tests.test_peer_session import ID, MODEL, new_session
 from tests.toy_chain import LIMITS, open_at, opened, toy_chain
+from tests.toy_swarm import introduction
 from training.arithmetic import problems
 
 PROMPT = [5, 17, 3, 9, 200, 41]
@@ -231,7 +232,7 @@ def test_no_more_is_kept_than_a_round_may_have() -> None:
 
 @pytest.mark.parametrize(("rule", "leniency"), [("match", BOLD), ("semantic", None)])
 def test_a_session_has_thresholds_under_the_rule_semantic_alone(rule: Any, leniency: Leniency | None) -> None:
-    message = Open(ID, "f" * 64, 0, 4, None, Contact("next"), 0, 9, Sampling(), None, rule, leniency)
+    message = Open(ID, "f" * 64, 0, 4, None, introduction("next"), 0, 9, Sampling(), None, rule, leniency)
     with pytest.raises(BadMessage, match="thresholds"):
         decode(encode(message))
 

@@ -99,6 +99,41 @@ def test_of_a_round_on_which_there_is_a_verdict_only_the_text_that_stands_is_pas
     assert list(log.since(15, 4, judged=4, settled=15)) == [(newest, rows_of((1, 2, 3), 15), (0.5,))]
 
 
+def test_what_is_passed_on_again_is_read_as_it_is_wanted_and_ends_where_the_log_is_overwritten() -> None:
+    log = Sent()
+    kept(log, 1, 0, tuple(range(100)))
+    again = log.since(0, 16)
+    assert [token for _ in range(2) for token in next(again)[0].tokens] == list(range(32))
+    kept(log, 2, 40, (7,) * 80)
+    rest = list(again)
+    assert [(round.position, len(round.tokens)) for round, *_ in rest] == [(32, 8)]
+    assert rest[0][1] == rows_of(tuple(range(32, 40)), 32)
+    assert list(again) == []
+
+
+def test_what_is_passed_on_again_ends_with_a_log_that_is_dropped() -> None:
+    log = Sent()
+    kept(log, 1, 0, tuple(range(100)))
+    newest, text = log.since(0, 512), log.text(0, 100, 16)
+    next(text)
+    log.drop()
+    assert (list(newest), list(text)) == ([], [])
+
+
+def test_of_a_newest_round_that_is_followed_by_another_the_text_before_that_is_passed_on_again() -> None:
+    log = Sent()
+    kept(log, 1, 0, tuple(range(10)))
+    kept(log, 2, 10, (1, 2, 3), num_drafts=2)
+    again = log.since(5, 512)
+    kept(log, 3, 12, (4,))
+    assert [(round.position, round.tokens, round.number, round.judged) for round, *_ in again] == [
+        (5, (5, 6, 7, 8, 9, 1, 2), 2, False),
+    ]  # fmt: skip
+    again = log.since(12, 512)
+    kept(log, 4, 12, (5,))
+    assert list(again) == []
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
@@ -139,3 +174,16 @@ def test_over_the_budget_the_longest_unused_log_goes() -> None:
     store.close(bytes(16))
     store.close(bytes(16))
     assert store.num_bytes == 0
+
+
+def test_a_log_that_is_being_read_goes_last() -> None:
+    store = SentStore(10 * ROW)
+    logs = [store.open(bytes([i]) * 16) for i in range(2)]
+    for i, log in enumerate(logs):
+        tokens = (1,) * (4 + i)
+        store.keep(Round(bytes([i]) * 16, 0, 0, tokens, 0, judged=False), rows_of(tokens, 0), ())
+        if i == 0:
+            again = log.since(0, 2)
+    store.keep(Round(bytes([1]) * 16, 0, 5, (1, 1), 0, judged=False), rows_of((1, 1), 5), ())
+    assert [log.num_bytes for log in logs] == [4 * ROW, 0]
+    assert sum(len(round.tokens) for round, *_ in again) == 4

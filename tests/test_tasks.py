@@ -20,7 +20,7 @@ from client.session import ChainSession
 from peer import packer
 from peer.announcer import Announcer
 from peer.compute import Engine
-from peer.links import Outbox
+from peer.links import Link
 from peer.rounds import Rounds
 from peer.service import PeerService
 from specswarm.cli import main
@@ -69,6 +69,8 @@ STARTED = {
         "peer/links.py",
         "owned",
     ): "a link: dropped, clients are told that this peer failed; the next push opens it anew",
+    ("peer/links.py", "call_later"): "closing a link that nobody uses: logged by Python",
+    ("peer/links.py", "call_soon"): "telling that there is room: logged by Python",
     ("peer/packer.py", "to_thread"): "packing: logged; states are sent as they are from now on",
     ("peer/worker.py", "submit"): "computing: logged, and the sessions are told that this peer failed",
     ("peer/worker.py", "call_soon_threadsafe"): "delivering: logged, and the session is told that this peer failed",
@@ -237,7 +239,7 @@ async def swarm(target: Path, folder: Path, spans: list[str], **options: Any) ->
 
 IN_A_PEER = {
     "packing": (packer, "_timed"),
-    "sending on a link": (Outbox, "_next"),
+    "sending on a link": (Link, "_take"),
     "computing": (Engine, "run"),
     "computing, badly": (Engine, "_run_part"),
     "bringing a result on its way": (Rounds, "_bring"),

@@ -22,6 +22,7 @@ from swarm.speculation.semantic import Leniency
 from swarm.wire import (
     MAX_DRAFTS,
     MAX_MESSAGE,
+    MAX_PEER_ROUND,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
     MAX_TEXT,
@@ -35,6 +36,7 @@ from swarm.wire import (
     Generated,
     Hello,
     Hidden,
+    Introduction,
     Leaving,
     Open,
     Ping,
@@ -62,6 +64,14 @@ reasons = st.text(printable_text, max_size=1024)
 tokens = st.lists(counts, min_size=1, max_size=40).map(tuple)
 seconds = st.lists(st.floats(0, 3600), max_size=8).map(tuple)
 contacts = st.builds(Contact, peer_ids, st.lists(st.text(printable_text, max_size=256), max_size=4).map(tuple))
+introductions = st.builds(
+    Introduction,
+    contacts,
+    st.integers(1, MAX_PEER_ROUND),
+    st.floats(0, allow_nan=False),
+    st.binary(min_size=32, max_size=32),
+    st.binary(min_size=64, max_size=64),
+)
 shares = st.floats(0, 1)
 drafts = st.integers(0, MAX_DRAFTS)
 leniencies = st.builds(Leniency, shares, shares, shares, shares)
@@ -115,7 +125,7 @@ def rounds(draw: st.DrawFn) -> Round:
 def opens(draw: st.DrawFn) -> Open:
     start, end = draw(st.lists(counts, min_size=2, max_size=2, unique=True).map(sorted))
     fingerprint = draw(st.text("0123456789abcdef", min_size=64, max_size=64))
-    upstream, downstream = draw(st.none() | peer_ids), draw(st.none() | contacts)
+    upstream, downstream = draw(st.none() | peer_ids), draw(st.none() | introductions)
     return Open(
         draw(sessions),
         fingerprint,
@@ -190,9 +200,11 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Broken: st.builds(Broken, sessions, peer_ids, reasons),
     Ping: st.builds(Ping, counts),
     Pong: st.builds(Pong, counts),
-    Relink: st.builds(Relink, sessions, st.none() | peer_ids, st.none() | contacts, counts, chunks, counts, counts),
+    Relink: st.builds(
+        Relink, sessions, st.none() | peer_ids, st.none() | introductions, counts, chunks, counts, counts
+    ),
     Ask: st.builds(Ask, sessions, counts, counts),
-    Copy: st.builds(Copy, sessions, contacts, counts, counts, chunks),
+    Copy: st.builds(Copy, sessions, introductions, counts, counts, chunks),
     Leaving: st.builds(Leaving, st.floats(0, 86400)),
     Progress: st.builds(Progress, sessions, *[counts] * 8),
     Hello: st.builds(Hello, st.binary(max_size=64)),
@@ -210,7 +222,8 @@ PROOFS = Proofs(SESSION, 1, ((7, 8), (9, 10)), ((5, 4), (3, 2)))
 TREE = Round(SESSION, 1, 5, (1, 2, 3), 2, True, (-1, 0))
 MORE = Round(SESSION, 2, 5, (8, 9), 2, True, (-1, 5), 5)
 ROUND = Round(SESSION, 1, 5, (7, 8, 9), 2, True)
-OPEN = Open(SESSION, "f" * 64, 0, 4, None, Contact("next", ("/ip4/127.0.0.1/tcp/1",)), 0, 512, Sampling())
+NEXT = Introduction(Contact("next", ("/ip4/127.0.0.1/tcp/1",)), 512, 5.0, bytes(32), bytes(64))
+OPEN = Open(SESSION, "f" * 64, 0, 4, None, NEXT, 0, 512, Sampling())
 LATER_SPAN = Open(SESSION, "f" * 64, 5, 9, "first", None, 0, 512, Sampling())
 LONG_ROUND = Round(SESSION, 1, 0, (1,) * 600, 512, True)
 VERDICT = Verdict(SESSION, 1, (8, 3), (0.1, 0.2))
@@ -302,9 +315,14 @@ BEYOND_THE_LIMITS: dict[str, bytes] = {
     "span negative": altered(OPEN, (3,), -1),
     "upstream empty": altered(OPEN, (5,), ""),
     "upstream too long": altered(OPEN, (5,), "p" * 129),
-    "downstream without a peer": altered(OPEN, (6,), {"maddrs": []}),
-    "downstream with too many addresses": altered(OPEN, (6, "maddrs"), ["/ip4/1.2.3.4/tcp/1"] * 33),
-    "downstream with a long address": altered(OPEN, (6, "maddrs"), ["/" * 257]),
+    "downstream that is a name": altered(OPEN, (6,), "next"),
+    "downstream without a peer": altered(OPEN, (6, 0), {"maddrs": []}),
+    "downstream with too many addresses": altered(OPEN, (6, 0, "maddrs"), ["/ip4/1.2.3.4/tcp/1"] * 33),
+    "downstream with a long address": altered(OPEN, (6, 0, "maddrs"), ["/" * 257]),
+    "downstream that takes nothing at a time": altered(OPEN, (6, 1), 0),
+    "downstream of no time": altered(OPEN, (6, 2), float("nan")),
+    "downstream with a short digest": altered(OPEN, (6, 3), bytes(31)),
+    "downstream with a long signature": altered(OPEN, (6, 4), bytes(65)),
     "negative temperature": altered(OPEN, (9, "temperature"), -1.0),
     "temperature not a number": altered(OPEN, (9, "temperature"), float("nan")),
     "temperature infinite": altered(OPEN, (9, "temperature"), float("inf")),
@@ -427,7 +445,7 @@ def test_a_round_without_its_newest_token_is_not_judged() -> None:
     assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 2, True), 6) == Round(SESSION, 1, 6, (2, 3), 0, False)
 
 
-SHAPES = {6: "820f6c3a1ac02d58cd96e9089415e8bae8c5e9ec51c41841110d1c94cbee7a8c"}
+SHAPES = {6: "c4fe79c4d9797dcc530ba2402df55492069ebdd4e3af1d6562c3940c8011f9e9"}
 """By version of the protocol, the hash of its messages' shapes."""
 
 

@@ -17,7 +17,7 @@ from swarm.speculation.sampling import Sampling
 from swarm.tensors import to_bytes
 from swarm.wire import SESSION_PROTOCOL, Contact, Hidden, Open, Round
 from tests.faulty import FaultyNetwork, FaultyStream
-from tests.toy_swarm import FINGERPRINT, ToySwarm
+from tests.toy_swarm import FINGERPRINT, ToySwarm, introduction
 
 LAYERS = 3
 LIMITS = Limits.model_construct(max_client_sessions=4, max_in_flight=64, max_drafts=8, max_session_tokens=100)
@@ -69,7 +69,7 @@ async def opened(swarm: ToySwarm, receiver: str, request: Open, client: str = "e
 def open_at(hop: int, id_: bytes = IDS[0]) -> Open:
     names = ["first", "middle", "last"]
     upstream = names[hop - 1] if hop else None
-    downstream = Contact(names[hop + 1]) if hop < 2 else None
+    downstream = introduction(names[hop + 1]) if hop < 2 else None
     return Open(id_, FINGERPRINT, hop, hop + 1, upstream, downstream, 0, 16, Sampling())
 
 

@@ -16,6 +16,7 @@ from client.target import Target
 from client.terms import Terms
 from peer.limits import DEFAULTS, Limits
 from peer.service import PeerService
+from peer.session import Neighbour
 from peer.table import SessionTable
 from swarm.errors import ChainLost
 from swarm.records import Announcement
@@ -23,7 +24,7 @@ from swarm.span import Span
 from swarm.speculation.flight import Flight
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.tree import DraftTree
-from swarm.wire import Rule
+from swarm.wire import Contact, Introduction, Rule
 from tests.faulty import FaultyNetwork
 from tests.toy import VOCAB, ToyEngine, ToyStage, info, reference
 
@@ -67,6 +68,16 @@ class Announced:
         return ""
 
 
+def introduction(name: str) -> Introduction:
+    """A toy peer has no key: nobody forges a name here."""
+    return Introduction(Contact(name), max_round=1, issued=0.0, digest=bytes(32), signature=bytes(64))
+
+
+def introduced(introduction: Introduction, _: Contact | None = None) -> Neighbour:
+    """Toy peers take whatever is passed on token by token, if somebody wants that."""
+    return Neighbour(introduction.contact, max_round=1)
+
+
 class ToySwarm:
     """Peers by name, each with a span of a model of so many layers."""
 
@@ -107,7 +118,7 @@ class ToySwarm:
             limits=self.limits,
             clock=asyncio.get_running_loop().time,
         )
-        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64)
+        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64, introduced)
         self.services[name] = service
         await service.start()
         node.start(service.run(1000.0))

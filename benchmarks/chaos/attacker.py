@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from random import Random
@@ -28,13 +28,14 @@ from hivemind.utils.multiaddr import Multiaddr
 from benchmarks.chaos.hostile_messages import CALLS, Aim, any_frame, any_payload, lawful_open
 from benchmarks.jsonlines import say, standard_input
 from swarm.calls import DhtNode
+from swarm.directory import Directory
 from swarm.errors import BadMessage, PeerLost
 from swarm.libp2p import Libp2pNetwork
 from swarm.model.source import ModelSource
 from swarm.span import Span
 from swarm.streams import Libp2pStream
 from swarm.tasks import end
-from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact
+from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Introduction
 
 _PER_STREAM = 40  # messages, then another stream
 _UNUSED = 8  # sessions that are opened and left, at each peer: half of what one client may have
@@ -108,8 +109,9 @@ class Attacker:
         chance: Random,
         source: ModelSource,
         victims: deque[bytes],
+        introductions: Sequence[Introduction],
     ) -> None:
-        """`victims`: ids of others' sessions, as they become known."""
+        """`victims`: ids of others' sessions, as they become known; `introductions`: of peers."""
         self._contact = Contact(node["peer_id"], tuple(node["maddrs"]))
         self._span = Span.parse(node["span"]) if node["span"] else None
         self._network = network
@@ -118,6 +120,7 @@ class Attacker:
         self._chance = chance
         self._source = source
         self._victims = victims
+        self._introductions = introductions
 
     async def run(self) -> None:
         """Send it, until cancelled."""
@@ -140,6 +143,7 @@ class Attacker:
             vocab_size=info.vocab_size,
             sender=self._network.peer_id,
             victims=self._victims,
+            introductions=self._introductions,
         )
 
     async def _stream(self, aim: Aim, protocol: str) -> None:
@@ -288,10 +292,12 @@ async def main() -> None:
         Libp2pNetwork.join(None, initial_peers=job["initial_peers"]) as network,
         _calling(job["nodes"]) as p2p,
     ):
+        peers = await Directory(network).peers_of(source.fingerprint() or "")
         say(event="ready")
+        introductions = [peer.introduction for peer in peers]
         chances = Random(job["seed"])  # noqa: S311 - draws messages, not secrets
         attackers = [
-            Attacker(node, network, p2p, pace, Random(chances.random()), source, victims)  # noqa: S311
+            Attacker(node, network, p2p, pace, Random(chances.random()), source, victims, introductions)  # noqa: S311
             for node in job["nodes"]
         ]
         async with asyncio.TaskGroup() as group:

@@ -30,6 +30,7 @@ from swarm.wire import (
     Copy,
     Hello,
     Hidden,
+    Introduction,
     Leaving,
     Open,
     Ping,
@@ -66,6 +67,8 @@ class Aim:
     """The stranger's own peer id."""
     victims: Collection[bytes] = ()
     """Ids of sessions that others have opened there."""
+    introductions: Sequence[Introduction] = ()
+    """What peers have signed of themselves."""
 
 
 def lawful_open(aim: Aim, session: bytes) -> Open:
@@ -74,24 +77,31 @@ def lawful_open(aim: Aim, session: bytes) -> Open:
     return Open(session, aim.fingerprint, aim.span.start, aim.span.end, upstream, None, 0, 512, Sampling(0.5))
 
 
+def _introduction(chance: Random) -> Introduction:
+    """Of a peer that has not signed it."""
+    contact = Contact(_peer(chance), ("/ip4/127.0.0.1/tcp/1",) * chance.randrange(3))
+    return Introduction(contact, 1 + _number(chance) % 512, chance.random() * 4e9, bytes(32), chance.randbytes(64))
+
+
 def any_message(chance: Random, aim: Aim, session: bytes) -> AnyMessage:
     """A well-formed message, of `session` or of a victim's, where it most likely does not belong."""
     session = chance.choice([session, session, session, *aim.victims])
     round = any_round(chance, aim, session)
     upstream = chance.choice([None, _peer(chance), aim.sender])
-    downstream = chance.choice([None, Contact(_peer(chance), ("/ip4/127.0.0.1/tcp/9", "nonsense"))])
+    downstream = chance.choice([None, _introduction(chance), *aim.introductions])
+    known = chance.choice([_introduction(chance), *aim.introductions])
     start = chance.randrange(aim.num_layers)
     end = start + 1 + _number(chance)
     messages: list[AnyMessage] = [
         Open(session, aim.fingerprint, start, end, upstream, downstream, _number(chance), 1, Sampling(0.5)),
-        Open(session, aim.fingerprint, 0, aim.span.end, None, Contact(_peer(chance)), 0, 512, Sampling(), 7),
+        Open(session, aim.fingerprint, 0, aim.span.end, None, known, 0, 512, Sampling(), 7),
         lawful_open(aim, session),
         structs.replace(lawful_open(aim, session), wire="int8"),
         round,
         any_hidden(chance, aim, round),
         Relink(session, upstream, downstream, _number(chance), 1, _number(chance), _number(chance)),
         Ask(session, _number(chance), _number(chance)),
-        Copy(session, Contact(_peer(chance), ("nonsense",)), _number(chance), _number(chance), 1),
+        Copy(session, known, _number(chance), _number(chance), 1),
         Leaving(1.0),
         Ping(_number(chance)),
         Pong(_number(chance)),

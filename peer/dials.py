@@ -1,0 +1,40 @@
+"""How many dials to one host are under way: clients name the peers, and each dial is traffic that the host gets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from swarm.wire import Contact
+
+PER_HOST = 8
+
+
+class Dials:
+    """Those under way; more than so many to one host wait."""
+
+    def __init__(self) -> None:
+        self._under_way = Counter[str]()
+        self._ended = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, contact: Contact) -> AsyncIterator[None]:
+        """A block in which all addresses of a peer may be dialled at once."""
+        hosts = hosts_of(contact)
+        while any(self._under_way[host] >= PER_HOST for host in hosts):
+            self._ended.clear()
+            await self._ended.wait()
+        self._under_way.update(hosts)
+        try:
+            yield
+        finally:
+            self._under_way.subtract(hosts)
+            self._under_way += Counter()
+            self._ended.set()
+
+
+def hosts_of(contact: Contact) -> set[str]:
+    """The hosts to which dialling a peer sends something; of a peer behind a relay, the relay's."""
+    return {"/".join(maddr.split("/", 3)[1:3]) for maddr in contact.maddrs}
