@@ -22,18 +22,19 @@ class Waiting(Protocol):
 T = TypeVar("T", bound=Waiting)
 
 
-def next_batch(waiting: Sequence[T], max_tokens: int) -> list[T]:
-    """The rounds to run together: decode, then prefill, each of at most `max_tokens` tokens if more than one.
+def next_batch(waiting: Sequence[T], max_tokens: int, prefill_tokens: int | None = None) -> list[T]:
+    """The rounds to run together: decode, of at most `max_tokens` tokens if more than one, then prefill, of at most
+    `prefill_tokens` (None: as many).
 
-    `waiting` is in order of arrival. Rounds of one session keep their order, so only its first can be chosen. Prefill
-    has a share of its own: however many sessions decode, it goes on.
+    `waiting` is in the order in which they should run. Rounds of one session keep their order, so only its first can be
+    chosen. Prefill has a share of its own: however many sessions decode, it goes on.
     """
     heads: dict[bytes, T] = {}
     for item in waiting:
         heads.setdefault(item.round.session, item)
-    decode = [item for item in heads.values() if not _is_prefill(item)]
-    prefill = [item for item in heads.values() if _is_prefill(item)]
-    return _fill(decode, max_tokens) + _fill(prefill, max_tokens)
+    decode = [item for item in heads.values() if not is_prefill(item.round)]
+    prefill = [item for item in heads.values() if is_prefill(item.round)]
+    return _fill(decode, max_tokens) + _fill(prefill, prefill_tokens or max_tokens)
 
 
 def _fill(items: Sequence[T], max_tokens: int) -> list[T]:
@@ -48,6 +49,6 @@ def _fill(items: Sequence[T], max_tokens: int) -> list[T]:
     return chosen
 
 
-def _is_prefill(item: Waiting) -> bool:
-    """Whether the round brings text the caches lack, rather than the newest tokens and their drafts."""
-    return not item.round.judged or item.round.num_text > MAX_TAIL + 1
+def is_prefill(round: Round) -> bool:
+    """Whether it brings text the caches lack, rather than the newest tokens and their drafts."""
+    return not round.judged or round.num_text > MAX_TAIL + 1

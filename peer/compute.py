@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from swarm.speculation.rejection import reject
 from swarm.speculation.sampling import lead
 from swarm.speculation.semantic import Lenience
 from swarm.speculation.tree import ROOT
-from swarm.wire import Round
+from swarm.wire import Round, parted
 
 _FLATTEN_AFTER = 32  # rounds through a part of the stage: making its flat form takes as long as a few of them
 _MAX_PARTS = 64
@@ -35,6 +35,11 @@ class States:
 
     data: bytes
     form: str
+
+    def parted(self, rows: int, count: int) -> list[States | None]:
+        """The first `rows` of `count` rows, and the others."""
+        at = len(self.data) // count * rows
+        return [States(self.data[:at], self.form), States(self.data[at:], self.form)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +60,12 @@ class Job:
     """Under the rule `rejection`, of each draft."""
     views: Mapping[int, Evidence] = field(default_factory=dict)
     """Under the rule `semantic`, of branching nodes."""
+
+    def parted(self, tokens: int) -> tuple[Job, Job]:
+        """The first `tokens` tokens of its text, fewer than it has, as a job of their own, and the rest."""
+        first, rest = parted(self.round, tokens)
+        states = [None, None] if self.states is None else self.states.parted(tokens, len(self.round.tokens))
+        return Job(self.session, first, states[0], self.compute), replace(self, round=rest, states=states[1])
 
 
 @dataclass(frozen=True, slots=True)

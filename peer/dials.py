@@ -7,6 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from swarm.circuits import host_of
 from swarm.wire import Contact
 
 PER_HOST = 8
@@ -37,4 +38,4 @@ class Dials:
 
 def hosts_of(contact: Contact) -> set[str]:
     """The hosts to which dialling a peer sends something; of a peer behind a relay, the relay's."""
-    return {"/".join(maddr.split("/", 3)[1:3]) for maddr in contact.maddrs}
+    return {host_of(maddr) for maddr in contact.maddrs}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from swarm.wire import Hidden, size_of
 
-MAX_BYTES = 64 << 20  # over all senders; the one that takes most of it makes room
+MAX_BYTES = 64 << 20  # over all; of the sender that takes most of it, the session that does makes room
 MAX_SECONDS = 10.0  # what is not claimed by then never will be
 
 Key = tuple[str, bytes]
@@ -25,19 +25,21 @@ class EarlyResults:
     def __init__(self, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._clock = clock
-        self._bytes = Counter[str]()  # by sender
+        self._senders = Counter[str]()  # bytes
+        self._sessions = Counter[Key]()
         self._held: OrderedDict[Key, tuple[float, list[Hidden]]] = OrderedDict()  # the oldest first
 
     def hold(self, message: Hidden, sender: str) -> None:
         """Keep a result of peer `sender` that is not wanted yet."""
-        now = self._clock()
-        _, messages = self._held.setdefault((sender, message.round.session), (now, []))
+        now, key = self._clock(), (sender, message.round.session)
+        _, messages = self._held.setdefault(key, (now, []))
         messages.append(message)
-        self._bytes[sender] += size_of(message)
+        self._sessions[key] += size_of(message)
+        self._senders[sender] += size_of(message)
         self._forget_old()
-        while self._bytes.total() > self._max_bytes:
-            heaviest = max(self._bytes, key=self._bytes.__getitem__)
-            self._forget(next(key for key in self._held if key[0] == heaviest))
+        while self._senders.total() > self._max_bytes:
+            ((heaviest, _),) = self._senders.most_common(1)
+            self._forget(max((key for key in self._held if key[0] == heaviest), key=self._sessions.__getitem__))
 
     def claim(self, session_id: bytes, sender: str) -> list[Hidden]:
         """Hand over what `sender` has pushed for a session, in order of arrival."""
@@ -55,7 +57,7 @@ class EarlyResults:
 
     def _forget(self, key: Key) -> list[Hidden]:
         _, messages = self._held.pop(key, (0.0, []))
-        self._bytes[key[0]] -= sum(map(size_of, messages))
-        if not self._bytes[key[0]]:
-            del self._bytes[key[0]]
+        self._senders[key[0]] -= self._sessions.pop(key, 0)
+        if not self._senders[key[0]]:
+            del self._senders[key[0]]
         return messages

@@ -15,7 +15,7 @@ from functools import partial
 
 from peer.dials import Dials
 from peer.session import Refusal, Session
-from peer.shares import Shares
+from peer.shares import Turns
 from swarm.errors import BadMessage, PeerLost
 from swarm.tasks import end, owned
 from swarm.transport import Stream, Transport
@@ -80,8 +80,7 @@ class Link:
         """Ends it, if nobody uses it any more."""
         self._waiting: dict[Flow, None] = {}
         self._some = asyncio.Event()
-        self._clients = Shares[str]()
-        self._sessions: dict[str, Shares[bytes]] = {}  # by client, as long as it has flows here
+        self._turns = Turns()
 
     def wake(self, flow: Flow) -> None:
         """A flow has something."""
@@ -92,10 +91,8 @@ class Link:
         """Forget a flow, and what waits of it."""
         self.flows.pop(flow, None)
         self._waiting.pop(flow, None)
-        if flow.session.client in self._sessions:
-            self._sessions[flow.session.client].forget(flow.session.id)
-        if all(other.session.client != flow.session.client for other in self.flows):
-            self._sessions.pop(flow.session.client, None)
+        self._turns.forget(flow.session.client, flow.session.id)
+        self._turns.keep({other.session.client for other in self.flows})
 
     async def next(self) -> list[AnyMessage]:
         """What goes out in one write, as soon as there is something."""
@@ -107,22 +104,16 @@ class Link:
     def _take(self) -> list[AnyMessage]:
         messages, size = list[AnyMessage](), 0
         while size < WRITE_BYTES and self._waiting:
-            client = self._clients.next(flow.session.client for flow in self._waiting)
-            sessions = self._sessions.setdefault(client, Shares())
-            of_client = {flow.session.id: flow for flow in self._waiting if flow.session.client == client}
-            flow = of_client[sessions.next(of_client)]
+            flow = min(self._waiting, key=lambda one: self._turns.so_far(one.session.client, one.session.id))
             message = flow.take()
             if message is None:
                 del self._waiting[flow]
                 continue
             messages.append(message)
-            cost = size_of(message)
-            self._clients.charge(client, cost)
-            sessions.charge(flow.session.id, cost)
-            size += cost
+            size += size_of(message)
+            self._turns.charge({(flow.session.client, flow.session.id): size_of(message)})
         if not self._waiting:
-            self._clients.begin_anew()
-            self._sessions.clear()
+            self._turns.keep(())
         return messages
 
 

@@ -48,6 +48,7 @@ from swarm.transport import Network
 log = logging.getLogger("specswarm")
 
 _WITHDRAW_SECONDS, _HASTE_SECONDS = 3.0, 0.5
+_LEAST_PREFILL = 16  # tokens: what a model of any size takes at a time without much ado
 _CHOICES = 10  # rounds in which peers that join together agree on their layers
 _SETTLE_SECONDS = 0.5  # for the others' choices to reach the directory
 
@@ -140,6 +141,7 @@ async def _load_and_serve(
             config.max_batch_tokens,
             Introductions(fingerprint, network.swarm).neighbour,
             config.uplink_mbit,
+            _prefill_tokens(first),
         )
         await service.start()
         pace = Pace(first)
@@ -157,6 +159,11 @@ async def _load_and_serve(
                 kept_up(partial(announcer.run, partial(_figures, table, service, pace)), "announcing"),
                 _leave_well(stop, left, service, announcer, offer, config.drain_seconds),
             )
+
+
+def _prefill_tokens(speed: Speed) -> int:
+    """Of others' prefill beside rounds of one token: as many as make those take twice as long, or a few more."""
+    return max(_LEAST_PREFILL, int(speed.step_seconds / max(speed.token_seconds, 1e-9)))
 
 
 @contextlib.asynccontextmanager

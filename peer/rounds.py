@@ -13,6 +13,7 @@ from peer.compute import FAILED, Engine, Failure, Job, Outcome, States
 from peer.links import Links
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
 from peer.outbox import Outbox
+from peer.queue import Queue
 from peer.sent import Again
 from peer.session import Session
 from peer.table import SessionTable
@@ -37,12 +38,24 @@ class Rounds:
         max_batch_tokens: int,
         links: Links,
         replies: Mapping[bytes, Outbox],
+        end: Callable[[Session, str], None],
+        prefill_tokens: int,
     ) -> None:
-        """`engine` runs them, on `thread`; `replies`: by session, the way to its client."""
+        """`engine` runs them, on `thread`; `replies`: by session, the way to its client; `end` ends a session, and says
+        why. `prefill_tokens`: see Worker."""
         self._peer_id = peer_id
         self._stage = stage
         self._table = table
-        self._worker = Worker(engine, thread, self._deliver, max_batch_tokens, lambda: links.full)
+        self._worker = Worker(
+            engine,
+            thread,
+            self._deliver,
+            max_batch_tokens,
+            prefill_tokens,
+            Queue(table.standing),
+            lambda: links.full,
+        )
+        self._end = end
         self._links = links
         self._replies = replies
         self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
@@ -58,7 +71,7 @@ class Rounds:
 
     def progress(self, session: Session, question: Ask) -> Progress | None:
         """How far a session got, if it is as far as the question says."""
-        return session.progress(question, self._worker.worked, self._worker.queued(session.id))
+        return session.progress(question, self._worker.worked, self._worker.queued)
 
     def go_on(self) -> None:
         """Some results that waited have been sent."""
@@ -85,6 +98,8 @@ class Rounds:
             again = partial(self.submit, session, round, layer, sender, states, compute)
             self._unproven[session.id] = (round, again)
             return
+        for other in self._table.crowding_out(session, round, layer, sender):
+            self._end(other, "others need the memory, and its client had most of it or did not use it")
         self._table.admit(session, round, layer, sender)
         self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
@@ -110,7 +125,7 @@ class Rounds:
 
     def _leave_out_stale(self, session: Session) -> None:
         """Do not run what waits of a tree that was given up with the newest round."""
-        for job in self._worker.leave_out(lambda job: job.session is session and session.is_given_up(job.round)):
+        for job in self._worker.leave_out(session.id, lambda job: session.is_given_up(job.round)):
             session.ran(job.round)
             STALE.inc()
 

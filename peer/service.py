@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from functools import partial
 
-from peer.complaints import Complaints
 from peer.compute import Engine
 from peer.early import EarlyResults
 from peer.intake import states_of
@@ -25,6 +24,7 @@ from peer.rounds import Rounds
 from peer.session import Neighbour, Refusal, Session, check_neighbours
 from peer.table import SessionTable
 from swarm import awake
+from swarm.complaints import Complaints
 from swarm.errors import BadMessage, PeerLost
 from swarm.model.stage import Stage
 from swarm.rows import from_rows
@@ -74,9 +74,10 @@ class PeerService:
         max_batch_tokens: int,
         introduced: Callable[[Introduction, Contact | None], Neighbour],
         uplink_mbit: float = UPLINK_MBIT,
+        prefill_tokens: int | None = None,
     ) -> None:
         """`engine` runs the stage's rounds, on `thread`; `introduced` checks who a next peer is; what is pushed
-        is packed if that pays at `uplink_mbit`."""
+        is packed if that pays at `uplink_mbit`. `prefill_tokens`: see Worker."""
         self._transport = transport
         self._stage = stage
         self._table = table
@@ -86,7 +87,16 @@ class PeerService:
         self._complaints = Complaints()
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
         self._rounds = Rounds(
-            transport.peer_id, stage, table, engine, thread, max_batch_tokens, self._links, self._replies
+            transport.peer_id,
+            stage,
+            table,
+            engine,
+            thread,
+            max_batch_tokens,
+            self._links,
+            self._replies,
+            self._end,
+            prefill_tokens or max_batch_tokens,
         )
         self._closed = asyncio.Event()  # a session has ended
 
@@ -97,7 +107,13 @@ class PeerService:
     @property
     def num_clients(self) -> int:
         """That have sessions here."""
-        return len({session.client for session in self._table})
+        return len(self._clients())
+
+    def _clients(self) -> set[str]:
+        return {session.client for session in self._table}
+
+    def _sources(self) -> set[str]:
+        return {session.source for session in self._table}
 
     async def try_round(self, tokens: int, patience: float) -> float:
         """Seconds that a round of so many tokens takes: see `peer.pace`."""
@@ -105,8 +121,8 @@ class PeerService:
 
     async def start(self) -> None:
         """Accept streams from now on."""
-        await self._transport.serve(SESSION_PROTOCOL, self._serve_client)
-        await self._transport.serve(PUSH_PROTOCOL, self._serve_upstream)
+        await self._transport.serve(SESSION_PROTOCOL, self._serve_client, self._clients)
+        await self._transport.serve(PUSH_PROTOCOL, self._serve_upstream, self._sources)
 
     async def run(self, idle_seconds: float) -> None:
         """Serve until cancelled. Sessions unused for `idle_seconds` end."""
@@ -200,9 +216,9 @@ class PeerService:
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
         downstream = self._next(message.downstream, client)
-        unused = self._table.in_the_way(message, client, downstream)
-        if unused is not None:
-            self._end(unused, "it got no round, and others need the room")
+        other = self._table.in_the_way(message, client, downstream)
+        if other is not None:
+            self._end(other, "others need the place, and its client had most of them or did not use it")
         session = self._table.open(message, client, downstream)
         self._rounds.drop(session.id)  # of a session that this one replaces
         self._links.leave(session.id)

@@ -239,6 +239,10 @@ class Session:
         self.waiting += 1
         self.in_flight += len(round.tokens)
 
+    def part(self) -> None:
+        """Take note that a round that was admitted runs as two."""
+        self.waiting += 1
+
     def ran(self, round: Round) -> None:
         """Take note that an admitted round has run."""
         self.waiting -= 1

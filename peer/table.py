@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
+from peer.room import Holding, giving_way
 from peer.sent import SentStore
 from peer.session import Neighbour, Refusal, Session, check_neighbours, check_sampling
+from peer.standing import Standing
 from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
@@ -39,6 +41,7 @@ class SessionTable:
         self._clock = clock
         self._limits = limits
         self.admission = Admission(limits, clock)
+        self.standing = Standing(clock)
         self._sent = SentStore(max_sent_bytes)
         self.is_leaving = False
         """Whether new sessions are refused, because this peer is about to go."""
@@ -118,9 +121,13 @@ class SessionTable:
             return None
         limit = self._clock() - self._limits.unused_seconds
         unused = [session for session in others if session.last_number < 0 and session.last_used <= limit]
-        if not unused:
+        if unused:
+            return min(unused, key=lambda session: session.last_used)
+        places = [self._holding(session, 1) for session in others]
+        chosen = giving_way(places, client, 1, 1, self.standing.is_new)
+        if chosen is None:
             raise Refusal("full", f"full: {len(others)} sessions are open")
-        return min(unused, key=lambda session: session.last_used)
+        return self._sessions[chosen[0]]
 
     def find(self, session_id: bytes) -> Session:
         """The open session of that id. Raises Refusal if there is none."""
@@ -135,18 +142,41 @@ class SessionTable:
         session.check(round, layer, sender, self._stage.info)
         self._check_limits(session, round)
 
-    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
-        """Check the round, reserve memory for its tokens, and take note of it. Raises Refusal, changing nothing."""
+    def crowding_out(self, session: Session, round: Round, layer: int, sender: str) -> list[Session]:
+        """The sessions that have to end before the round may be admitted, for want of memory. Raises Refusal if it may
+        not be, or if its client has most of the memory already."""
         self.check(session, round, layer, sender)
-        capacity = session.cache.capacity_for(session.slots(round))
-        per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
-        wanted = max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
-        if sum(self._reserved.values()) - self._reserved[session.id] + wanted > self._max_cache_bytes:
+        others = sum(self._reserved.values()) - self._reserved[session.id]
+        wanted = self._memory_for(session, round)
+        lacking = others + wanted - self._max_cache_bytes
+        if lacking <= 0:
+            return []
+        holdings = [self._holding(one, self._reserved[one.id]) for one in self if one is not session]
+        chosen = giving_way(holdings, session.client, wanted, lacking, self.standing.is_new)
+        if chosen is None:
             raise Refusal("full", "full: no cache memory is left for these tokens")
-        self._reserved[session.id] = wanted
-        session.cache.reserve(capacity)  # a number so far; the torch thread takes the memory as it writes
+        return [self._sessions[session_id] for session_id in chosen]
+
+    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
+        """Check the round, reserve memory for its tokens, and take note of it; whoever had to make room for it has.
+        Raises Refusal, changing nothing."""
+        if self.crowding_out(session, round, layer, sender):
+            raise Refusal("full", "full: no cache memory is left for these tokens")
+        self._reserved[session.id] = self._memory_for(session, round)
+        session.cache.reserve(
+            session.cache.capacity_for(session.slots(round))
+        )  # a number: the torch thread takes it
         session.last_used = self._clock()
         session.admit(round)
+
+    def _memory_for(self, session: Session, round: Round) -> int:
+        """Bytes that the session's cache takes with the round."""
+        capacity = session.cache.capacity_for(session.slots(round))
+        per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
+        return max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
+
+    def _holding(self, session: Session, size: int) -> Holding:
+        return Holding(session.id, session.client, size, self._clock() - session.last_used)
 
     def check_length(self, round: Round) -> None:
         """Raise Refusal if the round has more tokens than this peer takes at a time."""

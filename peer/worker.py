@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from peer.batching import next_batch
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
+from peer.queue import Queue, num_tokens
 from swarm.tasks import report
 
 _WORKED = 1 << 30  # tokens, at which their count begins anew
@@ -34,15 +35,19 @@ class Worker:
         thread: Executor,
         deliver: Callable[[Job, Outcome | Failure], None],
         max_batch_tokens: int,
+        prefill_tokens: int | None = None,
+        queue: Queue | None = None,
         held_up: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
-        """`held_up`: sessions none of whose rounds are to be run for now; `go_on` when there are fewer."""
+        """`prefill_tokens`: most of a pass beside which others decode, None: as many as otherwise; `held_up`: sessions
+        none of whose rounds are to be run for now; `go_on` when there are fewer."""
         self._engine = engine
         self._thread = thread
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
+        self._prefill_tokens = prefill_tokens or max_batch_tokens
         self._held_up = held_up
-        self._waiting: list[Job] = []
+        self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
         self._running = 0  # tokens of what is run now
         self._busy_seconds = 0.0
@@ -53,7 +58,7 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
-        self._waiting.append(job)
+        self._queue.add(job)
         self.go_on()
 
     async def time(self, work: Callable[[], float], patience: float) -> float:
@@ -70,21 +75,18 @@ class Worker:
         (since, before), self._asked = self._asked, (now, busy)
         return min((busy - before) / max(now - since, 1e-9), 1.0)
 
-    def queued(self, session_id: bytes) -> int:
-        """Tokens that are run before all that waits of a session has been; of all sessions, if nothing of it waits."""
-        places = [i for i, job in enumerate(self._waiting) if job.session.id == session_id]
-        before = self._waiting[: places[-1] + 1] if places else self._waiting
-        return self._running + _tokens(before)
+    @property
+    def queued(self) -> int:
+        """Tokens of the rounds that wait or are run."""
+        return self._running + self._queue.num_tokens
 
     def drop(self, session_id: bytes) -> None:
         """Forget the waiting rounds of a session that ended."""
-        self._waiting = [job for job in self._waiting if job.session.id != session_id]
+        self._queue.forget(session_id)
 
-    def leave_out(self, is_stale: Callable[[Job], bool]) -> list[Job]:
-        """Forget waiting rounds that are not wanted any more; which these were."""
-        left_out = [job for job in self._waiting if is_stale(job)]
-        self._waiting = [job for job in self._waiting if job not in left_out]
-        return left_out
+    def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
+        """Forget waiting rounds of a session that are not wanted any more; which these were."""
+        return self._queue.leave_out(session_id, is_stale)
 
     def stop(self) -> None:
         """Start nothing more."""
@@ -95,19 +97,24 @@ class Worker:
         if self._is_busy or self._is_stopped:
             return
         loop, trial = asyncio.get_running_loop(), self._trial
-        held_up = self._held_up() if self._waiting else ()
-        ready = [job for job in self._waiting if job.round.session not in held_up]
+        ready = self._queue.heads(self._held_up()) if self._queue else []
         if trial is not None and (not ready or loop.time() >= trial.due):
             self._trial, self._is_busy = None, True
             self._thread.submit(self._try, trial, loop)
             return
         if not ready:
             return
-        batch = next_batch(ready, self._max_batch_tokens)
-        self._waiting = [job for job in self._waiting if job not in batch]
+        batch = self._next(ready, loop.time())
         self._is_busy = True
-        self._running = _tokens(batch)
+        self._running = num_tokens(batch)
         self._thread.submit(self._run, batch, loop)
+
+    def _next(self, ready: Sequence[Job], now: float) -> list[Job]:
+        """What is run of these."""
+        most = self._max_batch_tokens
+        if self._queue.is_disturbing(ready, now):
+            most = min(most, self._prefill_tokens)
+        return self._queue.take(next_batch(ready, self._max_batch_tokens, most), most)
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
@@ -144,6 +151,7 @@ class Worker:
         self._busy_seconds += seconds
         self.worked = (self.worked + self._running) % _WORKED
         self._running = 0
+        self._queue.charge(batch, seconds, asyncio.get_running_loop().time())
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
         self.go_on()
@@ -154,7 +162,3 @@ class Worker:
             self._deliver(job, result)
         except Exception as error:
             report("delivering a round's result failed", error)
-
-
-def _tokens(jobs: Iterable[Job]) -> int:
-    return sum(len(job.round.tokens) for job in jobs)

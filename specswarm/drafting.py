@@ -43,7 +43,8 @@ def drafting(settings: PeerConfig) -> Beside:
             deny=settings.deny,
         )
         async with AsyncSwarmModel.connect_over(network, own, thread) as model:
-            await network.serve(DRAFT_PROTOCOL, DraftingService(model, settings).serve)
+            service = DraftingService(model, settings)
+            await network.serve(DRAFT_PROTOCOL, service.serve, service.clients)
             yield {"draft_seconds": await model.draft_seconds()}
 
     return beside
@@ -56,6 +57,10 @@ class DraftingService:
         self._model = model
         self._settings = settings
         self._running = Counter[str]()  # generations, by client
+
+    def clients(self) -> set[str]:
+        """For whom it generates."""
+        return set(self._running)
 
     async def serve(self, stream: Stream) -> None:
         """One client's stream: one generation, and pings meanwhile."""

@@ -39,6 +39,11 @@ _FIELDS = {  # name and type of each message's fields, by number from 1 on
 }
 
 
+def host_of(maddr: str) -> str:
+    """The host to which dialling an address sends something: `ip4/192.0.2.1`; behind a relay, the relay's."""
+    return "/".join(maddr.split("/", 3)[1:3])
+
+
 class HopType(IntEnum):
     """What a Hop is."""
 

@@ -1,35 +1,150 @@
-"""How many streams of others a node holds open: each takes memory here and in the daemon, whatever is sent on it."""
+"""What others' streams may take of a node: places, and memory for what is on its way in.
+
+Its law: identities are free, and whoever has opened a stream has shown no right yet. A node of which somebody makes use
+here, or that makes use of us, is known; all others are strangers. A stranger has a place as long as nobody else needs
+it, and memory for an early message, no more; what goes beyond is read and thrown away, so that a stream that others
+share goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
-from swarm.metrics import STREAMS
+from swarm.metrics import REFUSED_STREAMS, STREAMS, THROWN_AWAY
+from swarm.wire import MAX_MESSAGE
+
+SMALL = 1 << 16  # bytes of a message that anybody may send: nobody counts them
+EARLY_BYTES = 20 << 20  # in flight of one stranger, ...
+HOST_BYTES = 4 * EARLY_BYTES  # ... of all strangers at one address, ...
+ALL_BYTES = 4 * MAX_MESSAGE  # ... and of everybody
+_PATIENCE = 10.0  # seconds that a large message may take, ...
+_RATE = 1 << 20  # ... and bytes a second beyond those
+
+Known = Callable[[], Collection[str]]
+"""The peer ids of nodes that are known."""
+
+
+def nobody() -> Collection[str]:
+    """Known to a node that makes no difference."""
+    return ()
+
+
+@dataclass(slots=True, eq=False)
+class Guest:
+    """A stream of another node."""
+
+    peer_id: str
+    host: str
+    known: Known
+    close: Callable[[], None]
+    used: float
+    """When its last message came."""
+    coming: int = 0
+    """Bytes of the large message that is on its way in."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its node is."""
+        return self.peer_id in self.known()
 
 
 class IncomingStreams:
-    """Counts those that are open, by the node at the other end."""
+    """The streams that are open, by the node at the other end."""
 
-    def __init__(self, max_streams: int = 1024, max_client_streams: int = 64) -> None:
+    def __init__(
+        self,
+        max_streams: int = 1024,
+        max_client_streams: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`max_client_streams`: of one node."""
         self._max_streams = max_streams
         self._max_client_streams = max_client_streams
-        self._open = Counter[str]()
+        self._clock = clock
+        self._guests: dict[Guest, None] = {}
 
     @contextlib.contextmanager
-    def taken_by(self, peer_id: str) -> Iterator[bool]:
-        """A place for one more stream while it is served; False if there is none."""
-        if self._open.total() >= self._max_streams or self._open[peer_id] >= self._max_client_streams:
-            yield False
+    def taken_by(
+        self,
+        peer_id: str,
+        host: str = "",
+        known: Known = nobody,
+        close: Callable[[], None] = lambda: None,
+    ) -> Iterator[Guest | None]:
+        """A place for one more stream while it is served; None if there is none. `close` ends it, if its place goes to
+        somebody else."""
+        if not self._make_place(peer_id):
+            REFUSED_STREAMS.inc()
+            yield None
             return
-        self._open[peer_id] += 1
+        guest = Guest(peer_id, host, known, close, self._clock())
+        self._guests[guest] = None
         STREAMS.inc()
         try:
-            yield True
+            yield guest
         finally:
             STREAMS.dec()
-            self._open[peer_id] -= 1
-            if not self._open[peer_id]:
-                del self._open[peer_id]
+            self._guests.pop(guest, None)
+
+    @contextlib.contextmanager
+    def room_for(self, guest: Guest, size: int) -> Iterator[bool]:
+        """Memory for a large message while it comes in; False if it is to be thrown away."""
+        guest.coming = size if self._makes_room(guest, size) else 0
+        if not guest.coming:
+            THROWN_AWAY.inc()
+        try:
+            yield guest.coming > 0
+        finally:
+            guest.coming = 0
+            self.note_use(guest)
+
+    def note_use(self, guest: Guest) -> None:
+        """A message has come."""
+        guest.used = self._clock()
+
+    def _make_place(self, peer_id: str) -> bool:
+        if sum(guest.peer_id == peer_id for guest in self._guests) >= self._max_client_streams:
+            return False
+        if len(self._guests) < self._max_streams:
+            return True
+        strangers = self._strangers()
+        if not strangers:
+            return False
+        hosts, nodes = Counter(one.host for one in strangers), Counter(one.peer_id for one in strangers)
+        self._end(min(strangers, key=lambda one: (-hosts[one.host], -nodes[one.peer_id], one.used)))
+        return True
+
+    def _makes_room(self, guest: Guest, size: int) -> bool:
+        of_node = size + sum(one.coming for one in self._guests if one.peer_id == guest.peer_id)
+        if of_node > (MAX_MESSAGE if guest.is_known else EARLY_BYTES):
+            return False
+        if not guest.is_known:
+            of_host = sum(one.coming for one in self._strangers() if one.host == guest.host)
+            if of_host + size > HOST_BYTES:
+                return False
+        while sum(one.coming for one in self._guests) + size > ALL_BYTES:
+            largest = max(self._guests, key=lambda one: (one.coming > 0 and not one.is_known, one.coming))
+            if not guest.is_known or (largest.is_known and largest.coming <= size):
+                return False
+            self._end(largest)
+        return True
+
+    def _strangers(self) -> list[Guest]:
+        known = {id(guest.known): guest.known for guest in self._guests}
+        ids = {key: set(one()) for key, one in known.items()}
+        return [guest for guest in self._guests if guest.peer_id not in ids[id(guest.known)]]
+
+    def _end(self, guest: Guest) -> None:
+        """Close a stream: its place, and the memory of what was coming in, are free from now on."""
+        REFUSED_STREAMS.inc()
+        del self._guests[guest]
+        guest.close()
+
+
+def seconds_for(size: int) -> float:
+    """In which a large message of so many bytes has to come."""
+    return _PATIENCE + size / _RATE

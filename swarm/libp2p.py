@@ -17,14 +17,15 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm import awake, daemon
-from swarm.circuits import HOP_PROTOCOL
+from swarm.circuits import HOP_PROTOCOL, host_of
 from swarm.clocks import Clocks
+from swarm.complaints import Complaints
 from swarm.daemon import BROKEN
 from swarm.dht import Dht
 from swarm.directory import CLOCK_TOLERANCE, Seen
 from swarm.errors import BadMessage, DaemonEnded, LookupFailed, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
-from swarm.incoming import IncomingStreams
+from swarm.incoming import IncomingStreams, Known, nobody
 from swarm.membership import PUBLIC, REFUSAL, Membership
 from swarm.memory import MemoryNetwork
 from swarm.neighbours import greet_any, stay_in
@@ -68,6 +69,7 @@ class Libp2pNetwork:
         self._dht = dht
         self._initial: Sequence[Contact] = ()  # by whom this node came into the swarm
         self._incoming = incoming
+        self._complaints = Complaints()
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
         self._reached: dict[str, Contact] = {}  # the last ones, and where; still there when they cannot be any more
 
@@ -167,15 +169,19 @@ class Libp2pNetwork:
             await stream.send(Hello(self.swarm.badge(self.peer_id)))
         return stream
 
-    async def serve(self, protocol: str, handler: Handler) -> None:
-        """Accept streams of this protocol from now on."""
+    async def serve(self, protocol: str, handler: Handler, known: Known = nobody) -> None:
+        """Accept streams of this protocol from now on; those of `known` nodes come before those of strangers."""
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            peer_id = info.peer_id.to_base58()
+            peer_id, limits = info.peer_id.to_base58(), self._incoming
             stream = Libp2pStream(peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=False)
             try:
-                with self._incoming.taken_by(peer_id) as is_within_limits:
-                    if is_within_limits and await self._is_member(stream):
+                with limits.taken_by(peer_id, host_of(str(info.addr)), known, stream.close) as guest:
+                    if guest is None:
+                        self._complaints.about(peer_id, "too many streams are open: one more is refused")
+                        return
+                    stream.limit(limits, guest)
+                    if await self._is_member(stream):
                         await handler(stream)
             except PeerLost:
                 pass  # the stream's natural end

@@ -15,6 +15,7 @@ from swarm.clocks import Clocks
 from swarm.codec import decode, encode
 from swarm.directory import Seen
 from swarm.errors import BadMessage, PeerLost
+from swarm.incoming import Known, nobody
 from swarm.membership import PUBLIC
 from swarm.tasks import owned
 from swarm.transport import Handler
@@ -138,8 +139,8 @@ class MemoryTransport:
         """Those of which it accepts streams."""
         return set(self._handlers)
 
-    async def serve(self, protocol: str, handler: Handler) -> None:
-        """Accept streams of this protocol from now on."""
+    async def serve(self, protocol: str, handler: Handler, _: Known = nobody) -> None:
+        """Accept streams of this protocol from now on; there is room for all."""
         self._handlers[protocol] = handler
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Annotated
 
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import Counter, Gauge, start_http_server
 from pydantic import Field
 
 from swarm.config import Config
@@ -18,6 +18,12 @@ from swarm.errors import UsageError
 
 TASKS = Gauge("specswarm_tasks", "Tasks of the event loop.")
 STREAMS = Gauge("specswarm_incoming_streams", "Open streams that other nodes have opened.")
+REFUSED_STREAMS = Counter(
+    "specswarm_refused_streams", "Streams of others for which there was no place, or no longer."
+)
+THROWN_AWAY = Counter(
+    "specswarm_thrown_away_messages", "Large messages of other nodes for which there was no room."
+)
 
 
 class Observed(Config):

@@ -102,8 +102,8 @@ class Relay:
         if self._reserved.get(peer, 0.0) <= self._clock():
             await _answer(here, Status.NO_RESERVATION)
             return
-        with self._from.taken_by(str(source)) as may_ask, self._to.taken_by(str(peer)) as may_be_reached:
-            if not (may_ask and may_be_reached):
+        with self._from.taken_by(str(source)) as asking, self._to.taken_by(str(peer)) as reached:
+            if asking is None or reached is None:
                 await _answer(here, Status.RESOURCE_LIMIT_EXCEEDED)
             elif (there := await self._reach(peer, source)) is None:
                 await _answer(here, Status.CONNECTION_FAILED)

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from contextlib import closing
 
+from swarm import awake
 from swarm.codec import decode, encode
 from swarm.daemon import BROKEN
 from swarm.errors import PeerLost
+from swarm.incoming import SMALL, Guest, IncomingStreams, seconds_for
 from swarm.sockets import check_open
 from swarm.tasks import owned
 from swarm.wire import AnyMessage
@@ -39,6 +41,7 @@ class Libp2pStream:
         self._max_message = max_message
         self._is_own = is_own
         self._goodbye: asyncio.Task[None] | None = None
+        self._limits: tuple[IncomingStreams, Guest] | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
         self._reader = reader
@@ -57,21 +60,44 @@ class Libp2pStream:
         except BROKEN:
             raise PeerLost(self.peer_id, "its stream broke") from None
 
+    def limit(self, limits: IncomingStreams, guest: Guest) -> None:
+        """From now on large messages are taken within these limits."""
+        self._limits = (limits, guest)
+
     async def receive(self) -> AnyMessage:
-        """The next message."""
-        try:
-            size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
-            if size > self._max_message:  # nothing after it can be made sense of
-                raise PeerLost(
-                    self.peer_id, f"it sends a message of {size} bytes; at most {self._max_message} are taken"
-                )
-            if size == 0:
-                raise EOFError
-            data = await self._reader.readexactly(size)
-        except BROKEN:
-            raise PeerLost(self.peer_id, "its stream has ended") from None
-        self.bytes_received += _HEADER + size
+        """The next message that there is room for."""
+        data = None
+        while data is None:
+            try:
+                size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
+                if size > self._max_message:  # nothing after it can be made sense of
+                    raise PeerLost(
+                        self.peer_id, f"it sends a message of {size} bytes; at most {self._max_message} are taken"
+                    )
+                if size == 0:
+                    raise EOFError
+                data = await self._body(size)
+            except BROKEN:
+                raise PeerLost(self.peer_id, "its stream has ended") from None
+            self.bytes_received += _HEADER + size
         return decode(data)
+
+    async def _body(self, size: int) -> bytes | None:
+        """The next bytes; None if there is no room for so many, and they were thrown away."""
+        if self._limits is None:
+            return await self._reader.readexactly(size)
+        limits, guest = self._limits
+        if size <= SMALL:
+            data = await self._reader.readexactly(size)
+            limits.note_use(guest)
+            return data
+        with limits.room_for(guest, size) as is_taken:
+            async with awake.timeout(seconds_for(size)):
+                if is_taken:
+                    return await self._reader.readexactly(size)
+                while size:
+                    size -= len(await self._reader.readexactly(min(size, _CHUNK)))
+                return None
 
     def close(self) -> None:
         """End the stream, both ways; calling it again does nothing."""

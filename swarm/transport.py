@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from swarm.directory import RecordStore
+from swarm.incoming import Known, nobody
 from swarm.membership import Membership
 from swarm.wire import AnyMessage, Contact
 
@@ -48,8 +49,8 @@ class Transport(Protocol):
     async def open(self, contact: Contact, protocol: str) -> Stream:
         """A new stream to another node. Raises PeerLost if it cannot be reached in time, and what `check` does."""
 
-    async def serve(self, protocol: str, handler: Handler) -> None:
-        """Accept streams of this protocol from now on."""
+    async def serve(self, protocol: str, handler: Handler, known: Known = nobody) -> None:
+        """Accept streams of this protocol from now on; those of `known` nodes come before those of strangers."""
 
 
 class Network(Transport, RecordStore, Protocol):

@@ -286,7 +286,7 @@ class Progress(Message, frozen=True, tag=11):
     worked: Count
     """... a count that changes with every token of any session that is run here, ..."""
     queued: Count
-    """... and tokens, of all sessions, that are run here before everything of this one that waits has been."""
+    """... and tokens, of all sessions, that wait here or are run."""
 
 
 class Copy(Message, frozen=True, tag=12):
@@ -442,6 +442,16 @@ def fitting(round: Round, chunk: int) -> list[Round]:
         )
         for start in range(0, round.num_text, chunk)
     ]
+
+
+def parted(round: Round, tokens: int) -> tuple[Round, Round]:
+    """The first `tokens` tokens of a round's text, which are not judged, and the rest of the round, which follows them.
+
+    `tokens`: fewer than its text has.
+    """
+    first = msgspec.structs.replace(round, tokens=round.tokens[:tokens], num_drafts=0, judged=False, parents=())
+    position, rest = round.position + tokens, round.tokens[tokens:]
+    return first, msgspec.structs.replace(round, position=position, tokens=rest, continues=True)
 
 
 def beyond(round: Round, position: int) -> Round | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from swarm.codec import decode, encode
 from swarm.errors import DaemonEnded, PeerLost
+from swarm.incoming import Known, nobody
 from swarm.transport import Handler
 from swarm.wire import AnyMessage, Contact
 
@@ -142,7 +143,7 @@ class FaultyNode:
         self._handlers: dict[str, Handler] = {}
         self._backlog: list[Callable[[], object]] = []
 
-    async def serve(self, protocol: str, handler: Handler) -> None:
+    async def serve(self, protocol: str, handler: Handler, _: Known = nobody) -> None:
         self._handlers[protocol] = handler
 
     def check(self) -> None:

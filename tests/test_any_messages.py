@@ -245,10 +245,10 @@ def whole(swarm: ToySwarm, name: str) -> Any:
         table.free_tokens,
         dict(table.admission._opened._full_at),
         dict(service._replies),
-        list(service._rounds._worker._waiting),
+        {session_id: list(jobs) for session_id, jobs in service._rounds._worker._queue._waiting.items()},
         list(service._links._links),
         list(service._links._results),
-        service._early._bytes.total(),
+        service._early._senders.total(),
     )
 
 

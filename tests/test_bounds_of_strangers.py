@@ -58,10 +58,10 @@ def test_a_session_that_ends_leaves_none_of_its_rounds_waiting() -> None:
         for _ in range(3):
             await stream.send(Round(IDS[0], 0, 0, (1,) * 16, 0, False))
         await asyncio.sleep(0.5)
-        assert len(worker._waiting) == 3
+        assert worker.queued == 48
         stream.close()
         await asyncio.sleep(0.5)
-        assert not worker._waiting
+        assert not worker.queued
 
     faulty.run(run())
 
@@ -92,6 +92,19 @@ def test_a_flood_of_early_results_does_not_displace_an_honest_one() -> None:
     assert early.claim(IDS[0], "first") == [honest]
 
 
+def test_in_a_full_peer_a_newcomer_gets_a_place_of_the_client_who_has_most() -> None:
+    async def run() -> None:
+        swarm = await toy_chain(max_sessions=3)
+        streams = [await opened(swarm, "first", open_at(0, IDS[i])) for i in range(3)]
+        for stream, i in zip(streams, (1, 0, 2), strict=True):
+            await stream.send(Round(IDS[i], 0, 0, (1,), 0, True))
+            await asyncio.sleep(1)
+        await opened(swarm, "first", open_at(0, IDS[3]), "late")
+        assert {session.id for session in swarm.tables["first"]} == {IDS[0], IDS[2], IDS[3]}
+
+    faulty.run(run())
+
+
 def test_in_a_full_peer_one_who_waits_gets_the_place_of_a_session_that_was_never_used() -> None:
     async def run() -> None:
         swarm = await toy_chain(max_sessions=3)
@@ -99,10 +112,10 @@ def test_in_a_full_peer_one_who_waits_gets_the_place_of_a_session_that_was_never
         for i in (1, 2):
             used = await opened(swarm, "first", open_at(0, IDS[i]))
             await used.send(Round(IDS[i], 0, 0, (1,), 0, True))
-        refused = await opened(swarm, "first", open_at(0, IDS[3]), "late")
+        refused = await opened(swarm, "first", open_at(0, IDS[3]))
         assert (await refused.receive()).why == "full"  # type: ignore[union-attr]
         await asyncio.sleep(11)
-        await opened(swarm, "first", open_at(0, IDS[3]), "late")
+        await opened(swarm, "first", open_at(0, IDS[3]))
         ended = await idle.receive()
         assert isinstance(ended, Refused)
         assert (ended.session, ended.why) == (IDS[0], "gone")

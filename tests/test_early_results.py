@@ -36,6 +36,15 @@ def test_the_oldest_of_a_sender_make_room() -> None:
     assert [len(early.claim(message.round.session, "a")) for message in results] == [0, 0, 1, 1]
 
 
+def test_a_session_that_nobody_wants_takes_none_of_the_room_of_others_behind_the_same_peer() -> None:
+    early = EarlyResults(max_bytes=20_000)
+    honest = result(1)
+    early.hold(honest, "a")
+    for number in range(200):
+        early.hold(result(2, number, size=500), "a")
+    assert early.claim(honest.round.session, "a") == [honest]
+
+
 def test_a_flood_crowds_out_itself_and_nobody_else() -> None:
     early = EarlyResults(max_bytes=20_000)
     honest = result(1)

@@ -1,28 +1,168 @@
-"""How many streams others may hold open."""
+"""What others' streams may take of a node: places, and memory for what is on its way in."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from swarm.incoming import IncomingStreams
+import pytest
+
+from swarm import incoming as limits
+from swarm.codec import encode
+from swarm.errors import PeerLost
+from swarm.incoming import EARLY_BYTES, HOST_BYTES, Guest, IncomingStreams, nobody
+from swarm.streams import Libp2pStream
+from swarm.wire import MAX_MESSAGE, NO_SESSION, Hidden, Ping, Round
 
 
-def test_one_node_has_so_many_streams_and_all_together_so_many() -> None:
-    incoming = IncomingStreams(max_streams=5, max_client_streams=3)
-    with ExitStack() as eve, ExitStack() as others:
-        assert [eve.enter_context(incoming.taken_by("eve")) for _ in range(5)] == [True] * 3 + [False] * 2
-        assert [others.enter_context(incoming.taken_by(f"{i}")) for i in range(3)] == [True, True, False]
-    with ExitStack() as again:
-        assert all(again.enter_context(incoming.taken_by("eve")) for _ in range(3))
-    assert not incoming._open  # nobody is remembered
+class Streams:
+    """Those that are open, and which were closed to make room."""
+
+    def __init__(self, max_streams: int = 1024, max_client_streams: int = 64) -> None:
+        self.now = 0.0
+        self.known: set[str] = set()
+        self.closed: list[str] = []
+        self.limits = IncomingStreams(max_streams, max_client_streams, lambda: self.now)
+        self.opened = ExitStack()
+
+    def open(self, peer_id: str, host: str = "host") -> Guest | None:
+        """One more, used a second later than the one before."""
+        self.now += 1
+        taken = self.limits.taken_by(peer_id, host, lambda: self.known, lambda: self.closed.append(peer_id))
+        return self.opened.enter_context(taken)
+
+    def guest(self, peer_id: str, host: str = "host") -> Guest:
+        found = self.open(peer_id, host)
+        assert found is not None
+        return found
+
+    def takes(self, guest: Guest, size: int) -> bool:
+        """Whether a message of that size is taken, which then does not end."""
+        return self.opened.enter_context(self.limits.room_for(guest, size))
+
+
+@contextmanager
+def open_streams(max_streams: int = 1024, max_client_streams: int = 64) -> Iterator[Streams]:
+    streams = Streams(max_streams, max_client_streams)
+    with streams.opened:
+        yield streams
+
+
+def test_one_node_has_so_many_streams() -> None:
+    with open_streams(max_client_streams=3) as streams:
+        assert [streams.open("eve") is not None for _ in range(5)] == [True] * 3 + [False] * 2
+        assert streams.open("other")
+    assert not streams.limits._guests  # nobody is remembered
+
+
+def test_when_places_run_out_the_oldest_stranger_of_the_busiest_node_and_address_goes() -> None:
+    with open_streams(max_streams=6) as streams:
+        streams.guest("honest", "elsewhere")
+        streams.guest("early", "crowded")
+        for _ in range(3):
+            streams.guest("eve", "crowded")
+        streams.guest("mallory", "crowded")
+        for i in range(3):
+            streams.guest(f"late {i}", f"another {i}")
+        assert streams.closed == ["eve", "eve", "early"]
+
+
+def test_those_who_are_known_keep_their_places() -> None:
+    with open_streams(max_streams=3) as streams:
+        streams.known = {"client", "peer"}
+        streams.guest("client")
+        streams.guest("peer")
+        streams.guest("eve")
+        streams.guest("mallory")
+        assert streams.closed == ["eve"]
+        streams.known.add("mallory")
+        assert streams.open("late") is None
 
 
 def test_a_stream_that_ends_in_an_error_gives_its_place_back() -> None:
-    incoming = IncomingStreams(max_streams=1)
-    try:
-        with incoming.taken_by("one"):
-            raise ConnectionError
-    except ConnectionError:
-        pass
-    with incoming.taken_by("two") as is_within_limits:
-        assert is_within_limits
+    streams = IncomingStreams(max_streams=1)
+    with pytest.raises(ConnectionError), streams.taken_by("one"):
+        raise ConnectionError
+    with streams.taken_by("two") as guest:
+        assert guest
+
+
+def test_one_stranger_sends_an_early_message_at_a_time_and_an_address_some() -> None:
+    with open_streams() as streams:
+        assert streams.takes(streams.guest("eve"), EARLY_BYTES)
+        assert not streams.takes(streams.guest("eve"), EARLY_BYTES // 2)
+        assert not streams.takes(streams.guest("mallory"), EARLY_BYTES + 1)
+        taken = [streams.takes(streams.guest(f"eve {i}"), EARLY_BYTES) for i in range(10)]
+        assert sum(taken) == HOST_BYTES // EARLY_BYTES - 1
+        assert streams.takes(streams.guest("honest", "elsewhere"), EARLY_BYTES)
+
+
+def test_those_who_are_known_send_the_longest_messages_whatever_strangers_send() -> None:
+    with open_streams() as streams:
+        streams.known = {"peer"}
+        for i in range(40):
+            streams.takes(streams.guest(f"eve {i}", f"host {i % 10}"), EARLY_BYTES)
+        assert streams.takes(streams.guest("peer"), MAX_MESSAGE)
+        assert not streams.takes(streams.guest("peer"), MAX_MESSAGE)
+        assert sum(guest.coming for guest in streams.limits._guests) <= limits.ALL_BYTES
+        assert set(streams.closed) <= {f"eve {i}" for i in range(40)}
+        assert streams.closed
+
+
+def test_of_those_who_are_known_the_one_who_sends_most_makes_room() -> None:
+    with open_streams() as streams:
+        streams.known = {f"peer {i}" for i in range(6)}
+        for i in range(4):
+            assert streams.takes(streams.guest(f"peer {i}"), MAX_MESSAGE - i)
+        assert streams.takes(streams.guest("peer 4"), 1 << 20)
+        assert streams.closed == ["peer 0"]
+        assert not streams.takes(streams.guest("peer 5"), MAX_MESSAGE)
+
+
+def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on() -> None:
+    large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(EARLY_BYTES + 1), ())
+
+    async def run() -> int:
+        received = asyncio.Queue[object]()
+        streams = IncomingStreams()
+        with streams.taken_by("eve", "host") as guest:
+            assert guest
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                stream = Libp2pStream("eve", reader, writer, max_message=MAX_MESSAGE, is_own=False)
+                stream.limit(streams, guest)
+                received.put_nowait(await stream.receive())
+                received.put_nowait(await stream.receive())
+                stream.close()
+
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            there = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            sender = Libp2pStream("here", *there, max_message=1, is_own=True)
+            await sender.send(Ping(1), large, Ping(2))
+            assert [await asyncio.wait_for(received.get(), 10) for _ in range(2)] == [Ping(1), Ping(2)]
+            sender.close()
+            server.close()
+            await server.wait_closed()
+            return guest.coming
+
+    assert asyncio.run(run()) == 0
+
+
+def test_a_large_message_that_does_not_come_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_PATIENCE", 0.2)
+    monkeypatch.setattr(limits, "_RATE", 1 << 30)
+
+    async def run() -> None:
+        reader = asyncio.StreamReader()
+        streams = IncomingStreams()
+        with streams.taken_by("eve", "host", nobody) as guest:
+            assert guest
+            stream = Libp2pStream("eve", reader, None, max_message=MAX_MESSAGE, is_own=False)  # type: ignore[arg-type]
+            stream.limit(streams, guest)
+            reader.feed_data((1 << 20).to_bytes(4, "big") + encode(Ping(1)))
+            with pytest.raises(PeerLost):
+                await asyncio.wait_for(stream.receive(), 10)
+            assert guest.coming == 0
+
+    asyncio.run(run())

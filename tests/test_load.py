@@ -11,7 +11,7 @@ from pathlib import Path
 from peer.compute import Failure
 from peer.worker import Worker
 from tests import memory_swarm
-from tests.test_batching import decode
+from tests.test_queue import decode, session
 
 
 class Busy:
@@ -28,7 +28,7 @@ def test_a_load_is_the_share_of_the_time_since_it_was_asked_for_last() -> None:
         with ThreadPoolExecutor(1) as thread:
             worker = Worker(Busy(), thread, lambda *_: done.set(), 512)  # type: ignore[arg-type]
             worker.load()
-            worker.submit(decode(1))  # type: ignore[arg-type]
+            worker.submit(decode(session(1, "client")))
             await done.wait()
             assert 0.2 < worker.load() <= 1
             await asyncio.sleep(0.01)

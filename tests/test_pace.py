@@ -18,7 +18,7 @@ from peer.worker import Worker
 from swarm.model.speed import MANY, Speed
 from swarm.tasks import kept_up
 from tests import faulty, memory_swarm
-from tests.test_batching import decode
+from tests.test_queue import decode, session
 
 QUIET = Speed(0.034, 0.004)
 BUSY = Speed(0.199, 0.021)
@@ -156,8 +156,8 @@ def test_a_trial_waits_for_rounds_but_not_for_ever(patience: float, order: list[
         engine, delivered = Gated(), asyncio.Semaphore(0)
         with ThreadPoolExecutor(1) as thread:
             worker = Worker(engine, thread, lambda *_: delivered.release(), 1)  # type: ignore[arg-type]
-            for session in (1, 2):
-                worker.submit(decode(session))  # type: ignore[arg-type]
+            for number in (1, 2):
+                worker.submit(decode(session(number, "client")))
             trying = asyncio.create_task(worker.time(engine.trial, patience))
             await asyncio.sleep(0)
             engine.gate.release(2)

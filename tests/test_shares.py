@@ -16,7 +16,7 @@ def served(shares: Shares[str], costs: dict[str, float], total: float) -> Counte
     had = Counter[str]()
     while had.total() < total:
         who = shares.next(costs)
-        shares.charge(who, costs[who])
+        shares.charge({who: costs[who]})
         had[who] += costs[who]  # type: ignore[assignment]
     return had
 
@@ -33,7 +33,7 @@ def test_who_comes_with_little_is_served_before_those_who_want_much_get_more() -
     shares = Shares[str]()
     served(shares, {"much": 100.0, "as much": 100.0}, 10_000.0)
     assert shares.next(["much", "as much", "newcomer"]) == "newcomer"
-    shares.charge("newcomer", 1.0)
+    shares.charge({"newcomer": 1.0})
     assert shares.next(["much", "as much", "newcomer"]) == "newcomer"
 
 
@@ -48,7 +48,7 @@ def test_who_was_away_has_saved_nothing_up() -> None:
 def test_nobody_is_remembered_who_has_had_no_more_than_the_others() -> None:
     shares = Shares[str]()
     for i in range(1000):
-        shares.charge(f"passer-by {i}", 1.0)
+        shares.charge({f"passer-by {i}": 1.0})
         served(shares, {"here": 10.0}, 20.0)
     assert len(shares._had) < 10
 
@@ -56,9 +56,9 @@ def test_nobody_is_remembered_who_has_had_no_more_than_the_others() -> None:
 def test_those_who_come_and_go_one_after_the_other_are_forgotten() -> None:
     shares = Shares[str]()
     for i in range(100):
-        shares.charge(f"passer-by {i}", 1.0)
+        shares.charge({f"passer-by {i}": 1.0})
         shares.forget(f"passer-by {i}")
     assert not shares._had
-    shares.charge("one", 1.0)
+    shares.charge({"one": 1.0})
     shares.begin_anew()
     assert not shares._had

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from peer.limits import Limits
+from peer.queue import num_tokens
 from peer.session import Session
 from swarm.blockwise import to_int8
 from swarm.span import Span
@@ -44,12 +45,15 @@ def assert_consistent(swarm: ToySwarm) -> None:
         assert all(0 <= session.in_flight <= LIMITS.max_in_flight for session in sessions.values())
         assert all(len(session.tokens) <= 100 for session in sessions.values())
         assert service._rounds._unproven.keys() <= sessions.keys()
-        waiting = Counter(job.session.id for job in service._rounds._worker._waiting)
+        queue = service._rounds._worker._queue
+        waiting = {session_id: len(jobs) for session_id, jobs in queue._waiting.items()}
+        assert queue.num_tokens == sum(num_tokens(jobs) for jobs in queue._waiting.values())
+        assert all(waiting.values())
         assert waiting.keys() <= sessions.keys()
         assert all(sessions[id_].waiting >= count for id_, count in waiting.items())
         per_client = Counter(session.client for session in sessions.values())
         assert max(per_client.values(), default=0) <= 4
-        assert service._early._bytes.total() <= 64 << 20
+        assert service._early._senders.total() <= 64 << 20
 
 
 def snapshot(session: Session) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from peer import node
 from specswarm import cli
 from swarm import records
+from swarm.incoming import Known, nobody
 from swarm.packing import packed_size, unpack
 from swarm.records import Announcement
 from swarm.tensors import DTYPES, from_bytes, to_bytes
@@ -67,13 +68,13 @@ class Liar:
         """As Transport.open."""
         return _Stream(await self._network.open(contact, protocol), self._network.peer_id, self._lies)
 
-    async def serve(self, protocol: str, handler: Handler) -> None:
+    async def serve(self, protocol: str, handler: Handler, known: Known = nobody) -> None:
         """As Transport.serve."""
 
         async def serve(stream: Stream) -> None:
             await handler(_Stream(stream, self._network.peer_id, self._lies))
 
-        await self._network.serve(protocol, serve)
+        await self._network.serve(protocol, serve, known)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)

@@ -1,0 +1,104 @@
+"""The rounds that wait for the stage, and in which order sessions have their turn.
+
+Its law: the stage's time is shared by client, and a client's by session; all newcomers (see `peer.standing`) have one
+client's share together. Rounds of one session keep their order, so only its first can be next. While a session decodes,
+others' prefill runs in short passes beside it: its rounds wait for one of those at most.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from peer.batching import is_prefill
+from peer.compute import Job
+from peer.shares import Turns
+from peer.standing import Standing
+
+_LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
+
+
+class Queue:
+    """Owns the waiting rounds."""
+
+    def __init__(self, standing: Standing | None = None) -> None:
+        """`standing`: who is no newcomer."""
+        self._standing = standing or Standing()
+        self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
+        self._turns = Turns()
+        self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round
+        self.num_tokens = 0
+        """Of all."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, job: Job) -> None:
+        """One more, behind those of its session."""
+        self._waiting.setdefault(job.session.id, deque()).append(job)
+        self.num_tokens += len(job.round.tokens)
+
+    def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:
+        """The first round of each session that is not held up, in the order in which they should run."""
+        heads = [jobs[0] for session_id, jobs in self._waiting.items() if session_id not in held_up]
+        return sorted(heads, key=lambda job: self._turns.so_far(job.session.client, job.session.id))
+
+    def take(self, batch: Sequence[Job], prefill_tokens: int) -> list[Job]:
+        """These, each the first of its session, as they are to be run: of a longer prefill so many tokens, and the rest
+        of it waits on."""
+        return [self._take(job, prefill_tokens) for job in batch]
+
+    def _take(self, job: Job, prefill_tokens: int) -> Job:
+        jobs = self._waiting[job.session.id]
+        jobs.popleft()
+        taken = job
+        if is_prefill(job.round) and job.round.num_text > prefill_tokens:
+            taken, rest = job.parted(prefill_tokens)
+            job.session.part()
+            jobs.appendleft(rest)
+        self._note_gone(job.session.id, [taken])
+        return taken
+
+    def is_disturbing(self, batch: Iterable[Job], now: float) -> bool:
+        """Whether others wait for short rounds while these run: sessions that have decoded lately, or do so now."""
+        self._decoded = {session: at for session, at in self._decoded.items() if at > now - _LATELY}
+        batch = list(batch)
+        decoding = self._decoded.keys() | {job.session.id for job in batch if not is_prefill(job.round)}
+        return any(decoding - {job.session.id} for job in batch if is_prefill(job.round))
+
+    def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
+        """Forget those rounds of a session that are not wanted any more; which these were."""
+        jobs = self._waiting.get(session_id, deque())
+        left_out = [job for job in jobs if is_stale(job)]
+        if left_out:
+            self._waiting[session_id] = deque(job for job in jobs if not is_stale(job))
+            self._note_gone(session_id, left_out)
+        return left_out
+
+    def _note_gone(self, session_id: bytes, jobs: Iterable[Job]) -> None:
+        self.num_tokens -= num_tokens(jobs)
+        if not self._waiting[session_id]:
+            del self._waiting[session_id]
+
+    def forget(self, session_id: bytes) -> None:
+        """One that ended."""
+        self.leave_out(session_id, lambda _: True)
+        self._decoded.pop(session_id, None)
+
+    def charge(self, batch: Sequence[Job], seconds: float, now: float) -> None:
+        """The stage has worked so long for these, each of another session: each pays by its tokens."""
+        self._decoded |= {job.session.id: now for job in batch if not is_prefill(job.round)}
+        present = {jobs[0].session.client for jobs in self._waiting.values()}
+        crowd = sum(map(self._standing.is_new, present | {job.session.client for job in batch}))
+        costs = dict[tuple[str, bytes], float]()
+        for job in batch:
+            client, cost = job.session.client, seconds * len(job.round.tokens) / num_tokens(batch)
+            costs[client, job.session.id] = cost * (crowd if self._standing.is_new(client) else 1)
+            self._standing.note(client, cost)
+        self._turns.charge(costs)
+        self._turns.keep(present)
+
+
+def num_tokens(jobs: Iterable[Job]) -> int:
+    """Of the rounds together."""
+    return sum(len(job.round.tokens) for job in jobs)
