@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-simulator bench-machine overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak train clean
+.PHONY: demo test check bench bench-simulator bench-machine overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-strangers chaos-soak train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -38,7 +38,7 @@ overhead: $(STAMP)
 
 # Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and two hours.
 # Each part can be made alone; `make -k chaos` goes on where one has missed a bar.
-chaos: chaos-orders chaos-faults chaos-attack chaos-deceit chaos-soak
+chaos: chaos-orders chaos-faults chaos-attack chaos-deceit chaos-strangers chaos-soak
 	$(BIN)/python -m benchmarks.chaos.summary
 
 chaos-orders: $(STAMP)
@@ -52,6 +52,9 @@ chaos-attack: $(STAMP)
 
 chaos-deceit: $(STAMP)
 	$(BIN)/python -m benchmarks.chaos.deceit $(ARGS)
+
+chaos-strangers: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos.strangers $(ARGS)
 
 chaos-soak: $(STAMP)
 	$(BIN)/python -m benchmarks.chaos.soak $(ARGS)

@@ -13,6 +13,8 @@ from peer.session import Refusal
 from swarm.permits import permits
 from swarm.rates import Rates
 
+REPLAY_SECONDS = 600.0  # in which what may be passed on again comes back: much at once, after a failure, and seldom
+
 
 class Admission:
     """The lists, and each client's opening rate."""
@@ -20,7 +22,7 @@ class Admission:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._opened = Rates(limits.opens_per_minute, clock)
-        self._replayed = Rates(limits.replayed_per_minute, clock)
+        self._replayed = Rates(limits.replayed_tokens, clock, REPLAY_SECONDS)
 
     def check(self, client: str, num_sessions: int) -> None:
         """Raise Refusal unless a client with so many open sessions may open another one."""
@@ -35,8 +37,10 @@ class Admission:
     def check_replay(self, client: str, tokens: int) -> None:
         """Raise Refusal unless so much of a client's text may be passed on again."""
         if not self._replayed.allows(client, tokens):
-            most = self._limits.replayed_per_minute
-            raise Refusal("rate", f"too much text is to be passed on again: {most} tokens a minute are")
+            most, minutes = self._limits.replayed_tokens, REPLAY_SECONDS / 60
+            raise Refusal(
+                "rate", f"too much text is to be passed on again: {most} tokens in {minutes:.0f} minutes are"
+            )
 
     def note_replay(self, client: str, tokens: int) -> None:
         """Take note that so much of it has been."""

@@ -24,8 +24,8 @@ class Limits(Config):
     """Open at once, of one client."""
     opens_per_minute: Positive = 1200
     """Of one client, on the average; as many may come at once."""
-    replayed_per_minute: Positive = 1 << 17
-    """Tokens of one client's texts that are passed on again, on the average; as many may come at once."""
+    replayed_tokens: Positive = 1 << 17
+    """Of one client's texts, passed on again in ten minutes, on the average; as many may come at once."""
     max_session_tokens: Positive | None = None
     """Positions of one session's text; None: as many as the model and the caches hold."""
     max_in_flight: Annotated[int, Field(ge=2 * MAX_AHEAD)] = 2 * MAX_AHEAD

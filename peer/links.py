@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
@@ -253,11 +253,11 @@ class Links:
         """
         while True:
             async with self._dials.turn(link.contact):
-                joined = set(link.flows)
+                joined = dict(link.flows)
                 try:
                     stream = await self._transport.open(link.contact, PUSH_PROTOCOL)
                 except PeerLost as error:
-                    if link.flows.keys() <= joined:
+                    if link.flows.keys() <= joined.keys():
                         raise
                     self._lose(link, joined, error)
                 else:
@@ -281,10 +281,11 @@ class Links:
             return
         del self._links[link.contact]
         _stop_waiting(link)
-        self._lose(link, set(link.flows), error)
+        self._lose(link, list(link.flows), error)
 
-    def _lose(self, link: Link, lost: set[Flow], error: PeerLost) -> None:
+    def _lose(self, link: Link, lost: Iterable[Flow], error: PeerLost) -> None:
         """Forget flows whose messages cannot be brought, and tell whose results those are."""
+        lost = list(lost)
         sessions = [flow.session for flow in lost if self._results.get(flow.session.id) is flow]
         for flow in lost:
             for flows in (self._results, self._copies):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from peer.batching import next_batch
+from peer.batching import is_prefill, next_batch
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
 from peer.queue import Queue, num_tokens
 from swarm.tasks import report
@@ -49,6 +49,7 @@ class Worker:
         self._held_up = held_up
         self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
+        self._decodes_next = False
         self._running = 0  # tokens of what is run now
         self._busy_seconds = 0.0
         self.worked = 0
@@ -110,11 +111,16 @@ class Worker:
         self._thread.submit(self._run, batch, loop)
 
     def _next(self, ready: Sequence[Job], now: float) -> list[Job]:
-        """What is run of these."""
-        most = self._max_batch_tokens
-        if self._queue.is_disturbing(ready, now):
-            most = min(most, self._prefill_tokens)
-        return self._queue.take(next_batch(ready, self._max_batch_tokens, most), most)
+        """What is run of these: where some decode, and others' prefill would make them wait, either by turns."""
+        if not self._queue.is_disturbing(ready, now):
+            return self._queue.take(next_batch(ready, self._max_batch_tokens), self._max_batch_tokens)
+        prefill = [job for job in ready if is_prefill(job.round)]
+        decode = [job for job in ready if not is_prefill(job.round)]
+        self._decodes_next = bool(decode) and not (self._decodes_next and prefill)
+        most = min(self._prefill_tokens, self._max_batch_tokens)
+        return self._queue.take(
+            next_batch(decode if self._decodes_next else prefill, self._max_batch_tokens, most), most
+        )
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""

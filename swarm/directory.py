@@ -31,6 +31,7 @@ _FARTHEST = 2 * CLOCK_TOLERANCE + MAX_LIFETIME  # from one wrong clock to anothe
 Seen = Callable[[bytes], None]
 """Gets a record that somebody had before."""
 
+_AT_A_TIME = 32  # records that are read
 _INSIST_SECONDS = 20.0  # for a question that nobody answers to be asked again
 
 T = TypeVar("T")
@@ -148,7 +149,12 @@ class Directory:
         except LookupFailed as error:
             failure = error
         entries = self._seen.get(key, [])
-        found = [one for entry in entries if (one := self._sighted(*entry)) is not None]
+        found = list[Sighting]()
+        for number, entry in enumerate(entries, 1):
+            if (one := self._sighted(*entry)) is not None:
+                found.append(one)
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)  # a turn for the rounds of a generation
         if failure is not None and not found:
             raise failure
         self._others[key] = [

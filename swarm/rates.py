@@ -5,27 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_MINUTE = 60.0  # seconds
+MINUTE = 60.0  # seconds
 _ROUNDING = 1e-6
 _FEW = 1024  # callers that are kept without looking who is at rest
 
 
 class Rates:
-    """For each caller a bucket of `per_minute` that refills within a minute.
+    """For each caller a bucket that refills within so many seconds.
 
     It is kept as the moment when it will be full again (Turner's "virtual scheduling", ITU-T I.371): one number for
     each caller that has had something lately.
     """
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.per_minute = per_minute
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic, seconds: float = MINUTE) -> None:
+        """`most`: what a bucket holds."""
+        self._most_at_once = most
+        self._refill = seconds
         self._clock = clock
         self._full_at: dict[str, float] = {}
         self._most = _FEW
 
     def allows(self, caller: str, amount: int = 1) -> bool:
         """Whether the caller may have so much more, or what fills a bucket if that is less; to ask changes nothing."""
-        return self._debt(caller) + self._seconds(amount) <= _MINUTE + _ROUNDING
+        return self._debt(caller) + self._seconds(amount) <= self._refill + _ROUNDING
 
     def note(self, caller: str, amount: int = 1) -> None:
         """Take note that the caller has had so much."""
@@ -37,7 +39,7 @@ class Rates:
 
     def _seconds(self, amount: int) -> float:
         """In which so much comes back."""
-        return _MINUTE * min(amount, self.per_minute) / self.per_minute
+        return self._refill * min(amount, self._most_at_once) / self._most_at_once
 
     def _debt(self, caller: str) -> float:
         """Seconds until the caller's bucket is full again."""

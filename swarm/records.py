@@ -12,6 +12,7 @@ clock of whoever keeps it (`swarm.ages`).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -146,14 +147,20 @@ def read(record: bytes, swarm: Membership = PUBLIC) -> Envelope:
     """
     if not _SIGNATURE < len(record) <= MAX_RECORD:
         raise BadMessage(f"record of {len(record)} bytes")
-    payload = record[_SIGNATURE:]
+    return _read(record, swarm)
+
+
+@lru_cache(
+    maxsize=1024
+)  # a look-up brings what most nodes have, and it is read again and again until it is renewed
+def _read(record: bytes, swarm: Membership) -> Envelope:
+    signature, payload = record[:_SIGNATURE], record[_SIGNATURE:]
     try:
         found = _parsed(payload)
     except ValidationError as error:
         raise BadMessage(f"malformed record: {error.errors()[0]['msg']}") from None
     except ValueError as error:
         raise BadMessage(f"malformed record: {error}") from None
-    signature = record[:_SIGNATURE]
     if not verify(found.peer_id, _signed(found, payload, swarm), signature):
         raise BadMessage(f"record about {found.peer_id} is not signed by it")
     if isinstance(found, Announcement):

@@ -56,20 +56,20 @@ def test_a_client_has_so_many_sessions_and_no_more() -> None:
     assert [why(admission, ALICE, num) for num in range(5)] == [None, None, None, "full", "full"]
 
 
-def test_so_much_of_a_client_s_text_is_passed_on_again_and_a_longer_one_when_there_was_none_for_a_minute() -> None:
+def test_so_much_of_a_client_s_text_is_passed_on_again_and_a_longer_one_when_there_was_none_for_long() -> None:
     clock = Clock()
-    admission = Admission(Limits(replayed_per_minute=1000), clock)
+    admission = Admission(Limits(replayed_tokens=1000), clock)
     for tokens in (600, 400):
         for _ in range(2):  # what is asked for and not done takes nothing
             admission.check_replay(ALICE, tokens)
         admission.note_replay(ALICE, tokens)
-    with pytest.raises(Refusal, match="1000 tokens a minute"):
+    with pytest.raises(Refusal, match="1000 tokens in 10 minutes"):
         admission.check_replay(ALICE, 30)
     admission.check_replay(BOB, 5000)
     admission.check_replay(ALICE, 0)
-    clock.now += 1.8
+    clock.now += 18
     admission.check_replay(ALICE, 30)
-    clock.now += 60
+    clock.now += 600
     admission.check_replay(ALICE, 5000)
 
 

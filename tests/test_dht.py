@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hivemind.utils import MSGPackSerializer
 from specswarm.processes import LOOPBACK
 from swarm import PROTOCOL, records
 from swarm.calls import ANSWER_SECONDS, DhtNode, place_of
-from swarm.dht import DEADLINE_SECONDS
+from swarm.dht import _MOST_BAD, DEADLINE_SECONDS
 from swarm.directory import INDEX_KEY, Directory, keys_of
 from swarm.errors import LookupFailed
 from swarm.identity import Identity
@@ -139,6 +140,34 @@ def test_strange_answers_hide_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert asked >= len(strange_results())
 
     in_a_swarm(tmp_path, test)
+
+
+def test_of_an_answer_full_of_forged_records_few_are_checked_and_nobody_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = Counter[bool]()
+    honest = records.verify
+
+    def verify(peer_id: str, payload: bytes, signature: bytes) -> bool:
+        is_right = honest(peer_id, payload, signature)
+        checked[is_right] += 1
+        return is_right
+
+    async def test(swarm: Swarm) -> None:
+        good, identity = await swarm.join("good")
+        bad, _ = await swarm.join("bad")
+        mine = offer(identity)
+        signed = records.sign(mine, identity)
+        assert await good.put(keys_of(mine), mine.peer_id, signed, ignore)
+        forged = [[f"{i}", i.to_bytes(64, "big") + signed[64:], 1.0] for i in range(512)]
+        result = dht_pb2.FindResult(type=1, value=msgspec.msgpack.encode(forged))
+        hostile(monkeypatch, bad, lambda _: result)
+        async with swarm.client_knowing(bad) as reader:
+            monkeypatch.setattr(records, "verify", verify)
+            assert await Directory(reader).all_peers() == [mine]
+
+    in_a_swarm(tmp_path, test)
+    assert 0 < checked[False] <= 2 * (_MOST_BAD + 1)
 
 
 def test_nodes_that_are_not_there_are_no_place_to_hide_others(

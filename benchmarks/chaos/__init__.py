@@ -3,6 +3,7 @@
     python -m benchmarks.chaos            parts 1 to 3: kills; hangs, cuts and bad links; peers that leave and come
     python -m benchmarks.chaos.attack     part 4: a hostile client beside an honest one
     python -m benchmarks.chaos.deceit     part 5: peers that lie, and a client that audits
+    python -m benchmarks.chaos.strangers  part 6: a stranger who asks for a lot, and an honest client beside
     python -m benchmarks.chaos.soak       four clients for half an hour, while peers come and go
 
 Each prints its bars, writes JSON and exits with 1 if a bar was missed; `python -m benchmarks.chaos.summary` makes one

@@ -38,3 +38,21 @@ DECEIT_ACCUSED = Bar("honest peers that were left out", 0, "")
 DECEIT_DEATHS = Bar("honest nodes that ended", 0, "")
 DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACCUSED, DECEIT_DEATHS)
 """Of part 5."""
+
+STRANGERS_EXACT = Bar("honest generations with the right tokens", 100, "%", is_floor=True)
+STRANGERS_SPEED = Bar("their speed beside one kind of attack, of that without, the slowest", 80, "%", is_floor=True)
+STRANGERS_SPEED_ALL = Bar("their speed beside all kinds together", 60, "%", is_floor=True)
+STRANGERS_BLAMED = Bar("honest peers that were left or blamed", 0, "")
+STRANGERS_DEATHS = Bar("nodes that ended in it", 0, "")
+STRANGERS_MEMORY = Bar("most memory of a node, of what it may take", 100, "%")
+STRANGERS_DESCRIPTORS = Bar("descriptors more than before, a minute after, the node with the most", 0, "")
+STRANGERS = (
+    STRANGERS_EXACT,
+    STRANGERS_SPEED,
+    STRANGERS_SPEED_ALL,
+    STRANGERS_BLAMED,
+    STRANGERS_DEATHS,
+    STRANGERS_MEMORY,
+    STRANGERS_DESCRIPTORS,
+)
+"""Of part 6."""

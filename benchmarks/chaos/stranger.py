@@ -1,23 +1,55 @@
-"""A stranger all of whose messages are lawful: each kind of wish that others might have to pay for."""
+"""A stranger all of whose messages are lawful, or nearly: each kind of wish that others might have to pay for.
+
+As a program it attacks the peers of a chain as it is told, one JSON object a line on standard input.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import itertools
+import json
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from secrets import token_bytes
 
+from benchmarks.jsonlines import say, standard_input
+from swarm import records
+from swarm.directory import Directory
 from swarm.errors import BadMessage, PeerLost
+from swarm.identity import Identity
+from swarm.libp2p import Libp2pNetwork
+from swarm.records import Announcement
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.tasks import end, owned
+from swarm.streams import Libp2pStream
+from swarm.tasks import end, kept_up, owned
 from swarm.transport import Stream, Transport
-from swarm.wire import MAX_AHEAD, SESSION_PROTOCOL, Ask, Copy, Introduction, Open, Progress, Relink, Round
+from swarm.wire import (
+    MAX_AHEAD,
+    PUSH_PROTOCOL,
+    SESSION_PROTOCOL,
+    Ask,
+    Copy,
+    Introduction,
+    Open,
+    Progress,
+    Relink,
+    Round,
+)
 
 CHUNK = 512  # tokens of the text in one round
 ANSWER_SECONDS = 60.0  # for a text to be run
+TEXT = 1110  # tokens that are passed on again
+HOARD, HOARDED = 9, 8190  # sessions, and the tokens of each
+FRAME = 60 << 20  # bytes that are announced, ...
+STALLED = FRAME - 1  # ... and sent
+FRAMES = 20
+_PAUSE = 1.0  # seconds before what was refused is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +120,175 @@ class Stranger:
                 pass
 
 
+@dataclass
+class Attack:
+    """The peers, and the identities under which they are attacked."""
+
+    networks: Sequence[Libp2pNetwork]
+    peers: Sequence[Announcement]
+    """In the order of their layers."""
+    address: str
+    """The stranger's own."""
+    done: dict[str, int] = field(default_factory=dict)
+    """By kind: how often something was asked for."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model."""
+        return self.peers[0].fingerprint
+
+    @property
+    def chain(self) -> list[Target]:
+        """All peers."""
+        return [Target(peer.introduction, peer.span) for peer in self.peers]
+
+    def note(self, kind: str) -> None:
+        """One more."""
+        self.done[kind] = self.done.get(kind, 0) + 1
+
+    async def replays(self) -> None:
+        """A text passed on again twice a second, token by token if that is done."""
+        async with self._with_text() as stranger:
+            while True:
+                await stranger.replay()
+                self.note("replays")
+                await asyncio.sleep(0.5)
+
+    async def copies(self) -> None:
+        """The same to the next peer, twenty times a second."""
+        async with self._with_text() as stranger:
+            while True:
+                await stranger.copy(self.peers[1].introduction, TEXT)
+                self.note("copies")
+                await asyncio.sleep(0.05)
+
+    async def dials(self) -> None:
+        """The same to peers that have introduced themselves, at an address where nobody speaks libp2p."""
+        server = await asyncio.start_server(_keep_silent, self.address, 0)
+        port = server.sockets[0].getsockname()[1]
+        with tempfile.TemporaryDirectory() as folder:
+            async with server, self._with_text() as stranger:
+                for number in itertools.count():
+                    with Identity.hold(Path(folder) / f"{number}") as identity:
+                        found = _introduced(self.peers[1], identity, f"/ip4/{self.address}/tcp/{port}")
+                    await stranger.copy(found, TEXT)
+                    self.note("dials")
+                    await asyncio.sleep(0.05)
+
+    async def frames(self) -> None:
+        """Long messages that begin, and do not end, on many streams."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FRAMES):
+                group.create_task(self._again_and_again("frames", self._stall))
+
+    async def streams(self) -> None:
+        """A byte each on as many streams as there are, from all identities."""
+        async with asyncio.TaskGroup() as group:
+            for network in self.networks:
+                for _ in range(64):
+                    group.create_task(self._again_and_again("streams", partial(self._occupy, network)))
+
+    async def hoards(self) -> None:
+        """Many sessions with long texts."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(HOARD):
+                group.create_task(self._again_and_again("hoards", self._hoard))
+
+    async def _again_and_again(self, kind: str, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            with contextlib.suppress(PeerLost, TimeoutError, OSError):
+                self.note(kind)
+                await work()
+            await asyncio.sleep(_PAUSE)
+
+    async def _stall(self) -> None:
+        for peer in self.peers:
+            with closing(await self.networks[0].dial(peer.contact, PUSH_PROTOCOL)) as stream:
+                stream._writer.write(FRAME.to_bytes(4, "big"))
+                for _ in range(STALLED >> 16):
+                    stream._writer.write(bytes(1 << 16))
+                    await stream._writer.drain()
+                await _read(stream)
+
+    async def _occupy(self, network: Libp2pNetwork) -> None:
+        async with AsyncExitStack() as opened:
+            streams = list[Libp2pStream]()
+            for peer in self.peers:
+                stream = opened.enter_context(closing(await network.dial(peer.contact, SESSION_PROTOCOL)))
+                stream._writer.write(b"\0")
+                streams.append(stream)
+            await asyncio.wait(
+                [asyncio.ensure_future(_read(stream)) for stream in streams], return_when=asyncio.FIRST_COMPLETED
+            )
+
+    async def _hoard(self) -> None:
+        async with Stranger.with_text(self.networks[0], self.fingerprint, self.chain, HOARDED):
+            pass  # and begin anew
+
+    @contextlib.asynccontextmanager
+    async def _with_text(self) -> AsyncIterator[Stranger]:
+        async with Stranger.with_text(self.networks[0], self.fingerprint, self.chain, TEXT) as stranger:
+            yield stranger
+
+
+KINDS: Mapping[str, Callable[[Attack], Awaitable[None]]] = {
+    "replays": Attack.replays,
+    "copies": Attack.copies,
+    "dials": Attack.dials,
+    "frames": Attack.frames,
+    "streams": Attack.streams,
+    "hoards": Attack.hoards,
+}
+"""What a stranger does, until cancelled."""
+
+
+def _introduced(like: Announcement, identity: Identity, maddr: str) -> Introduction:
+    """Of a peer that is like another one."""
+    said = like.model_copy(update={"peer_id": identity.peer_id, "maddrs": (maddr,)})
+    found = records.read(records.sign(said, identity))
+    if not isinstance(found, Announcement):
+        raise BadMessage("it speaks another version")
+    return found.introduction
+
+
+async def _keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with closing(writer):
+        while await reader.read(1 << 16):
+            pass
+
+
 async def _read(stream: Stream) -> None:
     """Take what comes, to the stream's end."""
     with contextlib.suppress(PeerLost):
         while True:
             with contextlib.suppress(BadMessage):
                 await stream.receive()
+
+
+async def _obey(orders: asyncio.StreamReader, attack: Attack) -> None:
+    """Attack as told, until standard input ends; say how often something was asked for."""
+    attacking: list[asyncio.Task[None]] = []
+    async for line in orders:
+        await end(*attacking)
+        kinds = json.loads(line)["attack"]
+        attacking = [owned(kept_up(partial(KINDS[kind], attack), kind), kind) for kind in kinds]
+        say(done=attack.done)
+    await end(*attacking)
+
+
+async def main() -> None:
+    """Join under two identities, then attack as told."""
+    orders = await standard_input()
+    job = json.loads(await orders.readline())
+    async with AsyncExitStack() as joined:
+        networks = [
+            await joined.enter_async_context(Libp2pNetwork.join(None, initial_peers=job["initial_peers"]))
+            for _ in range(2)
+        ]
+        peers = await Directory(networks[0]).peers_of(job["fingerprint"])
+        say(event="ready", peers=len(peers))
+        await _obey(orders, Attack(networks, sorted(peers, key=lambda peer: peer.start), job["address"]))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

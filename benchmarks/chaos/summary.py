@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-PARTS = {"chaos": "faults", "chaos_attack": "attack", "chaos_deceit": "deceit", "chaos_soak": "soak"}
+PARTS = {
+    "chaos": "faults",
+    "chaos_attack": "attack",
+    "chaos_deceit": "deceit",
+    "chaos_strangers": "strangers",
+    "chaos_soak": "soak",
+}
 """Name of the file, and of the part."""
 
 

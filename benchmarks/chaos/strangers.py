@@ -1,0 +1,261 @@
+"""Part 6 of `make chaos`: a stranger who asks for a lot, lawfully, beside an honest client. Needs root.
+
+Each kind of wish alone, then all together: an honest client generates with and without by turns. Prints a table and the
+bars, writes JSON; the exit code is 1 if a bar was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import prompts
+from benchmarks.bar import Bar, check, conclude
+from benchmarks.chaos import bars
+from benchmarks.chaos.director import LINK_MS
+from benchmarks.chaos.fleet import DRAFT, MODEL, Fleet
+from benchmarks.chaos.resources import Usage
+from benchmarks.chaos.runs import share
+from benchmarks.chaos.scenarios import TOKENS
+from benchmarks.chaos.stranger import KINDS
+from benchmarks.deployment import Client, start_client
+from benchmarks.jsonlines import JsonProcess
+from benchmarks.lab import Lab, LabUnavailable
+from swarm.model.source import ModelSource
+
+SPANS = ("0:2", "2:4", "4:6", "6:8")
+CLIENT, STRANGER = len(SPANS) + 1, len(SPANS) + 2  # their hosts
+ALL = "all together"
+UPLINK_MBIT = (
+    200.0  # of each host: what one machine's processors bring about with others' bytes is not the question
+)
+CACHE_MIB, REPLAY_MIB, MAX_STREAMS = 64, 32, 128
+MARGIN_MIB = 64 + 260
+"""For results that come too early, and for messages that are on their way in."""
+REST_SECONDS = 60.0  # after which everything is as before
+OPTIONS: dict[str, Any] = {"max_new_tokens": TOKENS, "temperature": 0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One generation of the honest client."""
+
+    attack: str
+    """Beside which it ran, or by turns with which."""
+    is_attacked: bool
+    exact: bool
+    error: str
+    reroutes: int
+    suspects: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Siege:
+    """What came of all."""
+
+    trials: Sequence[Trial]
+    before: dict[int, Usage]
+    """By host, ..."""
+    after: dict[int, Usage]
+    """... a while after the last attack, ..."""
+    peak: dict[int, int]
+    """... and most resident bytes."""
+    ended: int
+    """Nodes that were not there any more."""
+    asked: dict[str, int]
+    """By kind: how often the stranger asked for something."""
+
+
+def figures(siege: Siege) -> dict[Bar, float]:
+    """What the siege says of the bars."""
+    allowed = (CACHE_MIB + REPLAY_MIB + MARGIN_MIB) << 20
+    speeds = {attack: _speed(siege.trials, attack) for attack in dict.fromkeys(one.attack for one in siege.trials)}
+    found: dict[Bar, float] = {
+        bars.STRANGERS_EXACT: share(trial.exact for trial in siege.trials),
+        bars.STRANGERS_BLAMED: sum(trial.reroutes + trial.suspects for trial in siege.trials),
+        bars.STRANGERS_DEATHS: siege.ended,
+        bars.STRANGERS_MEMORY: 100
+        * max(most / (siege.before[host].memory + allowed) for host, most in siege.peak.items()),
+        bars.STRANGERS_DESCRIPTORS: max(
+            usage.descriptors - siege.before[host].descriptors for host, usage in siege.after.items()
+        ),
+    }
+    if alone := [speed for attack, speed in speeds.items() if attack != ALL]:
+        found[bars.STRANGERS_SPEED] = 100 * min(alone)
+    if ALL in speeds:
+        found[bars.STRANGERS_SPEED_ALL] = 100 * speeds[ALL]
+    return found
+
+
+def _speed(trials: Sequence[Trial], attack: str) -> float:
+    """Of generations beside an attack, as a share of that without."""
+    with_it, without = (
+        median(one.tokens_per_second for one in trials if one.attack == attack and one.is_attacked is is_attacked)
+        for is_attacked in (True, False)
+    )
+    return with_it / without
+
+
+class Stage:
+    """The honest client, the stranger, and the peers between them."""
+
+    def __init__(self, fleet: Fleet, client: Client, stranger: JsonProcess) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._stranger = stranger
+        self._prompt = prompts.long_code()
+        self._trials = list[Trial]()
+        self._asked = dict[str, int]()
+        for _ in range(2):  # the first one of all takes longer
+            self._expected = client.generate(self._prompt, **OPTIONS)["token_ids"]
+        self._before = self.usage()
+        self._peak = {host: usage.memory for host, usage in self._before.items()}
+
+    def attack(self, name: str, kinds: Sequence[str], turns: int, console: Console) -> None:
+        """Generate with and without an attack by turns."""
+        for _ in range(turns):
+            self._generate(name, is_attacked=False)
+            with self._attacked(kinds):
+                for _ in range(2):
+                    self._generate(name, is_attacked=True)
+                for host, usage in self.usage().items():
+                    self._peak[host] = max(self._peak[host], usage.memory)
+        console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed without", highlight=False)
+
+    def conclude(self) -> Siege:
+        """Wait until everything is as before, REST_SECONDS at most."""
+        deadline = time.monotonic() + REST_SECONDS
+        while time.monotonic() < deadline and any(
+            usage.descriptors > self._before[host].descriptors for host, usage in self.usage().items()
+        ):
+            time.sleep(1)  # between looks at what has no event of its own
+        ended = sum(not node.is_up for node in self._fleet.nodes)
+        return Siege(self._trials, self._before, self.usage(), self._peak, ended, self._asked)
+
+    def usage(self) -> dict[int, Usage]:
+        """Of each node that is up, by host."""
+        return {
+            node.host: Usage.of(node.program.process.pid)
+            for node in self._fleet.nodes
+            if node.program is not None and node.is_up
+        }
+
+    @contextmanager
+    def _attacked(self, kinds: Sequence[str]) -> Iterator[None]:
+        self._stranger.write({"attack": list(kinds)})
+        self._stranger.read()
+        yield
+        self._stranger.write({"attack": []})
+        self._asked = self._stranger.read()["done"]
+
+    def _generate(self, attack: str, *, is_attacked: bool) -> None:
+        *_, line = self._client.watch(self._prompt, **OPTIONS)
+        self._trials.append(
+            Trial(
+                attack=attack,
+                is_attacked=is_attacked,
+                exact=line.get("token_ids") == self._expected,
+                error=line.get("error", ""),
+                reroutes=line.get("reroutes", 0),
+                suspects=len(line.get("suspects", [])),
+                tokens_per_second=line.get("tokens_per_second", 0.0),
+            )
+        )
+
+
+def main() -> int:
+    """Run all; the exit code."""
+    options = _options()
+    console = Console(width=150)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="specswarm-strangers-") as folder,
+            Lab(hosts=STRANGER + 1, delay_ms=LINK_MS, rate_mbit=UPLINK_MBIT, seed=options.seed) as lab,
+        ):
+            fleet = Fleet(lab, Path(folder), SPANS, options=("--config", str(_config(Path(folder)))))
+            with (
+                closing(JsonProcess("benchmarks.chaos.stranger", popen=partial(lab.popen, STRANGER))) as stranger,
+                fleet.running(),
+                closing(start_client(partial(lab.popen, CLIENT))) as client,
+            ):
+                client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1)
+                client.await_peers(len(SPANS))
+                fingerprint = ModelSource.resolve(MODEL).fingerprint()
+                address = lab.address(STRANGER)
+                stranger.write(
+                    {"initial_peers": fleet.initial_peers, "fingerprint": fingerprint, "address": address}
+                )
+                stranger.read()
+                stage = Stage(fleet, client, stranger)
+                for kind in options.kinds:
+                    stage.attack(kind, [kind], options.turns, console)
+                if len(options.kinds) > 1:
+                    stage.attack(ALL, options.kinds, options.all_turns, console)
+                siege = stage.conclude()
+                for node in fleet.nodes if options.logs else ():
+                    console.print((Path(folder) / f"{node.host}.0.log").read_text(), highlight=False, markup=False)
+    except LabUnavailable as error:
+        print(f"strangers: {error}", file=sys.stderr)
+        return 1
+    console.print(_table(siege))
+    record = {"seed": options.seed, "started": options.started, **asdict(siege)}
+    return conclude(console, check(bars.STRANGERS, figures(siege)), record, options.out)
+
+
+def _config(folder: Path) -> Path:
+    """The peers' options: little room, so that who takes more is seen."""
+    file = folder / "peers.toml"
+    file.write_text(
+        f"[join]\nthreads = 1\ncache_mib = {CACHE_MIB}\nreplay_mib = {REPLAY_MIB}\nmax_streams = {MAX_STREAMS}\n"
+    )
+    return file
+
+
+def _table(siege: Siege) -> Table:
+    made = Table(title=f"{len(siege.trials)} generations beside a stranger; {LINK_MS} ms links, embedded pair")
+    for heading in ("what the stranger does", "tokens/s without", "with", "share", "exact", "reroutes", "errors"):
+        made.add_column(heading, justify="left" if heading.startswith("what") else "right")
+    for attack in dict.fromkeys(one.attack for one in siege.trials):
+        own = [one for one in siege.trials if one.attack == attack]
+        attacked = [one for one in own if one.is_attacked]
+        without = median(one.tokens_per_second for one in own if not one.is_attacked)
+        with_it = median(one.tokens_per_second for one in attacked)
+        made.add_row(
+            attack,
+            f"{without:.1f}",
+            f"{with_it:.1f}",
+            f"{with_it / without:.2f}",
+            f"{sum(one.exact for one in own)}/{len(own)}",
+            str(sum(one.reroutes for one in own)),
+            str(sum(bool(one.error) for one in own)),
+        )
+    return made
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--turns", type=int, default=5, help="of each kind alone")
+    parser.add_argument("--all-turns", type=int, default=30, help="of all kinds together: ten minutes")
+    parser.add_argument("--logs", action="store_true", help="print what the nodes have logged")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos_strangers.json"))
+    parser.set_defaults(started=time.strftime("%Y-%m-%d %H:%M:%S"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
