@@ -40,8 +40,10 @@ DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACC
 """Of part 5."""
 
 STRANGERS_EXACT = Bar("honest generations with the right tokens", 100, "%", is_floor=True)
-STRANGERS_SPEED = Bar("their speed beside one kind of attack, of that without, the slowest", 80, "%", is_floor=True)
-STRANGERS_SPEED_ALL = Bar("their speed beside all kinds together", 60, "%", is_floor=True)
+STRANGERS_SPEED = Bar(
+    "their speed beside one kind, of that beside the same elsewhere, least", 80, "%", is_floor=True
+)
+STRANGERS_SPEED_ALL = Bar("their speed beside all kinds, of that beside all elsewhere", 60, "%", is_floor=True)
 STRANGERS_BLAMED = Bar("honest peers that were left or blamed", 0, "")
 STRANGERS_DEATHS = Bar("nodes that ended in it", 0, "")
 STRANGERS_MEMORY = Bar("most memory of a node, of what it may take", 100, "%")

@@ -265,14 +265,16 @@ async def _read(stream: Stream) -> None:
                 await stream.receive()
 
 
-async def _obey(orders: asyncio.StreamReader, attack: Attack) -> None:
-    """Attack as told, until standard input ends; say how often something was asked for."""
+async def _obey(orders: asyncio.StreamReader, attacks: Mapping[str, Attack]) -> None:
+    """Attack as told, until standard input ends; say how often something was asked for. `attacks`: by where."""
     attacking: list[asyncio.Task[None]] = []
     async for line in orders:
+        order = json.loads(line)
         await end(*attacking)
-        kinds = json.loads(line)["attack"]
-        attacking = [owned(kept_up(partial(KINDS[kind], attack), kind), kind) for kind in kinds]
-        say(done=attack.done)
+        attacking = [
+            owned(kept_up(partial(KINDS[kind], attacks[order["where"]]), kind), kind) for kind in order["attack"]
+        ]
+        say(done={where: attack.done for where, attack in attacks.items()})
     await end(*attacking)
 
 
@@ -285,9 +287,16 @@ async def main() -> None:
             await joined.enter_async_context(Libp2pNetwork.join(None, initial_peers=job["initial_peers"]))
             for _ in range(2)
         ]
-        peers = await Directory(networks[0]).peers_of(job["fingerprint"])
+        found = await Directory(networks[0]).peers_of(job["fingerprint"])
+        peers = sorted(found, key=lambda peer: peer.start)
+        here = [peer for peer in peers if peer.peer_id in job["used"]]
+        elsewhere = [peer for peer in peers if peer.peer_id not in job["used"]]
         say(event="ready", peers=len(peers))
-        await _obey(orders, Attack(networks, sorted(peers, key=lambda peer: peer.start), job["address"]))
+        attacks = {
+            "here": Attack(networks, here, job["address"]),
+            "elsewhere": Attack(networks, elsewhere, job["address"]),
+        }
+        await _obey(orders, attacks)
 
 
 if __name__ == "__main__":

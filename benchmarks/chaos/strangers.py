@@ -1,7 +1,10 @@
 """Part 6 of `make chaos`: a stranger who asks for a lot, lawfully, beside an honest client. Needs root.
 
-Each kind of wish alone, then all together: an honest client generates with and without by turns. Prints a table and the
-bars, writes JSON; the exit code is 1 if a bar was missed.
+Each kind of wish alone, then all together. An honest client generates by turns while nobody is attacked, while the
+stranger does the same to other peers, and while he does it to those that the client uses. All hosts share this machine's
+processors, so whatever a stranger has computed makes everything slower, be it on others' hosts: what the client pays for
+him is the difference between the last two. Prints a table and the bars, writes JSON; the exit code is 1 if a bar was
+missed.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ from benchmarks.lab import Lab, LabUnavailable
 from swarm.model.source import ModelSource
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
-CLIENT, STRANGER = len(SPANS) + 1, len(SPANS) + 2  # their hosts
+"""Of the peers that the client uses, and of as many others."""
+CLIENT, STRANGER = 2 * len(SPANS) + 1, 2 * len(SPANS) + 2  # their hosts
+NOWHERE, ELSEWHERE, HERE = "nowhere", "elsewhere", "here"
+"""Where a stranger is: at no peers, at others, at those that the client uses."""
 ALL = "all together"
 UPLINK_MBIT = (
     200.0  # of each host: what one machine's processors bring about with others' bytes is not the question
@@ -54,7 +60,7 @@ class Trial:
 
     attack: str
     """Beside which it ran, or by turns with which."""
-    is_attacked: bool
+    where: str
     exact: bool
     error: str
     reroutes: int
@@ -75,8 +81,8 @@ class Siege:
     """... and most resident bytes."""
     ended: int
     """Nodes that were not there any more."""
-    asked: dict[str, int]
-    """By kind: how often the stranger asked for something."""
+    asked: dict[str, dict[str, int]]
+    """By where, and by kind: how often the stranger asked for something."""
 
 
 def figures(siege: Siege) -> dict[Bar, float]:
@@ -100,13 +106,13 @@ def figures(siege: Siege) -> dict[Bar, float]:
     return found
 
 
-def _speed(trials: Sequence[Trial], attack: str) -> float:
-    """Of generations beside an attack, as a share of that without."""
-    with_it, without = (
-        median(one.tokens_per_second for one in trials if one.attack == attack and one.is_attacked is is_attacked)
-        for is_attacked in (True, False)
-    )
-    return with_it / without
+def _speed(trials: Sequence[Trial], attack: str, where: str = HERE) -> float:
+    """Of generations while the stranger is there, as a share of that while he is elsewhere."""
+    return _tokens_per_second(trials, attack, where) / _tokens_per_second(trials, attack, ELSEWHERE)
+
+
+def _tokens_per_second(trials: Sequence[Trial], attack: str, where: str) -> float:
+    return median(one.tokens_per_second for one in trials if (one.attack, one.where) == (attack, where))
 
 
 class Stage:
@@ -118,22 +124,23 @@ class Stage:
         self._stranger = stranger
         self._prompt = prompts.long_code()
         self._trials = list[Trial]()
-        self._asked = dict[str, int]()
+        self._asked = dict[str, dict[str, int]]()
         for _ in range(2):  # the first one of all takes longer
             self._expected = client.generate(self._prompt, **OPTIONS)["token_ids"]
         self._before = self.usage()
         self._peak = {host: usage.memory for host, usage in self._before.items()}
 
     def attack(self, name: str, kinds: Sequence[str], turns: int, console: Console) -> None:
-        """Generate with and without an attack by turns."""
+        """Generate with the stranger nowhere, elsewhere and here by turns."""
         for _ in range(turns):
-            self._generate(name, is_attacked=False)
-            with self._attacked(kinds):
-                for _ in range(2):
-                    self._generate(name, is_attacked=True)
-                for host, usage in self.usage().items():
-                    self._peak[host] = max(self._peak[host], usage.memory)
-        console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed without", highlight=False)
+            self._generate(name, NOWHERE)
+            for where in (ELSEWHERE, HERE):
+                with self._attacked(kinds, where):
+                    for _ in range(2):
+                        self._generate(name, where)
+                    for host, usage in self.usage().items():
+                        self._peak[host] = max(self._peak[host], usage.memory)
+        console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed", highlight=False)
 
     def conclude(self) -> Siege:
         """Wait until everything is as before, REST_SECONDS at most."""
@@ -154,19 +161,19 @@ class Stage:
         }
 
     @contextmanager
-    def _attacked(self, kinds: Sequence[str]) -> Iterator[None]:
-        self._stranger.write({"attack": list(kinds)})
+    def _attacked(self, kinds: Sequence[str], where: str) -> Iterator[None]:
+        self._stranger.write({"attack": list(kinds), "where": where})
         self._stranger.read()
         yield
-        self._stranger.write({"attack": []})
+        self._stranger.write({"attack": [], "where": where})
         self._asked = self._stranger.read()["done"]
 
-    def _generate(self, attack: str, *, is_attacked: bool) -> None:
+    def _generate(self, attack: str, where: str) -> None:
         *_, line = self._client.watch(self._prompt, **OPTIONS)
         self._trials.append(
             Trial(
                 attack=attack,
-                is_attacked=is_attacked,
+                where=where,
                 exact=line.get("token_ids") == self._expected,
                 error=line.get("error", ""),
                 reroutes=line.get("reroutes", 0),
@@ -185,18 +192,22 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="specswarm-strangers-") as folder,
             Lab(hosts=STRANGER + 1, delay_ms=LINK_MS, rate_mbit=UPLINK_MBIT, seed=options.seed) as lab,
         ):
-            fleet = Fleet(lab, Path(folder), SPANS, options=("--config", str(_config(Path(folder)))))
+            fleet = Fleet(lab, Path(folder), SPANS * 2, options=("--config", str(_config(Path(folder)))))
             with (
                 closing(JsonProcess("benchmarks.chaos.stranger", popen=partial(lab.popen, STRANGER))) as stranger,
                 fleet.running(),
                 closing(start_client(partial(lab.popen, CLIENT))) as client,
             ):
-                client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1)
+                used = [node.peer_id for node in fleet.peers[: len(SPANS)]]
+                client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1, allow=used)
                 client.await_peers(len(SPANS))
-                fingerprint = ModelSource.resolve(MODEL).fingerprint()
-                address = lab.address(STRANGER)
                 stranger.write(
-                    {"initial_peers": fleet.initial_peers, "fingerprint": fingerprint, "address": address}
+                    {
+                        "initial_peers": fleet.initial_peers,
+                        "fingerprint": ModelSource.resolve(MODEL).fingerprint(),
+                        "address": lab.address(STRANGER),
+                        "used": used,
+                    }
                 )
                 stranger.read()
                 stage = Stage(fleet, client, stranger)
@@ -226,18 +237,24 @@ def _config(folder: Path) -> Path:
 
 def _table(siege: Siege) -> Table:
     made = Table(title=f"{len(siege.trials)} generations beside a stranger; {LINK_MS} ms links, embedded pair")
-    for heading in ("what the stranger does", "tokens/s without", "with", "share", "exact", "reroutes", "errors"):
+    headings = (
+        "what the stranger does",
+        "nowhere, tokens/s",
+        "elsewhere",
+        "here",
+        "share",
+        "exact",
+        "reroutes",
+        "errors",
+    )
+    for heading in headings:
         made.add_column(heading, justify="left" if heading.startswith("what") else "right")
     for attack in dict.fromkeys(one.attack for one in siege.trials):
         own = [one for one in siege.trials if one.attack == attack]
-        attacked = [one for one in own if one.is_attacked]
-        without = median(one.tokens_per_second for one in own if not one.is_attacked)
-        with_it = median(one.tokens_per_second for one in attacked)
         made.add_row(
             attack,
-            f"{without:.1f}",
-            f"{with_it:.1f}",
-            f"{with_it / without:.2f}",
+            *(f"{_tokens_per_second(own, attack, where):.1f}" for where in (NOWHERE, ELSEWHERE, HERE)),
+            f"{_speed(own, attack):.2f}",
             f"{sum(one.exact for one in own)}/{len(own)}",
             str(sum(one.reroutes for one in own)),
             str(sum(bool(one.error) for one in own)),
@@ -249,7 +266,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--turns", type=int, default=5, help="of each kind alone")
-    parser.add_argument("--all-turns", type=int, default=30, help="of all kinds together: ten minutes")
+    parser.add_argument("--all-turns", type=int, default=15, help="of all kinds together: ten minutes")
     parser.add_argument("--logs", action="store_true", help="print what the nodes have logged")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos_strangers.json"))
