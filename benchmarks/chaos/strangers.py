@@ -1,10 +1,10 @@
 """Part 6 of `make chaos`: a stranger who asks for a lot, lawfully, beside an honest client. Needs root.
 
 Each kind of wish alone, then all together. An honest client generates by turns while nobody is attacked, while the
-stranger does the same to other peers, and while he does it to those that the client uses. All hosts share this machine's
-processors, so whatever a stranger has computed makes everything slower, be it on others' hosts: what the client pays for
-him is the difference between the last two. Prints a table and the bars, writes JSON; the exit code is 1 if a bar was
-missed.
+stranger does the same to other peers, and while he does it to those that the client uses. All hosts share this
+machine's processors, so whatever a stranger has computed makes everything slower, be it on others' hosts: what the
+client pays for him is the difference between the last two. Prints a table and the bars, writes JSON; the exit code is 1
+if a bar was missed.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _table(siege: Siege) -> Table:
     made = Table(title=f"{len(siege.trials)} generations beside a stranger; {LINK_MS} ms links, embedded pair")
     headings = (
         "what the stranger does",
-        "nowhere, tokens/s",
+        "nowhere, t/s",
         "elsewhere",
         "here",
         "share",
