@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from peer.complaints import _MAX_NODES, _PAUSE_SECONDS, Complaints
+from swarm.complaints import _MAX_NODES, _PAUSE_SECONDS, Complaints
 
 
 class Clock:
