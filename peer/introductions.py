@@ -19,7 +19,7 @@ _KEPT = 256  # that have been checked lately: a check takes a tenth of a millise
 
 
 class Introductions:
-    """Checks them, and remembers the last ones."""
+    """Checks what clients show of next peers, and remembers what it has checked last."""
 
     def __init__(
         self, fingerprint: str, swarm: Membership = PUBLIC, clock: Callable[[], float] = time.time

@@ -40,7 +40,8 @@ class Guest:
     peer_id: str
     host: str
     known: Known
-    close: Callable[[], None]
+    close: Callable[[], None] | None
+    """None: it keeps its place whoever needs one."""
     used: float
     """When its last message came."""
     coming: int = 0
@@ -73,10 +74,10 @@ class IncomingStreams:
         peer_id: str,
         host: str = "",
         known: Known = nobody,
-        close: Callable[[], None] = lambda: None,
+        close: Callable[[], None] | None = None,
     ) -> Iterator[Guest | None]:
         """A place for one more stream while it is served; None if there is none. `close` ends it, if its place goes to
-        somebody else."""
+        somebody else; without it, that cannot be."""
         if not self._make_place(peer_id):
             REFUSED_STREAMS.inc()
             yield None
@@ -111,7 +112,7 @@ class IncomingStreams:
             return False
         if len(self._guests) < self._max_streams:
             return True
-        strangers = self._strangers()
+        strangers = [one for one in self._strangers() if one.close is not None]
         if not strangers:
             return False
         hosts, nodes = Counter(one.host for one in strangers), Counter(one.peer_id for one in strangers)
@@ -128,7 +129,7 @@ class IncomingStreams:
                 return False
         while sum(one.coming for one in self._guests) + size > ALL_BYTES:
             largest = max(self._guests, key=lambda one: (one.coming > 0 and not one.is_known, one.coming))
-            if not guest.is_known or (largest.is_known and largest.coming <= size):
+            if not guest.is_known or largest.close is None or (largest.is_known and largest.coming <= size):
                 return False
             self._end(largest)
         return True
@@ -142,7 +143,8 @@ class IncomingStreams:
         """Close a stream: its place, and the memory of what was coming in, are free from now on."""
         REFUSED_STREAMS.inc()
         del self._guests[guest]
-        guest.close()
+        if guest.close is not None:
+            guest.close()
 
 
 def seconds_for(size: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-MINUTE = 60.0  # seconds
+_MINUTE = 60.0  # seconds
 _ROUNDING = 1e-6
 _FEW = 1024  # callers that are kept without looking who is at rest
 
@@ -17,7 +17,7 @@ class Rates:
     each caller that has had something lately.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic, seconds: float = MINUTE) -> None:
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic, seconds: float = _MINUTE) -> None:
         """`most`: what a bucket holds."""
         self._most_at_once = most
         self._refill = seconds

@@ -80,6 +80,14 @@ def test_those_who_are_known_keep_their_places() -> None:
         assert streams.open("late") is None
 
 
+def test_what_cannot_be_closed_keeps_its_place() -> None:
+    streams = IncomingStreams(max_streams=2)
+    with ExitStack() as opened:
+        assert all(opened.enter_context(streams.taken_by(f"{i}")) for i in range(2))
+        assert opened.enter_context(streams.taken_by("late")) is None
+        assert len(streams._guests) == 2
+
+
 def test_a_stream_that_ends_in_an_error_gives_its_place_back() -> None:
     streams = IncomingStreams(max_streams=1)
     with pytest.raises(ConnectionError), streams.taken_by("one"):

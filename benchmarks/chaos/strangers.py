@@ -115,8 +115,8 @@ def _tokens_per_second(trials: Sequence[Trial], attack: str, where: str) -> floa
     return median(one.tokens_per_second for one in trials if (one.attack, one.where) == (attack, where))
 
 
-class Stage:
-    """The honest client, the stranger, and the peers between them."""
+class Course:
+    """What the honest client and the stranger do, one after the other."""
 
     def __init__(self, fleet: Fleet, client: Client, stranger: JsonProcess) -> None:
         self._fleet = fleet
@@ -210,12 +210,12 @@ def main() -> int:
                     }
                 )
                 stranger.read()
-                stage = Stage(fleet, client, stranger)
+                course = Course(fleet, client, stranger)
                 for kind in options.kinds:
-                    stage.attack(kind, [kind], options.turns, console)
+                    course.attack(kind, [kind], options.turns, console)
                 if len(options.kinds) > 1:
-                    stage.attack(ALL, options.kinds, options.all_turns, console)
-                siege = stage.conclude()
+                    course.attack(ALL, options.kinds, options.all_turns, console)
+                siege = course.conclude()
                 for node in fleet.nodes if options.logs else ():
                     console.print((Path(folder) / f"{node.host}.0.log").read_text(), highlight=False, markup=False)
     except LabUnavailable as error:
