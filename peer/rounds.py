@@ -98,9 +98,8 @@ class Rounds:
             again = partial(self.submit, session, round, layer, sender, states, compute)
             self._unproven[session.id] = (round, again)
             return
-        for other in self._table.crowding_out(session, round, layer, sender):
+        for other in self._table.admit(session, round, layer, sender):
             self._end(other, "others need the memory, and its client had most of it or did not use it")
-        self._table.admit(session, round, layer, sender)
         self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()

@@ -142,13 +142,23 @@ class SessionTable:
         session.check(round, layer, sender, self._stage.info)
         self._check_limits(session, round)
 
-    def crowding_out(self, session: Session, round: Round, layer: int, sender: str) -> list[Session]:
-        """The sessions that have to end before the round may be admitted, for want of memory. Raises Refusal if it may
-        not be, or if its client has most of the memory already."""
+    def admit(self, session: Session, round: Round, layer: int, sender: str) -> list[Session]:
+        """Check the round, reserve memory for its tokens, and take note of it. Returns the sessions that have to end
+        now, for want of memory. Raises Refusal, changing nothing, also if its client has most of the memory already."""
         self.check(session, round, layer, sender)
-        others = sum(self._reserved.values()) - self._reserved[session.id]
         wanted = self._memory_for(session, round)
-        lacking = others + wanted - self._max_cache_bytes
+        others = self._giving_way(session, wanted)
+        self._reserved[session.id] = wanted
+        session.cache.reserve(
+            session.slots(round)
+        )  # a number so far; the torch thread takes the memory as it writes
+        session.last_used = self._clock()
+        session.admit(round)
+        return others
+
+    def _giving_way(self, session: Session, wanted: int) -> list[Session]:
+        """Who ends so that a session may have `wanted` bytes. Raises Refusal if nobody has to."""
+        lacking = sum(self._reserved.values()) - self._reserved[session.id] + wanted - self._max_cache_bytes
         if lacking <= 0:
             return []
         holdings = [self._holding(one, self._reserved[one.id]) for one in self if one is not session]
@@ -156,18 +166,6 @@ class SessionTable:
         if chosen is None:
             raise Refusal("full", "full: no cache memory is left for these tokens")
         return [self._sessions[session_id] for session_id in chosen]
-
-    def admit(self, session: Session, round: Round, layer: int, sender: str) -> None:
-        """Check the round, reserve memory for its tokens, and take note of it; whoever had to make room for it has.
-        Raises Refusal, changing nothing."""
-        if self.crowding_out(session, round, layer, sender):
-            raise Refusal("full", "full: no cache memory is left for these tokens")
-        self._reserved[session.id] = self._memory_for(session, round)
-        session.cache.reserve(
-            session.cache.capacity_for(session.slots(round))
-        )  # a number: the torch thread takes it
-        session.last_used = self._clock()
-        session.admit(round)
 
     def _memory_for(self, session: Session, round: Round) -> int:
         """Bytes that the session's cache takes with the round."""

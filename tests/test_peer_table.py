@@ -299,6 +299,23 @@ def test_session_of_part_of_the_span_takes_its_part_of_the_memory(first: Stage) 
     assert table.free_tokens == 8 * PIECE
 
 
+def test_who_has_most_of_the_memory_ends_what_he_used_longest_ago_for_others(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, tokens=4 * PIECE, clock=clock)
+    older, newer = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
+    for session in (older, newer):
+        clock.now += 1
+        assert table.admit(session, round_of(session, 2 * PIECE), 0, CLIENT) == []
+    late = table.open(request(3), "late")
+    assert table.admit(late, round_of(late, PIECE), 0, "late") == [older]
+    table.close(older.id)
+    assert table.free_tokens == PIECE
+    before = state(table)
+    with pytest.raises(Refusal, match="no cache memory"):
+        table.admit(newer, round_of(newer, 2 * PIECE, 2 * PIECE, 1), 0, CLIENT)
+    assert state(table) == before
+
+
 def test_round_without_memory_is_refused_and_changes_nothing(first: Stage) -> None:
     table = table_of(first, tokens=2 * PIECE)
     one, two = table.open(request(1), CLIENT), table.open(request(2), CLIENT)
