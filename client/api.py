@@ -21,7 +21,7 @@ from client.prompt_text import text_ids, warn_of_two_begins
 from client.recorder import Recorder
 from client.result import Result
 from client.sampling import completed, sampling_of
-from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, Seat, best
+from client.seats import ACCEPTANCE, ACCEPTANCE_OF_A_MODEL, HERE, Seat, best
 from client.target import Target, find_fingerprint
 from client.terms import Terms
 from swarm import awake, config
@@ -43,7 +43,7 @@ from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
 from swarm.tasks import end, kept_up, owned
 from swarm.transport import Network
-from swarm.wire import MAX_EVIDENCE, MAX_TEXT, Contact
+from swarm.wire import MAX_EVIDENCE, MAX_TEXT
 
 log = logging.getLogger("specswarm")
 
@@ -177,28 +177,28 @@ class AsyncSwarmModel:
             return 0.0
         return await asyncio.get_running_loop().run_in_executor(self.thread, self._draft.step_seconds)
 
-    async def drafting_peer(self, wanted: WindowOption, length: int) -> Contact | None:
-        """Where to have a text of so many tokens gone on with, by rounds of so many drafts; None: here. Raises
-        UsageError if it must be a peer, and none can be."""
+    async def drafting_seat(self, wanted: WindowOption, length: int) -> Seat:
+        """Where to have a text of so many tokens gone on with, by rounds of so many drafts. Raises UsageError if it
+        must be a peer, and none can be."""
         settings = self.config
         tokens, window = round_tokens(wanted), wanted if isinstance(wanted, int) else None
         if settings.draft_at == "client":
-            return None
+            return HERE
         obstacle = settings.obstacle_to_a_peer or ("the text is too long" if length > MAX_TEXT else None)
         seats = [] if obstacle else await self.target.seats(tokens=tokens)
         if settings.draft_at == "peer":
             if not seats:
                 raise UsageError(f"no peer can draft: {obstacle or 'none of this model offers it (join --draft)'}")
-            return best(None, seats, window).contact
+            return best(None, seats, window)
         if not seats:
-            return None
+            return HERE
         try:
             hops = await self.target.plan(tokens=tokens)
         except ChainLost:  # from here; a peer may have a way
-            return best(None, seats, window).contact
+            return best(None, seats, window)
         trip = self.target.roster.trip_seconds(hops, tokens=tokens)
         acceptance = ACCEPTANCE.get(settings.draft, ACCEPTANCE_OF_A_MODEL)
-        return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window).contact
+        return best(Seat(None, trip, await self.draft_seconds(), acceptance), seats, window)
 
     async def refresh(self) -> int:
         """Look at the swarm again now; how many peers of the target can be reached."""

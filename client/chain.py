@@ -5,6 +5,7 @@ lost, tell the hops who their neighbours are, and send the round again under the
 they get from the hop before them. With the rule `match` the tokens come out as if nothing had happened.
 
     a hop is about to leave                 another one is prepared meanwhile, and takes over between two rounds
+    trips take much longer than announced   others are, if they promise to be much faster
     a hop's stream ends, or it fails        it is lost
     a hop refuses                           it is replaced; against the session's law: only if it goes on doing so
     a hop says that its neighbour is lost   that one is lost; if it answers us nevertheless: the next time, the accuser
@@ -25,6 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from client import metrics
 from client.diagnosis import Astray, Diagnosis
+from client.excess import Trips
 from client.history import History
 from client.mending import resume_points
 from client.patience import TripTimer
@@ -76,7 +78,8 @@ class Chain:
         self._past_evidence = 0  # and of those sent, as proofs
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
-        self._relief = Relief(routes.known, target.roster.note)
+        self._relief = Relief(routes.known, routes.faster, target.roster.note)
+        self._trips, self._measured = Trips(), tuple[Hop, ...]()  # of this chain
         self._is_stale = False
         self._pauses = 0  # of this program, so far
         self._is_astray = False  # whether a part of a prefill got lost
@@ -197,6 +200,8 @@ class Chain:
             metrics.STALL_SECONDS.inc(stalled)
         elif not self.was_disturbed:
             self._timer.note(seconds)
+        if not self.was_late:
+            self._note_trip(1 + len(tree), seconds)
         return verdict
 
     async def close(self) -> None:
@@ -206,6 +211,16 @@ class Chain:
             self._past, self._past_evidence = self.traffic, self.evidence_bytes
             session, self._session = self._session, None
             await session.close()
+
+    def _note_trip(self, tokens: int, seconds: float) -> None:
+        """The verdict on a round of so many tokens has taken that long, or was waited for that long."""
+        if self._measured != self.hops:
+            self._trips, self._measured = Trips(), self.hops
+        roster, was_sent = self._target.roster, self._pending.was_on_its_way
+        tokens = self._routes.round_tokens if was_sent else tokens
+        self._trips.note(roster.expected_seconds(self.hops, tokens=tokens), seconds, at_least=was_sent)
+        if (excess := self._trips.excess) is not None:
+            roster.excess.note([hop.contact.peer_id for hop in self.hops], excess)
 
     def _count_reroute(self) -> None:
         self.reroutes += 1
@@ -254,7 +269,12 @@ class Chain:
             pending.is_disturbed = True
             self._session = await self._mended(self._session, tokens)
         elif await self._relief.step(
-            self._session, pending.number, tokens, self._timer.ceiling, may_move=not pending.is_sent
+            self._session,
+            pending.number,
+            tokens,
+            self._timer.ceiling,
+            may_move=not pending.is_sent,
+            trip=self._trips.seconds if self._trips.excess else None,
         ):
             self._count_reroute()
         pending.is_astray = False

@@ -18,6 +18,7 @@ _REFUSALS: dict[Why, float] = {
     "rate": 5.0,
     "leaving": 60.0,
 }
+_MOST = 1024  # peers that are remembered: those that are welcome again soonest are forgotten first
 
 
 class Cooldowns:
@@ -42,6 +43,8 @@ class Cooldowns:
             pause = min(2 * self._pause.get(error.peer_id, _FIRST / 2), _LONGEST)
             self._pause[error.peer_id] = pause
         self._until[error.peer_id] = max(self._clock() + pause, self._until.get(error.peer_id, 0.0))
+        if len(self._until) > _MOST:
+            self._drop(min(self._until, key=self._until.__getitem__))
 
     def copy(self) -> Cooldowns:
         """As they are now."""
@@ -51,8 +54,10 @@ class Cooldowns:
 
     def forget(self, peer_id: str) -> None:
         """It has started anew: what was does not count any more, unless it lied."""
-        if self._until.get(peer_id) == math.inf:
-            return
+        if self._until.get(peer_id) != math.inf:
+            self._drop(peer_id)
+
+    def _drop(self, peer_id: str) -> None:
         self._until.pop(peer_id, None)
         self._pause.pop(peer_id, None)
         self._barring.pop(peer_id, None)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
+from client.excess import Trips
 from client.loop import Context
 from client.patience import TripTimer
 from client.result import Statistics
@@ -27,14 +28,22 @@ class Elsewhere:
     """One generation at one peer."""
 
     def __init__(
-        self, transport: Transport, contact: Contact, model: ModelInfo, timer: TripTimer, timeout: float
+        self,
+        transport: Transport,
+        contact: Contact,
+        model: ModelInfo,
+        timer: TripTimer,
+        timeout: float,
+        round_seconds: float,
     ) -> None:
         """`timer` says how long to wait before the peer is asked whether it lives; `timeout`: seconds without a token
-        after which it is left, even if it does."""
+        after which it is left, even if it does; `round_seconds`: from verdict to verdict, as announced."""
         self.peer_id = contact.peer_id
         self.chain: list[tuple[str, Span]] = []
         """Peer id and layers of each hop."""
         self.reroutes = 0
+        self.trips = Trips()
+        """What verdicts were waited for, beside what was announced."""
         self.traffic = (0, 0)
         """Bytes this client has sent and received for it."""
         self._believed = 0.0  # seconds that verdicts have taken, as the peer says and as far as they have passed
@@ -43,6 +52,7 @@ class Elsewhere:
         self._model = model
         self._timer = timer
         self._timeout = timeout
+        self._round_seconds = round_seconds
 
     async def generate(
         self, request: Generate, context: Context, statistics: Statistics
@@ -55,6 +65,8 @@ class Elsewhere:
                 started = _now()
                 news = await self._next(stream)
                 self._timer.note(_now() - started)
+                if statistics.rounds:  # the first one brings the prompt
+                    self.trips.note(self._round_seconds, _now() - started, at_least=True)
                 self.traffic = (stream.bytes_sent, stream.bytes_received)
                 self._take(news, statistics, _now() - begun)
                 yield context.commit(news.tokens)

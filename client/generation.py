@@ -16,12 +16,14 @@ from client.chain import Chain
 from client.config import MAX_WINDOW, ClientConfig, GenerationConfig
 from client.config import Window as WindowOption
 from client.elsewhere import Elsewhere
+from client.excess import Trips
 from client.journal import Journal
 from client.loop import Context, Draft, generate
 from client.patience import TripTimer
 from client.result import Result, Statistics
 from client.routes import Routes
 from client.routing import Kind
+from client.seats import Seat
 from client.terms import Terms
 from client.text import TextStream
 from swarm.errors import PeerError, PeerLost, UsageError
@@ -159,19 +161,32 @@ class Generation:
 
     async def _rounds(self) -> AsyncGenerator[list[int], None]:
         """The tokens of verdict after verdict: from a peer that drafts, if that is faster, and from here."""
-        contact = await self._model.drafting_peer(self._wanted, len(self._context.tokens))
-        if contact is not None and self._context.room:
+        seat = await self._seat()
+        if seat.contact is not None and self._context.room:
             try:
-                async for tokens in self._rounds_at(contact):
-                    yield tokens
+                async with contextlib.aclosing(self._rounds_at(seat, seat.contact)) as rounds:
+                    async for tokens in rounds:
+                        yield tokens
             except PeerError as error:
                 log.info("drafting here from now on: %s", error)
                 self._noting = owned(self._note_drafting(error), "asking whether it is us")
-                self._chain.has_begun = bool(self._statistics.rounds)
+            self._chain.has_begun = bool(self._statistics.rounds)
         async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
             self._drafted_at = None
             self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]
             yield tokens
+
+    async def _seat(self) -> Seat:
+        """Where drafts are best made from here on. Raises UsageError."""
+        return await self._model.drafting_seat(self._wanted, len(self._context.tokens))
+
+    async def _is_slow(self, peer_id: str, trips: Trips) -> bool:
+        """Whether a peer that drafts takes so much longer than it announces that another place is better."""
+        if not trips.excess or self._model.config.draft_at == "peer":
+            return False
+        self._model.target.roster.drafting_excess.note([peer_id], trips.excess)
+        found = (await self._seat()).contact
+        return found is None or found.peer_id != peer_id
 
     async def _note_drafting(self, error: PeerError) -> None:
         """Leave a peer alone that did not draft to the end, unless it is us who are cut off."""
@@ -179,13 +194,14 @@ class Generation:
         if not isinstance(error, PeerLost) or await target.is_reachable(apart_from={error.peer_id}):
             target.roster.note_drafting(error)
 
-    async def _rounds_at(self, contact: Contact) -> AsyncGenerator[list[int], None]:
-        """The same, from this peer. Raises PeerError."""
+    async def _rounds_at(self, seat: Seat, contact: Contact) -> AsyncGenerator[list[int], None]:
+        """The same, from this peer, as long as it is not much slower than it announces. Raises PeerError."""
         settings, context, terms = self._model.config, self._context, self._terms
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
         target = self._model.target
         timeout = settings.timeout + await target.seconds_of_text(len(context.tokens))
-        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, target.info, timer, timeout)
+        announced = seat.round_seconds(self._wanted if isinstance(self._wanted, int) else None)
+        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, target.info, timer, timeout, announced)
         request = Generate(
             fingerprint=self._model.target.fingerprint,
             text=tuple(context.tokens),
@@ -199,9 +215,18 @@ class Generation:
             evidence_k=self._options.evidence_k,
         )
         self._drafted_at = contact.peer_id
-        async for tokens in elsewhere.generate(request, context, self._statistics):
-            self._hops = elsewhere.chain
-            yield tokens
+        async with contextlib.aclosing(elsewhere.generate(request, context, self._statistics)) as rounds:
+            async for tokens in rounds:
+                self._hops = elsewhere.chain
+                yield tokens
+                if await self._is_slow(contact.peer_id, elsewhere.trips):
+                    log.info(
+                        "drafting elsewhere from now on: peer %s takes %.0f ms a round, and announces %.0f ms",
+                        contact.peer_id,
+                        1e3 * elsewhere.trips.seconds,
+                        1e3 * announced,
+                    )
+                    return
 
     def _new_chain(
         self,

@@ -1,4 +1,4 @@
-"""Moving away from hops that are about to leave, while they still serve: no round waits for it."""
+"""Moving away from hops that are about to leave, or from a slow chain, while they serve: no round waits for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from client.routing import Hop
 from client.session import ChainSession
@@ -14,6 +15,9 @@ from swarm.errors import ChainLost, PeerError, PeerRefused
 from swarm.tasks import end, owned
 
 log = logging.getLogger("specswarm")
+
+_Find = Callable[[], Awaitable[tuple[list[Hop], str]]]
+"""Gives a chain, and why it is better than the one there is; or raises ChainLost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class _Ready:
     """The chain with them."""
     held: int
     """Positions that they hold."""
+    why: str
+    """The old chain is left; for the log."""
 
 
 class Relief:
@@ -36,15 +42,20 @@ class Relief:
     def __init__(
         self,
         substitutes: Callable[[Sequence[Hop], Collection[str], Collection[str]], Awaitable[list[Hop]]],
+        faster: Callable[[Sequence[Hop], float, Collection[str]], Awaitable[list[Hop]]],
         note: Callable[[PeerError], object],
     ) -> None:
-        """`substitutes` gives a chain with others in the place of certain peers, and without some more, or raises
-        ChainLost; `note` has a peer left alone."""
+        """`substitutes` gives a chain with others in the place of certain peers, and without some more; `faster`, one
+        for a chain that takes so many seconds, without some peers; both raise ChainLost. `note` has a peer left alone.
+        """
         self._substitutes = substitutes
+        self._faster = faster
         self._note = note
         self._preparing: asyncio.Task[_Ready | None] | None = None
         self._passed_over: set[str] = set()  # peers that could not be prepared
         self._next = 0.0  # when to look for others again: sooner, the same ones are known
+        self._next_faster = 0.0  # the same of faster ones, ...
+        self._pause = REFRESH_SECONDS  # ... and how long after that; doubled each time
 
     @property
     def is_ready(self) -> bool:
@@ -53,19 +64,25 @@ class Relief:
         return task is not None and task.done() and task.exception() is None and task.result() is not None
 
     async def step(
-        self, session: ChainSession, number: int, tokens: Sequence[int], seconds: float, *, may_move: bool
+        self,
+        session: ChainSession,
+        number: int,
+        tokens: Sequence[int],
+        seconds: float,
+        *,
+        may_move: bool,
+        trip: float | None,
     ) -> bool:
         """Before verdict `number` on the text `tokens`, do what is to be done; whether others took over.
 
-        They have `seconds` to get ready, and take over only where that is in the way of nothing: `may_move`. Raises
-        PeerLost.
+        They have `seconds` to get ready, and take over only where that is in the way of nothing: `may_move`. `trip`:
+        the seconds that one takes, if that is much too long. Raises PeerLost.
         """
-        leaving, preparing = session.leaving & session.peer_ids, self._preparing
+        preparing = self._preparing
         if preparing is None:
-            now = asyncio.get_running_loop().time()
-            if leaving and now >= self._next and session.settled is not None:
-                self._next = now + REFRESH_SECONDS
-                work = self._prepare(session, leaving, number, list(tokens), seconds)
+            find = self._wanted(session, trip)
+            if find is not None:
+                work = self._prepare(session, find, number, list(tokens), seconds)
                 self._preparing = owned(work, "preparing others")
             return False
         if not preparing.done() or (self.is_ready and not may_move):
@@ -77,7 +94,7 @@ class Relief:
             held = min(ready.held, limit)
             points = [limit if hop.contact.peer_id in kept else held for hop in ready.hops]
             await session.lead_over(ready.hops, points)
-            log.info("moved from %s, which leaves", ", ".join(sorted(leaving)))
+            log.info("moved to others: %s", ready.why)
             session.drop(session.outside)
             return True
         session.drop(session.outside)
@@ -89,14 +106,37 @@ class Relief:
         if preparing is not None:
             await end(preparing)
 
-    async def _prepare(
-        self, session: ChainSession, leaving: set[str], number: int, tokens: Sequence[int], seconds: float
-    ) -> _Ready | None:
-        """Have others hold the text; None if there are none who can: then who leaves serves as long as it is there."""
+    def _wanted(self, session: ChainSession, trip: float | None) -> _Find | None:
+        """What finds others, where they are wanted now."""
+        leaving, now = session.leaving & session.peer_ids, asyncio.get_running_loop().time()
+        if session.settled is None:
+            return None
+        if leaving and now >= self._next:
+            self._next = now + REFRESH_SECONDS
+            return partial(self._others, session.hops, leaving)
+        if trip is not None and not leaving and now >= self._next_faster:
+            self._next_faster, self._pause = now + self._pause, 2 * self._pause
+            return partial(self._faster_ones, session.hops, trip)
+        return None
+
+    async def _others(self, hops: Sequence[Hop], leaving: set[str]) -> tuple[list[Hop], str]:
+        """In the place of those that leave, and why. Raises ChainLost."""
         for peer_id in leaving:
             self._note(PeerRefused(peer_id, "leaving", "it is about to leave"))
+        others = await self._substitutes(hops, leaving, leaving | self._passed_over)
+        return others, f"{', '.join(sorted(leaving))} will be gone soon"
+
+    async def _faster_ones(self, hops: Sequence[Hop], trip: float) -> tuple[list[Hop], str]:
+        """In the place of a slow chain, and why. Raises ChainLost."""
+        others = await self._faster(hops, trip, self._passed_over)
+        return others, f"trips took {1e3 * trip:.0f} ms, much longer than announced"
+
+    async def _prepare(
+        self, session: ChainSession, find: _Find, number: int, tokens: Sequence[int], seconds: float
+    ) -> _Ready | None:
+        """Have others hold the text; None if there are none who can: then the chain serves as it is."""
         try:
-            hops = await self._substitutes(session.hops, leaving, leaving | self._passed_over)
+            hops, why = await find()
         except ChainLost:
             self._passed_over.clear()  # or these, next time
             return None
@@ -104,7 +144,7 @@ class Relief:
         held = session.limit(len(tokens))
         try:
             if await session.prepare(hops, number, tokens, seconds):
-                return _Ready(hops, held)
+                return _Ready(hops, held, why)
             self._passed_over |= others
         except PeerError as error:
             self._note(error)

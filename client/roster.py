@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 from client.cooldown import Cooldowns
+from client.excess import MUCH, Excess
 from client.mending import gaps
-from client.routing import Atlas, Hop, Kind, plan, trip_seconds
+from client.routing import Atlas, Hop, Kind, expected_seconds, plan, trip_seconds
 from client.seats import Seat, seats_at
 from swarm.errors import ChainLost, PeerError, PeerLost
 from swarm.records import Announcement
@@ -43,6 +44,10 @@ class Roster:
         """By peer: seconds to it and back; one that is not in it is out of reach."""
         self.cooldowns = Cooldowns(clock)
         self._drafting_cooldowns = Cooldowns(clock)
+        self.excess = Excess(clock)
+        """By how much peers are slower than they announce."""
+        self.drafting_excess = Excess(clock)
+        """The same of rounds at peers that draft."""
         self._pauses = pauses
         self._excused: dict[str, int] = {}  # by peer: after which pause it was lost
         self._num_layers = num_layers
@@ -57,19 +62,23 @@ class Roster:
         for peer_id, peer in found.items():
             before = self.peers.get(peer_id)
             if before is not None and peer.started > before.started:
-                self.cooldowns.forget(peer_id)
+                for memory in (self.cooldowns, self.excess, self.drafting_excess):
+                    memory.forget(peer_id)
                 self.round_trips.pop(peer_id, None)
         if self.peers != found:
             self.peers = found
             self._atlas = functools.cache(partial(Atlas, found.values()) if atlas is None else lambda: atlas)
         self.round_trips = {peer: seconds for peer, seconds in self.round_trips.items() if peer in found}
         self._excused = {peer: pauses for peer, pauses in self._excused.items() if peer in found}
+        self.excess.keep(found)
+        self.drafting_excess.keep(found)
 
     def frozen(self) -> Roster:
         """What is known now: for planning in a thread, while this one goes on."""
         frozen = copy.copy(self)
         frozen.round_trips = dict(self.round_trips)
         frozen.cooldowns, frozen._drafting_cooldowns = self.cooldowns.copy(), self._drafting_cooldowns.copy()
+        frozen.excess, frozen.drafting_excess = self.excess.copy(), self.drafting_excess.copy()
         return frozen
 
     def note(self, error: PeerError) -> bool:
@@ -88,13 +97,17 @@ class Roster:
         """The best chain or part of one by what is known now; `options` are those of `routing.plan`.
 
         It has as few as it takes of the peers that are better left alone for now, and of those, such as will be welcome
-        again soon. Those that do not serve this client are no help even then. Raises ChainLost.
+        again soon. Those that do not serve this client are no help even then. What chains with a peer took longer than
+        announced counts more than what it announces. Raises ChainLost.
         """
-        barring = self.cooldowns.barring
+        barring, left, excess = self.cooldowns.barring, self.cooldowns.left, self.excess.seconds
         options |= {
             "excluded": barring.keys() | excluded,
             "salt": self._salt,
-            "penalties": {peer_id: _WARY * left for peer_id, left in self.cooldowns.left.items()},
+            "penalties": {
+                peer_id: _WARY * left.get(peer_id, 0.0) + excess.get(peer_id, 0.0)
+                for peer_id in left.keys() | excess
+            },
         }
         try:
             return plan(self._num_layers, self._atlas(), self.round_trips, **options)
@@ -147,11 +160,48 @@ class Roster:
         """What a round of `tokens` tokens takes through a chain and back, by what is known now."""
         return trip_seconds(hops, self._atlas(), tokens=tokens)
 
+    def expected_seconds(self, hops: Sequence[Hop], *, tokens: int) -> float:
+        """The same, and the waiting for others that the hops announce."""
+        return expected_seconds(hops, self._atlas(), tokens=tokens)
+
+    def faster(
+        self,
+        hops: Sequence[Hop],
+        seconds: float,
+        *,
+        tokens: int,
+        excluded: Collection[str] = (),
+        kinds: Collection[Kind] | None = None,
+    ) -> list[Hop]:
+        """A chain of peers that compute alike in the place of `hops`, which take `seconds`: it promises to take much
+        less, and none of those that come in was in a chain as slow. Hops of both keep their layers.
+
+        Raises ChainLost.
+        """
+        spans = {hop.contact.peer_id: hop.span for hop in hops}
+        kinds = {hop.kind for hop in hops}.intersection(kinds) if kinds else {hop.kind for hop in hops}
+        without = {*excluded}
+        while True:
+            found = self.plan(tokens=tokens, excluded=without, kinds=kinds)
+            moved = {hop.contact.peer_id for hop in found if spans.get(hop.contact.peer_id, hop.span) != hop.span}
+            if not moved:
+                break
+            without |= moved
+        known = self.excess.seconds
+        new = {hop.contact.peer_id for hop in found} - spans.keys()
+        promised = self.expected_seconds(found, tokens=tokens) + max(
+            (known.get(peer, 0.0) for peer in new), default=0
+        )
+        if not new or promised * MUCH > seconds:
+            raise ChainLost("no chain promises to be much faster")
+        return found
+
     def seats(self, *, tokens: int) -> list[Seat]:
         """Where drafts of a usual round of `tokens` tokens can be made, apart from the client itself."""
         unwelcome = self.cooldowns.active | self._drafting_cooldowns.active
         reachable = {peer: seconds for peer, seconds in self.round_trips.items() if peer not in unwelcome}
-        return seats_at(self._num_layers, self._atlas(), reachable, tokens=tokens)
+        excess = self.drafting_excess.seconds
+        return seats_at(self._num_layers, self._atlas(), reachable, tokens=tokens, excess=excess)
 
     def _note(self, error: PeerError, *cooldowns: Cooldowns) -> bool:
         if isinstance(error, PeerLost):

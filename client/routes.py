@@ -41,6 +41,14 @@ class Routes:
         avoided = {*self._avoid(), *excluded}
         return await self._target.fill(hops, gone, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds)
 
+    async def faster(self, hops: Sequence[Hop], seconds: float, excluded: Collection[str] = ()) -> list[Hop]:
+        """A chain for the text of `hops`, by what is known, that promises to take much less than `seconds`. Raises
+        ChainLost."""
+        avoided = {*self._avoid(), *excluded}
+        return await self._target.faster(
+            hops, seconds, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds
+        )
+
     async def _best(self) -> list[Hop]:
         return await self._target.plan(tokens=self.round_tokens, excluded=self._avoid(), kinds=self._kinds)
 

@@ -193,6 +193,16 @@ def trip_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
     return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum(hop.seconds(tokens) for hop in hops)
 
 
+def expected_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
+    """The same, and what rounds wait for others by the announced load."""
+    waiting = sum(
+        float(atlas.waiting[atlas.places[hop.contact.peer_id]]) * hop.seconds(tokens)
+        for hop in hops
+        if hop.contact.peer_id in atlas.places
+    )
+    return trip_seconds(hops, atlas, tokens=tokens) + waiting
+
+
 def _hop(peer: Announcement, span: Span, round_trips: Mapping[str, float]) -> Hop:
     share = len(span) / len(peer.span)
     return Hop(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from client.routing import UNKNOWN_LINK, Atlas, plan, trip_seconds
 from swarm.errors import ChainLost
@@ -39,15 +40,30 @@ class Seat:
     is_hop: bool = False
     """Whether a stage of its chain computes there, too."""
 
+    excess: float = 0.0
+    """Seconds by which rounds took longer than that, as far as it is known."""
+
     def rate(self, window: int | None) -> float:
         """Tokens per second with so many drafts a round; None: with as many as are best."""
         if not self.acceptance:
-            return 1 / self.trip_seconds
-        cost = min(max(self.draft_seconds / self.trip_seconds, 1e-3), 0.99)
-        drafts = best_length(self.acceptance, cost) if window is None else window
+            return 1 / (self.trip_seconds + self.excess)
+        return expected_tokens(self.acceptance, self._drafts(window)) / (self.round_seconds(window) + self.excess)
+
+    def round_seconds(self, window: int | None) -> float:
+        """From one verdict to the next, by what is announced."""
+        drafts = self._drafts(window)
         waiting = self.draft_seconds / 2 if self.is_hop and drafts else 0.0
-        seconds = self.trip_seconds + drafts * self.draft_seconds + waiting
-        return expected_tokens(self.acceptance, drafts) / seconds
+        return self.trip_seconds + drafts * self.draft_seconds + waiting
+
+    def _drafts(self, window: int | None) -> int:
+        if window is not None or not self.acceptance:
+            return window or 0
+        cost = min(max(self.draft_seconds / self.trip_seconds, 1e-3), 0.99)
+        return best_length(self.acceptance, cost)
+
+
+HERE = Seat(None, UNKNOWN_LINK, 0.0, 0.0)
+"""This client, where there is no choice."""
 
 
 def best(here: Seat | None, others: Sequence[Seat], window: int | None) -> Seat:
@@ -58,11 +74,19 @@ def best(here: Seat | None, others: Sequence[Seat], window: int | None) -> Seat:
     return fastest if fastest.rate(window) > _WORTH * here.rate(window) else here
 
 
-def seats_at(num_layers: int, atlas: Atlas, reachable: Mapping[str, float], *, tokens: int) -> list[Seat]:
+def seats_at(
+    num_layers: int,
+    atlas: Atlas,
+    reachable: Mapping[str, float],
+    *,
+    tokens: int,
+    excess: Mapping[str, float] = MappingProxyType({}),
+) -> list[Seat]:
     """Those peers that draft and are `reachable`, as far as their own links to others make up a chain; of many, a few
     that are likely to be the best.
 
-    `reachable`: round trips from this client, by peer; `tokens` of a usual round.
+    `reachable`: round trips from this client, by peer; `tokens` of a usual round; `excess`: seconds by which rounds
+    at a peer took longer than it announces.
     """
     found, peers = list[Seat](), atlas.peers
     for peer in _likeliest(num_layers, atlas, reachable, tokens):
@@ -73,7 +97,8 @@ def seats_at(num_layers: int, atlas: Atlas, reachable: Mapping[str, float], *, t
             continue
         trip = trip_seconds(hops, atlas, tokens=tokens)
         is_hop = peer.contact in [hop.contact for hop in hops]
-        found.append(Seat(peer.contact, trip, peer.draft_seconds or 0.0, ACCEPTANCE_OF_A_MODEL, is_hop))
+        slower = excess.get(peer.peer_id, 0.0)
+        found.append(Seat(peer.contact, trip, peer.draft_seconds or 0.0, ACCEPTANCE_OF_A_MODEL, is_hop, slower))
     return found
 
 

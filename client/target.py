@@ -78,6 +78,10 @@ class Target:
         """As Roster.fill. Raises ChainLost."""
         return await self._planned(lambda roster: roster.fill(hops, lost, **options))
 
+    async def faster(self, hops: Sequence[Hop], seconds: float, **options: Any) -> list[Hop]:
+        """As Roster.faster. Raises ChainLost."""
+        return await self._planned(lambda roster: roster.faster(hops, seconds, **options))
+
     async def seats(self, *, tokens: int) -> list[Seat]:
         """As Roster.seats."""
         return await self._planned(lambda roster: roster.seats(tokens=tokens))

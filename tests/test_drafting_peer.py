@@ -322,13 +322,13 @@ def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_
 
 @contextlib.asynccontextmanager
 async def drafted_by(
-    generate: Callable[..., Awaitable[None]], target: Path, draft: Path, folder: Path
+    generate: Callable[..., Awaitable[None]], target: Path, draft: Path, folder: Path, /, **options: Any
 ) -> AsyncIterator[AsyncSwarmModel]:
     """A client whose texts are drafted at a peer that does this in place of generating."""
     with pytest.MonkeyPatch.context() as patch:
         async with (
             memory_swarm.peers(target, SPANS[:2], folder, drafts={1: draft}) as network,
-            memory_swarm.client(network, target, draft_at="peer") as model,
+            memory_swarm.client(network, target, **{"draft_at": "peer", **options}) as model,
         ):
             patch.setattr(DraftingService, "_generate", generate)
             yield model
@@ -377,6 +377,35 @@ def test_seconds_that_have_not_passed_are_not_believed(target: Path, draft: Path
             assert result.drafted_at is not None
             assert result.draft_seconds + sum(result.trip_seconds) <= result.seconds
             assert max(result.compute_seconds) <= result.seconds
+
+    asyncio.run(run())
+
+
+def test_a_drafting_peer_that_is_much_slower_than_it_announces_is_left_for_the_client(
+    target: Path, draft: Path, tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "specswarm")
+    monkeypatch.setattr("swarm.model.speed.measure", lambda _: Speed(0.01, 0.001))  # of a stage
+    monkeypatch.setattr("swarm.drafting.model.measure", lambda _: Speed(0.0001, 0.0001))
+
+    async def slow(self: DraftingService, request: Generate, stream: Stream) -> None:
+        for token in greedy(load_whole(target), request.text, request.count):
+            await asyncio.sleep(0.5)
+            await stream.send(Generated((token,), 0, 0, 0.0, 0.01, 0.01, 0))
+
+    async def run() -> None:
+        async with drafted_by(slow, target, draft, tmp_path, draft_at="auto", draft="none") as model:
+            while not all(peer.links for peer in model.target.roster.peers.values()):  # the directory tells no news
+                await asyncio.sleep(0.05)
+                await model.refresh()
+            result = await model.generate(PROMPT, max_new_tokens=24)
+            assert result.token_ids == greedy(load_whole(target), PROMPT, 24)
+            assert len(result.verdicts) > 3
+            assert result.drafted_at is None
+            assert "drafting elsewhere from now on" in caplog.text
+            again = await model.generate(PROMPT, max_new_tokens=24)  # and it is remembered
+            assert again.seconds < 4 * 0.5
+            assert not model.target.roster.cooldowns.active
 
     asyncio.run(run())
 

@@ -36,7 +36,8 @@ DECEIT_LEFT_OUT = Bar("liars with wrong results that were left out", 100, "%", i
 DECEIT_EXACT = Bar("right texts where a liar sends nothing wrong", 100, "%", is_floor=True)
 DECEIT_ACCUSED = Bar("honest peers that were left out", 0, "")
 DECEIT_DEATHS = Bar("honest nodes that ended", 0, "")
-DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACCUSED, DECEIT_DEATHS)
+DECEIT_LATE = Bar("speed of the text after one beside a late peer, of that without, median", 80, "%", is_floor=True)
+DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACCUSED, DECEIT_DEATHS, DECEIT_LATE)
 """Of part 5."""
 
 STRANGERS_EXACT = Bar("honest generations with the right tokens", 100, "%", is_floor=True)

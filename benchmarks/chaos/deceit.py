@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,7 @@ DECEITS = (("noise", "2:4"), ("token", "6:8"), ("late", "4:6"), ("silence", "0:2
 """What a liar does, and which layers it has."""
 WRONG = ("noise", "token")
 """What makes a text wrong."""
+LATE = "late"
 TEMPERATURES = (0.0, 0.8)
 _CLIENTS = 12  # of which at least one has the liar in its chain: each as if by a coin
 CLIENT = len(SPANS) + len(DECEITS) + 1  # its host, after the bootstrap node, the peers and the liars
@@ -62,6 +64,10 @@ class Trial:
     reroutes: int
     seconds: float
     tokens_per_second: float
+    next_tokens_per_second: float
+    """Of the next text of the same client."""
+    honest_tokens_per_second: float
+    """Of such a text without a liar."""
 
 
 def figures(trials: Sequence[Trial], ended: int) -> dict[Bar, float]:
@@ -75,6 +81,10 @@ def figures(trials: Sequence[Trial], ended: int) -> dict[Bar, float]:
         bars.DECEIT_ACCUSED: sum(trial.accused for trial in trials),
         bars.DECEIT_DEATHS: ended,
     }
+    if late := [trial for trial in trials if trial.deceit == LATE]:
+        found[bars.DECEIT_LATE] = 100 * median(
+            trial.next_tokens_per_second / trial.honest_tokens_per_second for trial in late
+        )
     if spoilt:
         found[bars.DECEIT_NOTICED] = share(trial.is_reported for trial in spoilt)
     return found
@@ -108,13 +118,15 @@ def main() -> int:
     return conclude(console, check(bars.DECEIT, figures(trials, ended)), record, options.out)
 
 
-def _honest(fleet: Fleet) -> dict[float, list[int]]:
-    """The right texts, by temperature."""
+def _honest(fleet: Fleet) -> dict[float, dict[str, Any]]:
+    """The right results, by temperature, of a client's second texts."""
     with closing(_client(fleet, 0)) as client:
-        return {t: client.generate(prompts.long_code(), **_generation(t))["token_ids"] for t in TEMPERATURES}
+        for _ in range(2):
+            found = {t: client.generate(prompts.long_code(), **_generation(t)) for t in TEMPERATURES}
+    return found
 
 
-def _deceived(fleet: Fleet, liar: Node, expected: dict[float, list[int]], runs: int) -> list[Trial]:
+def _deceived(fleet: Fleet, liar: Node, expected: dict[float, dict[str, Any]], runs: int) -> list[Trial]:
     """Generations of clients that do not know the liar yet."""
     fleet.begin(liar)
     liar.hear(READY_SECONDS)
@@ -127,7 +139,7 @@ def _deceived(fleet: Fleet, liar: Node, expected: dict[float, list[int]], runs: 
                     started = time.monotonic()
                     lines = list(client.watch(prompts.long_code(), **_generation(temperature)))
                     seconds = time.monotonic() - started
-                    after = list(client.watch(prompts.long_code(), max_new_tokens=1))
+                    after = list(client.watch(prompts.long_code(), **_generation(temperature)))
                 if liar.peer_id in _planned(lines):
                     break
             trials.append(_trial(liar, temperature, lines, after, expected[temperature], seconds))
@@ -141,7 +153,7 @@ def _trial(
     temperature: float,
     lines: Sequence[dict[str, Any]],
     after: Sequence[dict[str, Any]],
-    expected: list[int],
+    expected: dict[str, Any],
     seconds: float,
 ) -> Trial:
     result = lines[-1]
@@ -149,7 +161,7 @@ def _trial(
     return Trial(
         deceit=liar.deceit,
         temperature=temperature,
-        exact=result.get("token_ids") == expected,
+        exact=result.get("token_ids") == expected["token_ids"],
         error=result.get("error", ""),
         was_used=liar.peer_id in _planned(lines),
         is_reported=liar.peer_id in suspects,
@@ -160,6 +172,8 @@ def _trial(
         reroutes=result.get("reroutes", 0),
         seconds=seconds,
         tokens_per_second=result.get("tokens_per_second", 0.0),
+        next_tokens_per_second=after[-1].get("tokens_per_second", 0.0),
+        honest_tokens_per_second=expected["tokens_per_second"],
     )
 
 
@@ -194,6 +208,9 @@ def _table(trials: Sequence[Trial]) -> Table:
         "skipped",
         "reroutes",
         "s",
+        "t/s",
+        "next t/s",
+        "honest t/s",
     )
     for heading in headings:
         made.add_column(heading, justify="left" if heading == "deceit" else "right")
@@ -206,6 +223,9 @@ def _table(trials: Sequence[Trial]) -> Table:
             *("yes" if answer else "no" for answer in answers),
             *map(str, numbers),
             f"{trial.seconds:.1f}",
+            f"{trial.tokens_per_second:.1f}",
+            f"{trial.next_tokens_per_second:.1f}",
+            f"{trial.honest_tokens_per_second:.1f}",
         )
     return made
 

@@ -98,7 +98,7 @@ class Fleet:
         if self.is_forked:
             popen = partial(Forked, namespace=self.lab.namespace(node.host))
         if node.deceit:
-            popen = partial(_start_liar, popen, node.deceit)
+            popen = partial(start_liar, popen, node.deceit)
         node.program = Program(arguments, self.folder / f"{node.host}.{node.starts}.log", popen)
         node.starts += 1
 
@@ -160,7 +160,7 @@ class Fleet:
             program.finish(LEAVE_SECONDS)
 
 
-def _start_liar(popen: Any, deceit: str, argv: Sequence[str], **options: Any) -> Any:
+def start_liar(popen: Any, deceit: str, argv: Sequence[str], **options: Any) -> Any:
     """In place of `specswarm join`."""
     program, rest = argv.index("specswarm"), argv.index("join") + 1
     return popen([*argv[:program], "benchmarks.chaos.liar", deceit, *argv[rest:]], **options)

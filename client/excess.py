@@ -1,0 +1,94 @@
+"""By how much chains take longer than their peers announce, as this client has measured it. Pure.
+
+A peer may announce what it likes, of itself and of the links to others; only the trips of whole chains are measured,
+and a slow one says that some hop of it is slow, not which. A chain that is not slow says that none is. So a peer counts
+for as slow as the fastest of the chains in which it was of late; chains without it are chosen as long as that is known,
+and those of its neighbours that did nothing are found in a chain that is not slow, by and by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from statistics import median_low
+
+_STANDS = 5.0  # seconds for which a chain that was not slow speaks for its hops, whatever others say
+_FORGOTTEN = 600.0  # seconds after which a peer is tried again; it counts for less and less until then
+_TRIPS = 5  # of a chain, of which the median counts: one that was disturbed does not
+_ENOUGH = 3  # trips to say anything
+MUCH = 2.0
+"""Times what was announced of a chain that it must take to be left, and times what another one promises."""
+_LEAST = 0.05  # seconds that must be at least between
+
+
+class Excess:
+    """What is known of single peers, for all generations of a client."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[float, float]] = {}  # by peer: seconds, and when a chain told them
+
+    def note(self, peer_ids: Iterable[str], seconds: float) -> None:
+        """A chain of these peers takes so much longer than they announce."""
+        now = self._clock()
+        for peer_id in peer_ids:
+            known, when = self._known.get(peer_id, (seconds, now))
+            if seconds <= known or now - when > _STANDS:
+                self._known[peer_id] = (seconds, now)
+
+    def keep(self, peer_ids: Iterable[str]) -> None:
+        """Forget all but these."""
+        kept = frozenset(peer_ids)
+        self._known = {peer_id: known for peer_id, known in self._known.items() if peer_id in kept}
+
+    def forget(self, peer_id: str) -> None:
+        """It has started anew."""
+        self._known.pop(peer_id, None)
+
+    def copy(self) -> Excess:
+        """As it is now."""
+        other = Excess(self._clock)
+        other._known = self._known.copy()
+        return other
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By peer: how much longer a trip takes through it than announced, at most; less, the longer ago that was."""
+        now = self._clock()
+        ages = {peer_id: (now - when) / _FORGOTTEN for peer_id, (_, when) in self._known.items()}
+        return {
+            peer_id: seconds * (1 - ages[peer_id])
+            for peer_id, (seconds, _) in self._known.items()
+            if seconds > 0 and ages[peer_id] < 1
+        }
+
+
+class Trips:
+    """The newest ones of a chain, each beside what was announced."""
+
+    def __init__(self) -> None:
+        self._pairs = deque[tuple[float, float]](maxlen=_TRIPS)  # seconds announced, and taken
+
+    def note(self, announced: float, taken: float, *, at_least: bool = False) -> None:
+        """A trip took so many seconds. `at_least`: it was only waited for so long, for it was on its way before; it
+        counts as one that took what was announced, unless that was waited for longer."""
+        self._pairs.append((announced, max(taken, announced) if at_least else taken))
+
+    @property
+    def seconds(self) -> float:
+        """Of a trip; 0 until there were enough."""
+        return self._median(taken for _, taken in self._pairs)
+
+    @property
+    def excess(self) -> float | None:
+        """By how many seconds they took longer than announced: 0, unless that is so much that the chain is better left;
+        None until there were enough."""
+        if len(self._pairs) < _ENOUGH:
+            return None
+        announced = self._median(announced for announced, _ in self._pairs)
+        excess = self._median(taken - announced for announced, taken in self._pairs)
+        return excess if excess > max((MUCH - 1) * announced, _LEAST) else 0.0
+
+    def _median(self, values: Iterable[float]) -> float:
+        return median_low(values) if len(self._pairs) >= _ENOUGH else 0.0
