@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-simulator bench-machine overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-strangers chaos-soak train clean
+.PHONY: demo test check bench bench-simulator bench-machine bench-loop bench-eclipse overhead chaos chaos-orders chaos-faults chaos-attack chaos-deceit chaos-strangers chaos-soak train clean
 
 demo: $(STAMP)
 	$(BIN)/specswarm demo
@@ -30,6 +30,14 @@ bench-simulator: $(STAMP)
 # Peers and clients that share this machine's cores, with the threads they choose and with given numbers.
 bench-machine: $(STAMP)
 	$(BIN)/python -m benchmarks.shared_machine $(ARGS)
+
+# How long what strangers send holds up a peer's event loop.
+bench-loop: $(STAMP)
+	$(BIN)/python -m benchmarks.loop $(ARGS)
+
+# What free identities can hide on the DHT.
+bench-eclipse: $(STAMP)
+	$(BIN)/python -m benchmarks.eclipse $(ARGS)
 
 # What this revision costs a generation that nothing disturbs, against a checkout of another one:
 # make overhead ARGS="--against FOLDER"

@@ -114,7 +114,7 @@ def as_dict(rows: Sequence[Row], lost: Sequence[Loss]) -> dict[str, Any]:
 def hops(folder: Path, console: Console) -> list[Row]:
     """Measure every form, link and shape."""
     folder.mkdir()
-    model, draft = _llama(folder / "model", 8192, len(SPANS)), _llama(folder / "draft", 64, 1)
+    model, draft = wide_llama(folder / "model", 8192, len(SPANS)), wide_llama(folder / "draft", 64, 1)
     rows: list[Row] = []
     for number, (form, (uplink, wire)) in enumerate(FORMS.items()):
         place = folder / str(number)
@@ -238,7 +238,7 @@ def _swarm(model: str, draft: str, folder: Path, uplink: str, wire: str) -> Iter
         yield lab, client
 
 
-def _llama(folder: Path, hidden_size: int, layers: int) -> Path:
+def wide_llama(folder: Path, hidden_size: int, layers: int) -> Path:
     """A random one that counts: its layers add little to the embeddings, and the head is these, moved by one token."""
     torch.manual_seed(0)
     config = LlamaConfig(

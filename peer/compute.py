@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from peer.intake import States
 from peer.session import Growing, Session
+from swarm.errors import BadMessage
 from swarm.model.stage import Slice, Stage
-from swarm.rows import from_rows, to_rows
+from swarm.rows import to_rows
 from swarm.span import Span
 from swarm.speculation.evidence import Evidence
 from swarm.speculation.match import Walk, go_on, match
@@ -27,19 +29,6 @@ _FLATTEN_AFTER = 32  # rounds through a part of the stage: making its flat form 
 _MAX_PARTS = 64
 
 log = logging.getLogger("specswarm")
-
-
-@dataclass(frozen=True, slots=True)
-class States:
-    """Hidden states as they came: a row for each token, in the sender's form (see `swarm.rows`)."""
-
-    data: bytes
-    form: str
-
-    def parted(self, rows: int, count: int) -> list[States | None]:
-        """The first `rows` of `count` rows, and the others."""
-        at = len(self.data) // count * rows
-        return [States(self.data[:at], self.form), States(self.data[at:], self.form)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,12 +49,17 @@ class Job:
     """Under the rule `rejection`, of each draft."""
     views: Mapping[int, Evidence] = field(default_factory=dict)
     """Under the rule `semantic`, of branching nodes."""
+    last_number: int = -1
+    """The round before, of those that were admitted."""
 
     def parted(self, tokens: int) -> tuple[Job, Job]:
         """The first `tokens` tokens of its text, fewer than it has, as a job of their own, and the rest."""
         first, rest = parted(self.round, tokens)
-        states = [None, None] if self.states is None else self.states.parted(tokens, len(self.round.tokens))
-        return Job(self.session, first, states[0], self.compute), replace(self, round=rest, states=states[1])
+        states = (None, None) if self.states is None else self.states.parted(tokens)
+        return (
+            Job(self.session, first, states[0], self.compute, last_number=self.last_number),
+            replace(self, round=rest, states=states[1]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +75,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A job that came to nothing, by this peer's own fault."""
+    """A job that came to nothing."""
 
     reason: str
+    culprit: str | None = None
+    """The peer that sent what cannot be computed with; None: it is this peer's own fault."""
 
 
 FAILED = Failure("it failed inside; its log has the cause")
@@ -100,11 +96,16 @@ class Engine:
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
+        spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job)) is not None}
+        outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled]))
+        return [spoiled[i] if i in spoiled else next(outcomes) for i in range(len(jobs))]
+
+    def _run_sound(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         try:
             return list(self._run(jobs))
         except Exception:
             if len(jobs) > 1:
-                return [result for job in jobs for result in self.run([job])]
+                return [result for job in jobs for result in self._run_sound([job])]
             # A bug of ours, or no memory: nobody else is blamed, and the peer lives.
             log.exception("a round failed")
             return [FAILED]
@@ -142,14 +143,24 @@ class Engine:
         return self._parts[span]
 
 
-def _slice(stage: Stage, job: Job) -> Slice:
-    round = job.round
+def spoiled_by(job: Job) -> Failure | None:
+    """What is wrong with what a job was given, and by whom; None if nothing is."""
     if job.states is None:
-        inputs = torch.tensor(round.tokens)
-    else:
-        inputs = from_rows(job.states.data, job.states.form, stage.info.hidden_size)
+        return None
+    try:
+        job.states.check()
+    except BadMessage as error:
+        return Failure(str(error), job.states.sender)
+    return None
+
+
+def _slice(stage: Stage, job: Job) -> Slice:
+    session, round = job.session, job.round
+    inputs = torch.tensor(round.tokens) if job.states is None else job.states.read()
+    if session.witness is not None and job.states is not None and not round.grown:
+        session.witness.note(round.position, inputs[: round.num_kept])
     return Slice(
-        cache=job.session.cache,
+        cache=session.cache,
         position=job.tree.position if job.tree else round.position,
         inputs=inputs,
         parents=job.tree.all_parents if job.tree else None,

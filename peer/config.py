@@ -11,6 +11,8 @@ from peer.limits import Limits
 from peer.packer import UPLINK_MBIT
 from swarm.config import Threads, expanded
 from swarm.errors import UsageError
+from swarm.identity import PEER_KEY
+from swarm.incoming import MAX_CLIENT_STREAMS, MAX_STREAMS
 from swarm.membership import KeyFile
 from swarm.metrics import Observed
 from swarm.span import Span
@@ -41,13 +43,13 @@ class PeerConfig(Limits, Observed):
     announce_maddrs: tuple[str, ...] = ()
     behind_nat: bool = False
     """Whether no connection from outside arrives here: others come through those initial peers that relay."""
-    identity: Path = Field(Path("~/.config/specswarm/peer.key"), validate_default=True)
+    identity: Path = Field(PEER_KEY, validate_default=True)
     threads: Threads | None = None
     """Processor threads for computing; if not given, as many as are free and pay when the layers are loaded."""
     cache_mib: Annotated[int, Field(ge=1)] = 1024
-    max_streams: Annotated[int, Field(ge=1)] = 1024
+    max_streams: Annotated[int, Field(ge=1)] = MAX_STREAMS
     """Open at once, from all other nodes; more are closed as they come."""
-    max_client_streams: Annotated[int, Field(ge=1)] = 64
+    max_client_streams: Annotated[int, Field(ge=1)] = MAX_CLIENT_STREAMS
     """From one other node."""
     replay_mib: Annotated[int, Field(ge=1)] = 256
     """For what open sessions have passed on, so that it can be passed on again when the next peer dies."""

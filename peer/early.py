@@ -13,6 +13,7 @@ from collections.abc import Callable
 from swarm.wire import Hidden, size_of
 
 MAX_BYTES = 64 << 20  # over all; of the sender that takes most of it, the session that does makes room
+MAX_RESULTS = 128  # of one session: whoever claims them has to take them all at once
 MAX_SECONDS = 10.0  # what is not claimed by then never will be
 
 Key = tuple[str, bytes]
@@ -29,17 +30,22 @@ class EarlyResults:
         self._sessions = Counter[Key]()
         self._held: OrderedDict[Key, tuple[float, list[Hidden]]] = OrderedDict()  # the oldest first
 
-    def hold(self, message: Hidden, sender: str) -> None:
-        """Keep a result of peer `sender` that is not wanted yet."""
+    def hold(self, message: Hidden, sender: str) -> bool:
+        """Keep a result of peer `sender` that is not wanted yet; whether there was room for all of his."""
         now, key = self._clock(), (sender, message.round.session)
         _, messages = self._held.setdefault(key, (now, []))
+        if len(messages) == MAX_RESULTS:
+            return False
         messages.append(message)
         self._sessions[key] += size_of(message)
         self._senders[sender] += size_of(message)
         self._forget_old()
+        is_kept = True
         while self._senders.total() > self._max_bytes:
             ((heaviest, _),) = self._senders.most_common(1)
             self._forget(max((key for key in self._held if key[0] == heaviest), key=self._sessions.__getitem__))
+            is_kept &= heaviest != sender
+        return is_kept
 
     def claim(self, session_id: bytes, sender: str) -> list[Hidden]:
         """Hand over what `sender` has pushed for a session, in order of arrival."""

@@ -1,20 +1,83 @@
-"""What another peer pushes, checked and unpacked: hidden states that a session can compute with, or none."""
+"""What another peer pushes: hidden states that a session can compute with, or none."""
 
 from __future__ import annotations
 
-from peer.compute import States
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from peer.session import Refusal, Session
 from swarm import rows
 from swarm.errors import BadMessage
-from swarm.packing import unpack
+from swarm.packing import packed_size, unpack
 from swarm.wire import Hidden
 
 
-def states_of(message: Hidden, session: Session, hidden_size: int) -> States:
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """The rows of one message, packed or not, until they are needed."""
+
+    data: bytes
+    is_packed: bool
+    is_checked: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class States:
+    """Hidden states: a row for each token, in the sender's form (see `swarm.rows`).
+
+    They are unpacked and checked when they are needed, on the torch thread: what that takes is stage time, which the
+    session pays for, and the event loop goes on.
+    """
+
+    parcel: _Parcel
+    form: str
+    hidden_size: int
+    sender: str
+    start: int
+    end: int
+    """The rows of the message that these are."""
+
+    @classmethod
+    def of(cls, data: bytes, form: str, hidden_size: int, *, sender: str, is_packed: bool = False) -> States:
+        """Those that a message brought. Raises BadMessage where nothing is packed."""
+        size = packed_size(data) if is_packed else len(data)
+        return cls(
+            _Parcel(data, is_packed), form, hidden_size, sender, 0, size // rows.row_bytes(form, hidden_size)
+        )
+
+    def parted(self, count: int) -> tuple[States, States]:
+        """The first `count` rows, and the others."""
+        at = self.start + count
+        shared = (self.parcel, self.form, self.hidden_size, self.sender)
+        return States(*shared, self.start, at), States(*shared, at, self.end)
+
+    def check(self) -> None:
+        """Unpack the rows, if nobody has yet. Raises BadMessage if they are not what was packed, or not finite."""
+        parcel = self.parcel
+        if parcel.is_checked:
+            return
+        if parcel.is_packed:
+            size = packed_size(parcel.data)
+            parcel.data, parcel.is_packed = unpack(parcel.data, size, rows.value_bytes(self.form)), False
+        if not rows.are_finite(parcel.data, self.form, self.hidden_size):
+            raise BadMessage("its hidden states are not finite")
+        parcel.is_checked = True
+
+    def read(self) -> Tensor:
+        """The states [tokens, hidden size]. Raises BadMessage as `check` does."""
+        self.check()
+        row_bytes = rows.row_bytes(self.form, self.hidden_size)
+        return rows.from_rows(
+            self.parcel.data[self.start * row_bytes : self.end * row_bytes], self.form, self.hidden_size
+        )
+
+
+def states_of(message: Hidden, session: Session, sender: str, hidden_size: int) -> States:
     """The states that a message brings, of so many values for each token.
 
-    Raises Refusal if they are not what the session asks for, BadMessage if they are broken: then they are the sender's
-    fault. Nothing is unpacked before it is clear how much it has to be.
+    Raises Refusal if they are not what the session asks for, BadMessage where nothing is packed: that is the sender's
+    fault. Nothing is unpacked yet, and no more will be than belongs to the round.
     """
     if session.span.start == 0:
         raise Refusal("unlawful", "the first hop takes token ids, no hidden states")
@@ -23,9 +86,8 @@ def states_of(message: Hidden, session: Session, hidden_size: int) -> States:
         names = ", ".join(rows.forms(session.wire))
         raise Refusal("unlawful", f"hidden states are {form}; this session reads {names}")
     expected = len(message.round.tokens) * rows.row_bytes(form, hidden_size)
-    states = unpack(message.states, expected, rows.value_bytes(form)) if message.packed else message.states
-    if len(states) != expected:
-        raise Refusal("unlawful", f"{len(states)} bytes of hidden states; {expected} belong to this round")
-    if not rows.are_finite(states, form, hidden_size):
-        raise BadMessage("its hidden states are not finite")
-    return States(states, form)
+    if message.packed and (size := packed_size(message.states)) != expected:
+        raise BadMessage(f"packed states of {size} bytes in place of {expected}")
+    if not message.packed and len(message.states) != expected:
+        raise Refusal("unlawful", f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
+    return States.of(message.states, form, hidden_size, sender=sender, is_packed=message.packed)

@@ -29,7 +29,6 @@ from swarm import VERSION
 from swarm.directory import Directory, insist
 from swarm.errors import SwarmUnreachable, UsageError
 from swarm.identity import Identity
-from swarm.incoming import IncomingStreams
 from swarm.libp2p import Libp2pNetwork
 from swarm.lifetime import run_until, torch_thread
 from swarm.membership import Membership
@@ -40,6 +39,7 @@ from swarm.model.source import ModelSource
 from swarm.model.speed import Speed
 from swarm.model.stage import Stage
 from swarm.records import Announcement
+from swarm.rows import most_rows
 from swarm.span import Span
 from swarm.tasks import Alongside, kept_up
 from swarm.tensors import DTYPES
@@ -83,7 +83,8 @@ async def serve(
             host_maddrs=config.host_maddrs,
             announce_maddrs=config.announce_maddrs,
             swarm=Membership.read(config.swarm_key),
-            incoming=IncomingStreams(config.max_streams, config.max_client_streams),
+            max_streams=config.max_streams,
+            max_client_streams=config.max_client_streams,
             is_behind_nat=config.behind_nat,
         ) as network:
             await serve_on(network, config, identity, on_ready, stop, beside)
@@ -126,7 +127,7 @@ async def _load_and_serve(
             fingerprint,
             max_cache_bytes=config.cache_mib << 20,
             max_sessions=config.max_sessions,
-            max_round=config.max_batch_tokens,
+            max_round=offer.max_round,
             max_sent_bytes=config.replay_mib << 20,
             limits=config,
         )
@@ -291,7 +292,7 @@ def _offer(
         token_seconds=0,
         load=0.0,
         free_tokens=0,
-        max_round=config.max_batch_tokens,
+        max_round=min(config.max_batch_tokens, most_rows(config.dtype, source.info.hidden_size)),
         links={},
         version=VERSION,
         started=time.time(),

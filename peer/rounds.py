@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
-from peer.compute import FAILED, Engine, Failure, Job, Outcome, States
+from peer.compute import FAILED, Engine, Failure, Job, Outcome
+from peer.intake import States
 from peer.links import Links
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
 from peer.outbox import Outbox
@@ -38,11 +39,11 @@ class Rounds:
         max_batch_tokens: int,
         links: Links,
         replies: Mapping[bytes, Outbox],
-        end: Callable[[Session, str], None],
+        make_room: Callable[[Session, str], None],
         prefill_tokens: int,
     ) -> None:
-        """`engine` runs them, on `thread`; `replies`: by session, the way to its client; `end` ends a session, and says
-        why. `prefill_tokens`: see Worker."""
+        """`engine` runs them, on `thread`; `replies`: by session, the way to its client; `make_room` ends a session,
+        and says why. `prefill_tokens`: see Worker."""
         self._peer_id = peer_id
         self._stage = stage
         self._table = table
@@ -55,7 +56,7 @@ class Rounds:
             Queue(table.standing),
             lambda: links.full,
         )
-        self._end = end
+        self._make_room = make_room
         self._links = links
         self._replies = replies
         self._unproven: dict[bytes, tuple[Round, Callable[[], None]]] = {}  # by session: what waits for its proofs
@@ -98,14 +99,15 @@ class Rounds:
             again = partial(self.submit, session, round, layer, sender, states, compute)
             self._unproven[session.id] = (round, again)
             return
+        before = session.last_number
         for other in self._table.admit(session, round, layer, sender):
-            self._end(other, "others need the memory, and its client had most of it or did not use it")
+            self._make_room(other, "others need the memory, and its client had most of it or did not use it")
         self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None
         proofs, views = session.proven.of(round), session.told.of(round)
-        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, views))
+        self._worker.submit(Job(session, round, states, compute, context, tree, proofs, views, before))
 
     def prove(self, session: Session, part: Proofs) -> None:
         """What a round's drafts were drawn from; the round may be here already. Raises Refusal."""
@@ -141,8 +143,17 @@ class Rounds:
             except Exception as error:
                 report("bringing a result on its way failed", error)
                 result = FAILED
-        FAILURES.inc()
-        self._replies[session.id].post(Broken(session.id, self._peer_id, result.reason))
+        if result.culprit is None:
+            FAILURES.inc()
+        else:
+            self._take_back(session, job)
+        self._replies[session.id].post(Broken(session.id, result.culprit or self._peer_id, result.reason))
+
+    def _take_back(self, session: Session, job: Job) -> None:
+        """What a round should have brought was nothing: it is as if it had not come, and none after it."""
+        for other in self._worker.leave_out(session.id, lambda _: True):
+            session.ran(other.round)
+        session.take_back(job.round, job.last_number)
 
     def _bring(self, job: Job, result: Outcome) -> None:
         """To the next peer or, as a verdict, to the client; and answer the questions that waited for it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from functools import partial
@@ -24,10 +25,9 @@ from peer.rounds import Rounds
 from peer.session import Neighbour, Refusal, Session, check_neighbours
 from peer.table import SessionTable
 from swarm import awake
-from swarm.complaints import Complaints
-from swarm.errors import BadMessage, PeerLost
+from swarm.errors import BadMessage, PeerLost, Why
+from swarm.inspection import is_owners
 from swarm.model.stage import Stage
-from swarm.rows import from_rows
 from swarm.tasks import kept_up
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -41,6 +41,8 @@ from swarm.wire import (
     Contact,
     Copy,
     Hidden,
+    Inspect,
+    Inspected,
     Introduction,
     Leaving,
     Open,
@@ -59,6 +61,7 @@ from swarm.wire import (
 log = logging.getLogger("specswarm")
 
 MAX_QUESTIONS = 8  # of one session, that wait to be answered; the oldest goes
+_COMPLAINTS: Collection[Why] = ("full", "rate", "stranger", "unlawful")  # the others are nobody's doing
 
 
 class PeerService:
@@ -84,7 +87,7 @@ class PeerService:
         self._links = Links(transport, self._on_link_lost, self._on_room, Packer(uplink_mbit).pack)
         self._introduced = introduced
         self._early = EarlyResults()
-        self._complaints = Complaints()
+        self._complaints = transport.complaints
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
         self._rounds = Rounds(
             transport.peer_id,
@@ -95,7 +98,7 @@ class PeerService:
             max_batch_tokens,
             self._links,
             self._replies,
-            self._end,
+            self._make_room,
             prefill_tokens or max_batch_tokens,
         )
         self._closed = asyncio.Event()  # a session has ended
@@ -169,7 +172,8 @@ class PeerService:
         while True:
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
-                self._complaints.about(stream.peer_id, f"it pushes {type(message).__name__}: ignored")
+                name = type(message).__name__
+                self._complaints.about("nonsense", stream.peer_id, f"it pushes {name}: ignored")
                 continue
             if self._table.admission.is_denied(stream.peer_id):
                 continue
@@ -181,44 +185,55 @@ class PeerService:
             try:
                 return await stream.receive()
             except BadMessage as error:
-                self._complaints.about(stream.peer_id, str(error))
+                self._complaints.about("nonsense", stream.peer_id, str(error))
 
     def _answer(self, message: AnyMessage, client: str, replies: Outbox) -> AnyMessage | None:
         """Do what a client's message asks for; what to answer at once, if anything."""
         try:
-            match message:
-                case Ping(nonce):
-                    return Pong(nonce)
-                case Open():
-                    self._open(message, client, replies)
-                case Round():
-                    self._take_round(message, client)
-                case Proofs():
-                    self._rounds.prove(self._opened_on(replies, message.session), message)
-                case Views():
-                    self._table.tell(self._opened_on(replies, message.session), message)
-                case Ask():
-                    return self._ask(message, replies)
-                case Recall():
-                    return self._recall(message, replies)
-                case Copy():
-                    self._copy(message, replies)
-                case Relink():
-                    self._relink(message, replies)
-                case _:
-                    name = type(message).__name__
-                    return Refused(NO_SESSION, "unlawful", f"{name} is not for a client to send")
+            return self._do(message, client, replies)
         except Refusal as refusal:
-            REFUSALS.labels(refusal.why).inc()
+            self._note_refusal(refusal, client)
             return Refused(getattr(message, "session", NO_SESSION), refusal.why, str(refusal))
+
+    def _do(self, message: AnyMessage, client: str, replies: Outbox) -> AnyMessage | None:
+        """The same. Raises Refusal."""
+        match message:
+            case Ping(nonce):
+                return Pong(nonce)
+            case Open():
+                self._open(message, client, replies)
+            case Round():
+                self._take_round(message, client)
+            case Proofs():
+                self._rounds.prove(self._opened_on(replies, message.session), message)
+            case Views():
+                self._table.tell(self._opened_on(replies, message.session), message)
+            case Ask():
+                return self._ask(message, replies)
+            case Recall():
+                return self._recall(message, replies)
+            case Copy():
+                self._copy(message, replies)
+            case Relink():
+                self._relink(message, replies)
+            case Inspect():
+                return self._inspect(message)
+            case _:
+                raise Refusal("unlawful", f"{type(message).__name__} is not for a client to send")
         return None
+
+    def _note_refusal(self, refusal: Refusal, peer_id: str) -> None:
+        """Count it; if it says something of who asked, complain."""
+        REFUSALS.labels(refusal.why).inc()
+        if refusal.why in _COMPLAINTS:
+            self._complaints.about(refusal.why, peer_id, f"refused: {refusal}")
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
         downstream = self._next(message.downstream, client)
         other = self._table.in_the_way(message, client, downstream)
         if other is not None:
-            self._end(other, "others need the place, and its client had most of them or did not use it")
+            self._make_room(other, "others need the place, and its client had most of them or did not use it")
         session = self._table.open(message, client, downstream)
         self._rounds.drop(session.id)  # of a session that this one replaces
         self._links.leave(session.id)
@@ -265,6 +280,12 @@ class PeerService:
         end = min(message.end, message.start + MAX_RECALLED)
         return Recalled(session.id, message.nonce, session.witness.recall(message.start, end))
 
+    def _inspect(self, message: Inspect) -> Inspected:
+        """Whom this peer limits. Raises Refusal."""
+        if not is_owners(message, self._transport.peer_id, time.time()):
+            raise Refusal("stranger", "whom this peer limits is for its owner to see")
+        return Inspected(tuple(self._complaints.recent))
+
     def _opened_on(self, replies: Outbox, session_id: bytes) -> Session:
         """The session, if this client's stream is the one it was opened on. Raises Refusal."""
         session = self._table.find(session_id)
@@ -295,6 +316,11 @@ class PeerService:
         self._replies[session.id].post(Refused(session.id, "gone", reason))
         self._close(session.id)
 
+    def _make_room(self, session: Session, reason: str) -> None:
+        """Close a session for want of room."""
+        self._complaints.about("room", session.client, f"a session of it was ended: {reason}")
+        self._end(session, reason)
+
     def _meet_neighbours(self, session: Session) -> None:
         """Open the way to the next peer, and take what the one before has pushed too early."""
         self._links.lead(session)
@@ -319,28 +345,25 @@ class PeerService:
         session_id = message.round.session
         session = self._table.find(session_id) if session_id in self._table else None
         if session is None or session.source != sender:
-            self._early.hold(message, sender)
+            if not self._early.hold(message, sender):
+                self._complaints.about("early", sender, "more results of it came early than are kept")
             return
         try:
             self._take_states(session, message, sender)
         except Refusal as refusal:
-            REFUSALS.labels(refusal.why).inc()
+            self._note_refusal(refusal, sender)
             self._replies[session_id].post(Refused(session_id, refusal.why, str(refusal)))
 
     def _take_states(self, session: Session, message: Hidden, sender: str) -> None:
         """Hidden states for an open session, from the one who feeds it. Raises Refusal."""
         round = message.round
         self._table.check_length(round)
-        hidden_size = self._stage.info.hidden_size
         try:
-            states = states_of(message, session, hidden_size)
+            states = states_of(message, session, sender, self._stage.info.hidden_size)
         except BadMessage as error:
             self._replies[session.id].post(Broken(session.id, sender, str(error)))
             return
         self._rounds.submit(session, round, message.layer, sender, states, message.compute)
-        if session.witness is not None and not round.grown:
-            inputs = from_rows(states.data, states.form, hidden_size)
-            session.witness.note(round.position, inputs[: round.num_kept])
 
     def _on_link_lost(self, sessions: Collection[Session], error: PeerLost) -> None:
         """Tell the clients whose chains led over a lost peer."""

@@ -250,6 +250,15 @@ class Session:
         if not round.grown:
             self.computed = round.end
 
+    def take_back(self, round: Round, last_number: int) -> None:
+        """Take note that an admitted round brought nothing: the cache holds what is before it. `last_number`: of the
+        round before."""
+        self.tree = None
+        self.last_number = last_number
+        if not round.grown:
+            del self.tokens[round.position :]
+            self.computed = min(self.computed, round.position)
+
     def progress(self, question: Ask, worked: int = 0, queued: int = 0) -> Progress | None:
         """The answer, if the time has come for it; `worked` and `queued` of this peer, as in Progress."""
         if self.computed < question.held:

@@ -8,7 +8,10 @@ from swarm.sketch import ROW_BYTES, signs, sketch
 
 
 class Witness:
-    """The sketches of one session's input, by position; a round overwrites from its own position on, as in caches."""
+    """The sketches of one session's input, by position; a round overwrites from its own position on, as in caches.
+
+    The torch thread takes note, the event loop reads.
+    """
 
     def __init__(self, seed: int, hidden_size: int) -> None:
         self._columns = signs(seed, hidden_size)

@@ -389,13 +389,24 @@ def calibrate(
 
 @app.command()
 def status(
-    initial_peer: InitialPeers = None, swarm_key: SwarmKey = None, config: ConfigFile = None, json: Json = False
+    initial_peer: InitialPeers = None,
+    swarm_key: SwarmKey = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", help="Key file of your own peer: also show whom it limits.")
+    ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
-    """List the swarm's models, peers and spans, and the layers nobody serves."""
+    """List the swarm's models, peers and spans, the layers nobody serves, and whom your own peer limits."""
     from specswarm import status as report
     from swarm.config import load
 
-    settings = load(report.StatusConfig, "status", config, {"initial_peers": initial_peer, "swarm_key": swarm_key})
+    settings = load(
+        report.StatusConfig,
+        "status",
+        config,
+        {"initial_peers": initial_peer, "swarm_key": swarm_key, "identity": identity},
+    )
 
     async def program(_: Signals) -> None:
         found = await report.look(settings)

@@ -6,26 +6,32 @@ A record outlives its peer by up to a minute, so whoever is announced is asked w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from msgspec import to_builtins
+from pydantic import Field, field_validator
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from specswarm.tables import standard_output
 from swarm import PROTOCOL, awake
-from swarm.config import Config
+from swarm.config import Config, expanded
 from swarm.directory import Directory, Sighting, insist, other_versions
-from swarm.errors import BadMessage, PeerLost
+from swarm.errors import BadMessage, PeerLost, UsageError
+from swarm.identity import PEER_KEY, Identity
+from swarm.inspection import inspect
 from swarm.libp2p import Libp2pNetwork
 from swarm.membership import PUBLIC, KeyFile, Membership
 from swarm.ping import round_trip
 from swarm.records import Announcement, Envelope
 from swarm.tasks import end, owned
 from swarm.transport import Network, Transport
-from swarm.wire import Contact
+from swarm.wire import Complaint, Contact
 
 _ANSWER_SECONDS = 5.0  # for a peer to be reached and to answer
 _MAX_ASKED = 256  # peers; those beyond count as there while they renew their records
@@ -40,6 +46,22 @@ class StatusConfig(Config):
 
     initial_peers: Annotated[tuple[str, ...], Field(min_length=1)]
     swarm_key: KeyFile = None
+    identity: Path | None = None
+    """The key file of one's own peer, which is asked whom it limits; None: the usual one, if there is one."""
+
+    @field_validator("identity")
+    @classmethod
+    def _expand(cls, path: Path | None) -> Path | None:
+        return path and expanded(path)
+
+    @property
+    def owner(self) -> Identity | None:
+        """Of one's own peer. Raises UsageError if that cannot be read."""
+        if self.identity is not None:
+            return Identity.read(self.identity)
+        with contextlib.suppress(UsageError, ValueError):  # no such file, or no home folder
+            return Identity.read(expanded(PEER_KEY))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +75,8 @@ class PeerStatus:
     """Seconds by which its clock is ahead of this machine's."""
     is_silent: bool
     """It does not answer."""
+    complaints: tuple[Complaint, ...] | None = None
+    """What it has refused others, if it is one's own and says so."""
 
     @property
     def note(self) -> str:
@@ -82,6 +106,7 @@ class PeerStatus:
             "silent_seconds": round(self.age, 1) if self.is_silent else None,
             "clock_ahead_seconds": round(self.ahead, 1),
             "shared_key": self.said.shared_key,
+            "complaints": None if self.complaints is None else [to_builtins(one) for one in self.complaints],
         }
 
 
@@ -146,16 +171,17 @@ class Status:
 async def look(settings: StatusConfig) -> Status:
     """Ask the directory, and those whom it names."""
     swarm = Membership.read(settings.swarm_key)
+    owner = settings.owner
     async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers, swarm=swarm) as network:
-        return await look_on(network, swarm)
+        return await look_on(network, swarm, owner)
 
 
-async def look_on(network: Network, swarm: Membership = PUBLIC) -> Status:
-    """The same on a network that is up already."""
+async def look_on(network: Network, swarm: Membership = PUBLIC, owner: Identity | None = None) -> Status:
+    """The same on a network that is up already; `owner`: of the peer that is to say whom it limits."""
     directory = Directory(network, swarm)
     found = await insist(directory.look)
     serving = [one for one in found if isinstance(one.said, Announcement) and one.said.state == "serving"]
-    peers = await _ask(network, serving)
+    peers = [await _with_complaints(network, peer, owner) for peer in await _ask(network, serving)]
     by_model: dict[str, list[PeerStatus]] = {}
     for peer in peers:
         by_model.setdefault(peer.said.fingerprint, []).append(peer)
@@ -179,6 +205,8 @@ def show(status: Status) -> None:
         for peer in model.peers:
             if peer.note:
                 console.print(f"peer {peer.said.peer_id}, layers {peer.said.span}: {peer.note}")
+            if peer.complaints is not None:
+                _show_complaints(console, peer.said.peer_id, peer.complaints)
         silent = set(model.missing) - set(model.unannounced)
         for layers, what in ((model.unannounced, "serves"), (sorted(silent), "answers for")):
             if layers:
@@ -186,6 +214,29 @@ def show(status: Status) -> None:
     for text in (other_versions(status.others), status.clock):
         if text:
             console.print(text)
+
+
+def _show_complaints(console: Console, peer_id: str, complaints: Sequence[Complaint]) -> None:
+    """Whom one's own peer limits."""
+    if not complaints:
+        console.print(f"peer {peer_id} is yours: it has refused nobody anything in the last hour")
+        return
+    table = Table(title="what your peer has refused others in the last hour")
+    for heading in ("node", "kind", "times", "last", "what"):
+        table.add_column(heading, overflow="fold")
+    for one in complaints:
+        table.add_row(one.peer_id, one.kind, str(one.times), f"{one.seconds:.0f} s ago", escape(one.text))
+    console.print(table, soft_wrap=False)
+
+
+async def _with_complaints(network: Transport, peer: PeerStatus, owner: Identity | None) -> PeerStatus:
+    """Of one's own peer, what it has refused others."""
+    if owner is None or peer.said.peer_id != owner.peer_id or peer.is_silent:
+        return peer
+    try:
+        return replace(peer, complaints=await inspect(network, peer.said.contact, owner, _ANSWER_SECONDS))
+    except PeerLost:
+        return peer
 
 
 def _table(model: ModelStatus) -> Table:

@@ -7,6 +7,7 @@ The rules that nobody can talk a node out of:
   long as it lives from the time when it was first seen; and never in place of one that was issued later.
 - Whatever else a stranger answers is no answer, and he is left alone for a while.
 - Who calls too often is refused before anything is looked up for him.
+- Where there is not room for all, nodes and records of one network have a share of it: places near a key can be made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -28,15 +29,16 @@ from hivemind.p2p import P2P, P2PContext, P2PHandlerError, PeerID
 from hivemind.p2p.servicer import ServicerBase
 from hivemind.proto import auth_pb2, dht_pb2
 
-from swarm import awake, directory
+from swarm import awake, daemon, directory
 from swarm.clocks import Clocks
 from swarm.errors import BadMessage
 from swarm.foreign import printable
 from swarm.membership import REFUSAL, Membership
+from swarm.ranges import Ranges, diverse, filled, range_of
 from swarm.rates import Rates
 from swarm.records import Envelope
-from swarm.shelf import MAX_SUBKEYS, Entry, Shelf
-from swarm.tasks import report
+from swarm.shelf import MAX_SUBKEYS, OWN, Entry, Shelf
+from swarm.tasks import owned, report
 
 log = logging.getLogger("specswarm")
 
@@ -44,6 +46,7 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 3.0  # for a node to answer
 NEAREST = 20  # nodes to name in an answer, and to keep a record
+OF_ONE_RANGE = 5  # of these, before those of other networks
 _SILENT_SECONDS = 10.0  # a node that did not answer is not asked again so soon
 _CALLS_PER_MINUTE = 600  # of one node; a look-up asks a node once, and there is one every few seconds
 _MAX_KEYS = 4  # of one request
@@ -134,6 +137,8 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         self._table = RoutingTable(place_of(self.peer), NEAREST, depth_modulo=5)
         self._silent: dict[PeerID, float] = {}  # until when, by the monotonic clock
         self._answered: dict[PeerID, float] = {}  # who did last, and when
+        self.ranges = Ranges[PeerID]()
+        self._learning: asyncio.Task[None] | None = None  # of ranges
         # With an empty id in it, nobody adds this node to a routing table.
         self._info = dht_pb2.NodeInfo(node_id=place_of(self.peer).to_bytes() if is_server else b"")
 
@@ -152,13 +157,31 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         return peer in self._callers
 
     def nearest(self, place: DHTID) -> list[PeerID]:
-        """The known nodes nearest to a place."""
-        return [peer for _, peer in self._table.get_nearest_neighbors(place, NEAREST)]
+        """The known nodes nearest to a place; those of one network have a share before others are left out."""
+        return self.chosen([peer for _, peer in self._table.get_nearest_neighbors(place, _MAX_NODES)])
 
-    def keep(self, place: DHTID, subkey: str, record: bytes) -> bool:
-        """Put a record on this node's shelf, if it may lie there."""
+    def chosen(self, nodes: Sequence[PeerID]) -> list[PeerID]:
+        """As many of these as there is room for, where the nearest come first."""
+        return filled(nodes, diverse(nodes, self.ranges.of, NEAREST, OF_ONE_RANGE), NEAREST)
+
+    async def learn_ranges(self, nodes: Iterable[PeerID]) -> None:
+        """Find out from where nodes that are connected are, unless that is known."""
+        if all(node in self.ranges for node in nodes):
+            return
+        if self._learning is None or self._learning.done():
+            self._learning = owned(self._learn_ranges(), "asking where nodes are", outcomes=daemon.BROKEN)
+        await asyncio.wait([self._learning])
+
+    async def _learn_ranges(self) -> None:
+        for peer, maddr in await daemon.connected(self._p2p):
+            self.ranges.note(peer, range_of(maddr))
+
+    def keep(self, place: DHTID, subkey: str, record: bytes, origin: str = OWN) -> bool:
+        """Put a record on this node's shelf, if it may lie there; `origin`: the network from which it came."""
         found = accepted(place, subkey, record, self.swarm)
-        return found is not None and self.shelf.put(place.to_bytes(), subkey, record, found.issued, found.lifetime)
+        return found is not None and self.shelf.put(
+            place.to_bytes(), subkey, record, found.issued, found.lifetime, origin
+        )
 
     # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
 
@@ -208,9 +231,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
         """Keep records."""
         auth = self._welcome(context.remote_id, request)
+        await self.learn_ranges([context.remote_id])
+        origin = self.ranges.of(context.remote_id)
         given = zip(request.keys, request.subkeys, request.values, strict=False)
         kept = [
-            self.keep(_place(key), subkey.decode(errors="replace"), record)
+            self.keep(_place(key), subkey.decode(errors="replace"), record, origin)
             for key, subkey, record in list(given)[:_MAX_KEYS]
         ]
         return dht_pb2.StoreResponse(auth=auth, store_ok=kept, peer=self._info)

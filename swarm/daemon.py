@@ -185,8 +185,16 @@ async def connect(p2p: P2P, contact: Contact) -> None:
     """Tell the daemon where a peer is, and have it connect."""
     addresses = [address_of(maddr) for maddr in contact.maddrs]
     request = p2pd_pb2.ConnectRequest(peer=PeerID.from_base58(contact.peer_id).to_bytes(), addrs=addresses)
-    _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
+    _, _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.CONNECT, connect=request))
     writer.close()
+
+
+async def connected(p2p: P2P) -> list[tuple[PeerID, bytes]]:
+    """The peers that the daemon is connected to, and the address of each, a multiaddr in its binary form."""
+    response, _, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+    writer.close()
+    await writer.wait_closed()
+    return [(PeerID(peer.id), bytes(maddr)) for peer in response.peers for maddr in peer.addrs[:1]]
 
 
 async def open_stream(
@@ -194,13 +202,16 @@ async def open_stream(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A raw stream to a peer that the daemon knows how to reach."""
     request = p2pd_pb2.StreamOpenRequest(peer=peer_id.to_bytes(), proto=[protocol])
-    return await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+    _, reader, writer = await _ask(p2p, p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+    return reader, writer
 
 
-async def _ask(p2p: P2P, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _ask(
+    p2p: P2P, request: p2pd_pb2.Request
+) -> tuple[p2pd_pb2.Response, asyncio.StreamReader, asyncio.StreamWriter]:
     """What hivemind's own calls do; but those leave their socket open when they fail or are cancelled.
 
-    The socket it was asked over, after its consent. Raises what is in BROKEN.
+    The consent, and the socket it was asked over. Raises what is in BROKEN.
     """
     reader, writer = await p2p._client.control.daemon_connector.open_connection()
     try:
@@ -211,7 +222,7 @@ async def _ask(p2p: P2P, request: p2pd_pb2.Request) -> tuple[asyncio.StreamReade
     except BaseException:
         writer.close()
         raise
-    return reader, writer
+    return response, reader, writer
 
 
 def first_line(error: BaseException) -> str:

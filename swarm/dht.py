@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from bisect import insort
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import P2P, PeerID
 
 from swarm import awake
-from swarm.calls import ANSWER_SECONDS, NEAREST, Answer, DhtNode, accepted, place_of
+from swarm.calls import ANSWER_SECONDS, NEAREST, OF_ONE_RANGE, Answer, DhtNode, accepted, place_of
 from swarm.clocks import Clocks
+from swarm.complaints import Complaints
 from swarm.directory import Seen
 from swarm.errors import LookupFailed
 from swarm.membership import Membership
+from swarm.ranges import diverse
 from swarm.tasks import owned
 
 log = logging.getLogger("specswarm")
@@ -28,6 +31,7 @@ log = logging.getLogger("specswarm")
 DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
 _WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
 _AT_ONCE = 32  # nodes being asked at the same time
+_MOST_ANSWERS = 5 * NEAREST  # after which nobody else of another network, or nearer, is hoped for
 _AT_A_TIME = 32  # records, each of which takes a tenth of a millisecond or two to check
 _MOST_BAD = 16  # records that are none, after which no more of an answer is heeded: honest nodes keep none
 
@@ -62,10 +66,14 @@ class _Walk:
 class Dht:
     """A RecordStore on the nodes of the swarm; neither reading nor writing takes longer than said."""
 
-    def __init__(self, p2p: P2P, *, is_server: bool, swarm: Membership) -> None:
-        """A mere client (`is_server=False`) keeps nothing for others; nobody outside `swarm` is heeded."""
+    def __init__(
+        self, p2p: P2P, *, is_server: bool, swarm: Membership, complaints: Complaints | None = None
+    ) -> None:
+        """A mere client (`is_server=False`) keeps nothing for others; nobody outside `swarm` is heeded; `complaints`
+        hears of nodes whose answers are none."""
         self._node = DhtNode(p2p, is_server=is_server, swarm=swarm)
         self._is_server = is_server
+        self._complaints = complaints or Complaints()
 
     async def start(self) -> None:
         """Take part, until the daemon ends."""
@@ -116,7 +124,7 @@ class Dht:
             for subkey, entry in shelf.get(place.to_bytes()).items()
         }
 
-        async def heed(_: PeerID, answer: Answer) -> None:
+        async def heed(peer: PeerID, answer: Answer) -> None:
             read = bad = 0
             for subkey, (record, age) in answer.records.items():
                 held = found.get(subkey)
@@ -126,6 +134,9 @@ class Dht:
                 said = accepted(place, subkey, record, self._node.swarm)
                 read, bad = read + 1, bad + (said is None)
                 if bad > _MOST_BAD:
+                    self._complaints.about(
+                        "records", peer.to_base58(), "it answers with records that are none: no more are read"
+                    )
                     return
                 if read % _AT_A_TIME == 0:
                     await asyncio.sleep(0)  # a turn for the rounds of a generation
@@ -150,10 +161,11 @@ class Dht:
         await self._walk(place, heed)
         for other in held:
             seen(other)
-        nodes.sort(key=lambda peer: place.xor_distance(place_of(peer)))
+        await self._node.learn_ranges(nodes)
+        nodes = self._node.chosen(sorted(nodes, key=lambda peer: place.xor_distance(place_of(peer))))
         if self._is_server:
             self._node.keep(place, subkey, record)  # this alone is nobody who took it
-        taken = await asyncio.gather(*(self._node.store(peer, place, subkey, record) for peer in nodes[:NEAREST]))
+        taken = await asyncio.gather(*(self._node.store(peer, place, subkey, record) for peer in nodes))
         return any(taken)
 
     async def _walk(self, place: DHTID, heed: Heed) -> _Walk:
@@ -171,34 +183,77 @@ class Dht:
         return walk
 
     async def _ask_all(self, place: DHTID, heed: Heed, walk: _Walk) -> None:
-        def distance(peer: PeerID) -> int:
-            return int(place.xor_distance(place_of(peer)))
-
-        waiting = set(self._node.nearest(place))
-        met = {self._node.peer, *waiting}
-        answered: list[int] = []  # distances; only who answers may push others out of the search
+        search = Search(place, self._node)
         asking: dict[asyncio.Task[Answer | None], PeerID] = {}
         try:
             while True:
-                near = [p for p in waiting if len(answered) < NEAREST or distance(p) < answered[NEAREST - 1]]
-                for peer in sorted(near, key=distance)[: _AT_ONCE - len(asking)]:
-                    waiting.remove(peer)
+                for peer in search.next(_AT_ONCE - len(asking)):
                     asking[owned(self._node.find(peer, place), "a question to a node")] = peer
                     walk.asked += 1
                 if not asking:
                     return
                 done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    peer, answer = asking.pop(task), task.result()
+                answers = [(asking.pop(task), task.result()) for task in done]
+                await self._node.learn_ranges(peer for peer, answer in answers if answer is not None)
+                for peer, answer in answers:
                     if answer is not None:
-                        insort(answered, distance(peer))
+                        search.note(peer, answer.nodes)
                         walk.answered += 1
                         await heed(peer, answer)
-                        waiting |= answer.nodes - met
-                        met |= answer.nodes
         finally:
             for task in asking:
                 task.cancel()
+
+
+class Search:
+    """Whom a look-up asks, one after the other. Pure.
+
+    Those nearest to the place that answer are wanted: as many as keep a record, of which those of one network are only
+    a share. Until they are known, or many more have answered, whoever is near is asked; by turns of those who named
+    them, so that a crowd that names its own keeps nobody from being asked whom others name.
+    """
+
+    def __init__(self, place: DHTID, node: DhtNode) -> None:
+        """It begins with those whom `node` knows."""
+        self._place = place
+        self._ranges = node.ranges
+        known = node.nearest(place)
+        self._met = {node.peer, *known}
+        self._waiting: dict[PeerID | None, list[PeerID]] = {None: self._sorted(known)}  # by who named them
+        self._answered: list[PeerID] = []  # only who answers may push others out of the search
+
+    def next(self, count: int) -> list[PeerID]:
+        """So many, or fewer, to be asked now."""
+        reach, found = self._reach, list[PeerID]()
+        while self._waiting and len(found) < count:
+            for namer in list(self._waiting)[: count - len(found)]:
+                queue = self._waiting.pop(namer)
+                while queue and self._distance(queue[0]) >= reach:
+                    queue.pop(0)
+                if queue:
+                    found.append(queue.pop(0))
+                    self._waiting[namer] = queue  # behind all others
+        return found
+
+    def note(self, peer: PeerID, named: frozenset[PeerID]) -> None:
+        """A node has answered, and named others."""
+        insort(self._answered, peer, key=self._distance)
+        self._waiting[peer] = self._sorted(named - self._met)
+        self._met |= named
+
+    @property
+    def _reach(self) -> float:
+        """How near to the place somebody must be to be of use still."""
+        wanted = diverse(self._answered, self._ranges.of, NEAREST, OF_ONE_RANGE)
+        if len(self._answered) >= _MOST_ANSWERS:
+            return -math.inf if len(wanted) == NEAREST else self._distance(self._answered[NEAREST - 1])
+        return math.inf if len(wanted) < NEAREST else self._distance(wanted[-1])
+
+    def _sorted(self, nodes: Iterable[PeerID]) -> list[PeerID]:
+        return sorted(nodes, key=self._distance)
+
+    def _distance(self, peer: PeerID) -> int:
+        return int(self._place.xor_distance(place_of(peer)))
 
 
 async def _pass_over(peer: PeerID, answer: Answer) -> None:

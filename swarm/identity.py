@@ -24,6 +24,9 @@ from hivemind.proto import crypto_pb2
 from swarm.errors import UsageError
 from swarm.user_files import read_bytes
 
+PEER_KEY = Path("~/.config/specswarm/peer.key")
+"""Of a peer that is given no other."""
+
 # An Ed25519 peer id is the key itself, in a multihash of kind "identity" around libp2p's PublicKey message.
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 
@@ -54,6 +57,11 @@ class Identity:
             yield cls(path, _from_file(path))
         finally:
             os.close(descriptor)
+
+    @classmethod
+    def read(cls, path: Path) -> Identity:
+        """That of a node which may be running. Raises UsageError if the file is none."""
+        return cls(path, _from_file(path))
 
     @property
     def peer_id(self) -> str:

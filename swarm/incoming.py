@@ -14,13 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from swarm.metrics import REFUSED_STREAMS, STREAMS, THROWN_AWAY
+from swarm.complaints import Complaints
+from swarm.metrics import STREAMS
 from swarm.wire import MAX_MESSAGE
 
+MAX_STREAMS = 1024
+MAX_CLIENT_STREAMS = 64  # of one node
 SMALL = 1 << 16  # bytes of a message that anybody may send: nobody counts them
-EARLY_BYTES = 20 << 20  # in flight of one stranger, ...
-HOST_BYTES = 4 * EARLY_BYTES  # ... of all strangers at one address, ...
-ALL_BYTES = 4 * MAX_MESSAGE  # ... and of everybody
+NODE_BYTES = 2 * MAX_MESSAGE  # in flight of one node, ...
+HOST_BYTES = 4 * NODE_BYTES  # ... of all strangers at one address, ...
+ALL_BYTES = 16 * MAX_MESSAGE  # ... and of everybody
 _PATIENCE = 10.0  # seconds that a large message may take, ...
 _RATE = 1 << 20  # ... and bytes a second beyond those
 
@@ -58,14 +61,16 @@ class IncomingStreams:
 
     def __init__(
         self,
-        max_streams: int = 1024,
-        max_client_streams: int = 64,
+        max_streams: int = MAX_STREAMS,
+        max_client_streams: int = MAX_CLIENT_STREAMS,
         clock: Callable[[], float] = time.monotonic,
+        complaints: Complaints | None = None,
     ) -> None:
-        """`max_client_streams`: of one node."""
+        """`max_client_streams`: of one node; `complaints` hears who had to be limited."""
         self._max_streams = max_streams
         self._max_client_streams = max_client_streams
         self._clock = clock
+        self._complaints = complaints or Complaints(clock)
         self._guests: dict[Guest, None] = {}
 
     @contextlib.contextmanager
@@ -79,7 +84,7 @@ class IncomingStreams:
         """A place for one more stream while it is served; None if there is none. `close` ends it, if its place goes to
         somebody else; without it, that cannot be."""
         if not self._make_place(peer_id):
-            REFUSED_STREAMS.inc()
+            self._complaints.about("streams", peer_id, "too many streams are open: one more is refused")
             yield None
             return
         guest = Guest(peer_id, host, known, close, self._clock())
@@ -96,9 +101,14 @@ class IncomingStreams:
         """Memory for a large message while it comes in; False if it is to be thrown away."""
         guest.coming = size if self._makes_room(guest, size) else 0
         if not guest.coming:
-            THROWN_AWAY.inc()
+            self._complaints.about(
+                "messages", guest.peer_id, f"no room for a message of {size} bytes: it is thrown away"
+            )
         try:
             yield guest.coming > 0
+        except TimeoutError:
+            self._complaints.about("messages", guest.peer_id, f"a message of {size} bytes does not come")
+            raise
         finally:
             guest.coming = 0
             self.note_use(guest)
@@ -121,7 +131,7 @@ class IncomingStreams:
 
     def _makes_room(self, guest: Guest, size: int) -> bool:
         of_node = size + sum(one.coming for one in self._guests if one.peer_id == guest.peer_id)
-        if of_node > (MAX_MESSAGE if guest.is_known else EARLY_BYTES):
+        if of_node > NODE_BYTES:
             return False
         if not guest.is_known:
             of_host = sum(one.coming for one in self._strangers() if one.host == guest.host)
@@ -141,7 +151,7 @@ class IncomingStreams:
 
     def _end(self, guest: Guest) -> None:
         """Close a stream: its place, and the memory of what was coming in, are free from now on."""
-        REFUSED_STREAMS.inc()
+        self._complaints.about("streams", guest.peer_id, "others need the place of a stream that it opened")
         del self._guests[guest]
         if guest.close is not None:
             guest.close()

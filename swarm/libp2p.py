@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from functools import partial
+from typing import TypeVar
 
 from hivemind.p2p import P2P, PeerID
 from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
@@ -25,7 +26,7 @@ from swarm.dht import Dht
 from swarm.directory import CLOCK_TOLERANCE, Seen
 from swarm.errors import BadMessage, DaemonEnded, LookupFailed, PeerLost, SwarmUnreachable, UsageError
 from swarm.identity import Identity
-from swarm.incoming import IncomingStreams, Known, nobody
+from swarm.incoming import MAX_CLIENT_STREAMS, MAX_STREAMS, IncomingStreams, Known, nobody
 from swarm.membership import PUBLIC, REFUSAL, Membership
 from swarm.memory import MemoryNetwork
 from swarm.neighbours import greet_any, stay_in
@@ -37,7 +38,10 @@ from swarm.wire import MAX_MADDRS, MAX_SIZES, NO_SESSION, Contact, Hello, Refuse
 
 log = logging.getLogger("specswarm")
 
+T = TypeVar("T")
+
 CONNECT_SECONDS = 10.0  # to reach a node, its addresses tried in parallel by the daemon
+_MAX_KNOWN = 4096  # nodes whose addresses the daemon need not be told again
 _MAX_REACHED = 64  # contacts to go back to when no neighbour is left
 _HELLO_SECONDS = 5.0  # for whoever opened a stream to show that it is a member
 
@@ -50,6 +54,7 @@ class Libp2pNetwork:
         p2p: P2P,
         dht: Dht,
         incoming: IncomingStreams,
+        complaints: Complaints,
         swarm: Membership,
         *,
         listens: bool,
@@ -69,7 +74,7 @@ class Libp2pNetwork:
         self._dht = dht
         self._initial: Sequence[Contact] = ()  # by whom this node came into the swarm
         self._incoming = incoming
-        self._complaints = Complaints()
+        self.complaints = complaints
         self._known: dict[str, tuple[str, ...]] = {}  # addresses at which the daemon has reached a peer
         self._reached: dict[str, Contact] = {}  # the last ones, and where; still there when they cannot be any more
 
@@ -82,29 +87,32 @@ class Libp2pNetwork:
         initial_peers: Sequence[str] = (),
         host_maddrs: Sequence[str] = (),
         announce_maddrs: Sequence[str] = (),
-        incoming: IncomingStreams | None = None,
+        max_streams: int = MAX_STREAMS,
+        max_client_streams: int = MAX_CLIENT_STREAMS,
         swarm: Membership = PUBLIC,
         is_relay: bool = False,
         is_behind_nat: bool = False,
     ) -> AsyncIterator[Libp2pNetwork]:
         """Start the daemon, reach the swarm, and leave it at the end.
 
-        Without `host_maddrs` the node listens nowhere and is a mere client. Streams beyond what `incoming` takes, and
-        those of nodes outside `swarm`, are closed at once. A node that is behind NAT is reached through those of its
-        initial peers that relay. Raises UsageError for an address that cannot be parsed or listened on,
-        SwarmUnreachable if there are initial peers and none answers, or relays. From then on the node stays in by
-        itself, whichever of them come and go.
+        Without `host_maddrs` the node listens nowhere and is a mere client. Streams beyond `max_streams` in all and
+        `max_client_streams` of one node, and those of nodes outside `swarm`, are closed at once. A node that is behind
+        NAT is reached through those of its initial peers that relay. Raises UsageError for an address that cannot be
+        parsed or listened on, SwarmUnreachable if there are initial peers and none answers, or relays. From then on
+        the node stays in by itself, whichever of them come and go.
         """
         initial = _contacts(initial_peers)
         daemon.check_ports(host_maddrs)
         is_server = bool(host_maddrs) and not is_behind_nat
         p2p = await daemon.start(identity, host_maddrs, announce_maddrs, is_server=is_server, is_relay=is_relay)
         try:
-            dht = Dht(p2p, is_server=is_server, swarm=swarm)
+            complaints = Complaints()
+            dht = Dht(p2p, is_server=is_server, swarm=swarm, complaints=complaints)
             network = cls(
                 p2p,
                 dht,
-                incoming or IncomingStreams(),
+                IncomingStreams(max_streams, max_client_streams, complaints=complaints),
+                complaints,
                 swarm,
                 listens=bool(host_maddrs),
                 is_behind_nat=is_behind_nat,
@@ -157,7 +165,7 @@ class Libp2pNetwork:
                 # the daemon soon forgets a relay's address, and looks in vain for another when that circuit has ended
                 if contact.is_relayed or (contact.maddrs and self._known.get(contact.peer_id) != contact.maddrs):
                     await daemon.connect(self._p2p, contact)
-                    self._known[contact.peer_id] = contact.maddrs
+                    _note_last(self._known, contact.peer_id, contact.maddrs, _MAX_KNOWN)
                     self._note_reached(contact)
                 reader, writer = await daemon.open_stream(self._p2p, PeerID.from_base58(contact.peer_id), protocol)
         except (*BROKEN, ValueError) as error:
@@ -178,7 +186,6 @@ class Libp2pNetwork:
             try:
                 with limits.taken_by(peer_id, host_of(str(info.addr)), known, stream.close) as guest:
                     if guest is None:
-                        self._complaints.about(peer_id, "too many streams are open: one more is refused")
                         return
                     stream.limit(limits, guest)
                     if await self._is_member(stream):
@@ -186,7 +193,7 @@ class Libp2pNetwork:
             except PeerLost:
                 pass  # the stream's natural end
             except BadMessage as error:
-                log.warning("dropped a stream of %s: %s", stream.peer_id, error)
+                self.complaints.about("nonsense", stream.peer_id, f"its stream is dropped: {error}")
             except Exception as error:  # hivemind would keep it to itself
                 report(f"serving a stream of {stream.peer_id} failed", error)
             finally:
@@ -319,10 +326,7 @@ class Libp2pNetwork:
         return False
 
     def _note_reached(self, contact: Contact) -> None:
-        self._reached.pop(contact.peer_id, None)
-        self._reached[contact.peer_id] = contact
-        if len(self._reached) > _MAX_REACHED:
-            del self._reached[next(iter(self._reached))]
+        _note_last(self._reached, contact.peer_id, contact, _MAX_REACHED)
 
 
 def _contacts(maddrs: Sequence[str]) -> list[Contact]:
@@ -344,3 +348,11 @@ def _contact(maddr: str) -> Contact:
     except ValueError as error:
         raise UsageError(f"initial peer {maddr!r} is no multiaddr: {error}") from None
     return Contact(peer_id, (address,))
+
+
+def _note_last(known: dict[str, T], peer_id: str, value: T, most: int) -> None:
+    """Put a node behind all others, of which there may be so many."""
+    known.pop(peer_id, None)
+    known[peer_id] = value
+    if len(known) > most:
+        del known[next(iter(known))]

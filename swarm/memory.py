@@ -13,6 +13,7 @@ from weakref import WeakSet
 from swarm import records
 from swarm.clocks import Clocks
 from swarm.codec import decode, encode
+from swarm.complaints import Complaints
 from swarm.directory import Seen
 from swarm.errors import BadMessage, PeerLost
 from swarm.incoming import Known, nobody
@@ -129,6 +130,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, peer_id: str) -> None:
         self.peer_id = peer_id
         self.swarm = PUBLIC
+        self.complaints = Complaints()
         self.streams: WeakSet[MemoryStream] = WeakSet()
         self._network = network
         self._handlers: dict[str, Handler] = {}

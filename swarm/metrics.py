@@ -18,11 +18,8 @@ from swarm.errors import UsageError
 
 TASKS = Gauge("specswarm_tasks", "Tasks of the event loop.")
 STREAMS = Gauge("specswarm_incoming_streams", "Open streams that other nodes have opened.")
-REFUSED_STREAMS = Counter(
-    "specswarm_refused_streams", "Streams of others for which there was no place, or no longer."
-)
-THROWN_AWAY = Counter(
-    "specswarm_thrown_away_messages", "Large messages of other nodes for which there was no room."
+COMPLAINTS = Counter(
+    "specswarm_complaints", "What other nodes did that was refused, ended or ignored, by kind.", ["kind"]
 )
 
 

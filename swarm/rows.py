@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swarm import blockwise
 from swarm.tensors import DTYPES, dtype_name, from_bytes, is_finite, to_bytes
-from swarm.wire import Form, Wire
+from swarm.wire import MAX_STATES, Form, Wire
 
 INT8: Form = "int8"
 
@@ -36,6 +36,11 @@ def value_bytes(form: str) -> int:
 def row_bytes(form: str, size: int) -> int:
     """Bytes of a row of `size` values."""
     return blockwise.row_bytes(size) if form == INT8 else size * DTYPES[form].itemsize
+
+
+def most_rows(form: str, size: int) -> int:
+    """Of so many values that fit into one message."""
+    return max(MAX_STATES // row_bytes(form, size), 1)
 
 
 def to_rows(states: Tensor, wire: Wire) -> bytes:

@@ -6,16 +6,24 @@ Whoever fills it with made-up records finds its bounds: they are chosen so that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from swarm.ages import Ages
+
+T = TypeVar("T")
 
 MAX_KEYS = 1024
 MAX_SUBKEYS = 512  # of a key
 MAX_KEY_BYTES = 2 << 20  # of a key's records; the daemon takes messages of at most 4 MiB
 MAX_RECORDS = 8192  # of all keys
 _PURGE_SECONDS = 1.0  # at least, between two looks through everything
+
+
+OWN = "own"
+"""Origin of what this node keeps for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +34,18 @@ class Entry:
     issued: float
     born: float
     ends: float
+    origin: str
+    """The network from which it came."""
+    since: float
+    """When the first of the records came that are there without a gap."""
 
 
 class Shelf:
-    """Owns a node's share of the records; what has ended is not there any more."""
+    """Owns a node's share of the records; what has ended is not there any more.
+
+    Where there is no more room, the network with most records makes room for one with fewer: that of it goes which has
+    been there for the shortest time.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -47,7 +63,9 @@ class Shelf:
             self._keys.pop(key, None)
         return live
 
-    def put(self, key: bytes, subkey: str, record: bytes, issued: float, lifetime: float) -> bool:
+    def put(
+        self, key: bytes, subkey: str, record: bytes, issued: float, lifetime: float, origin: str = OWN
+    ) -> bool:
         """Whether the record is kept now: none that was issued later is known, it did not end here before, and there
         is room."""
         age = self._ages.age(subkey, issued)
@@ -58,21 +76,39 @@ class Shelf:
         if held is not None and held.issued == issued:
             return held.record == record
         born = self.clock() - age
-        entry = Entry(record, issued, born, born + lifetime)
-        if not self._has_room(key, {**live, subkey: entry}):
+        since = self.clock() if held is None else held.since
+        wanted = {**live, subkey: Entry(record, issued, born, born + lifetime, origin, since)}
+        if not (self._has_room(key) or self._make_room(key, origin)):
             return False
-        self._keys.setdefault(key, live)[subkey] = entry
+        if not _fits(wanted):
+            other = _giving_way(wanted, origin)
+            if other is None:
+                return False
+            del wanted[other]
+        if not _fits(wanted):
+            return False
+        self._keys[key] = wanted
         return True
 
-    def _has_room(self, key: bytes, wanted: dict[str, Entry]) -> bool:
-        """Whether the bounds allow `wanted` under this key."""
-        size = sum(len(subkey) + len(entry.record) for subkey, entry in wanted.items())
-        if len(wanted) > MAX_SUBKEYS or size > MAX_KEY_BYTES:
-            return False
+    def _has_room(self, key: bytes) -> bool:
+        """Whether one more record, under this key, is within the bounds of all keys together."""
         if not self._is_full(key):
             return True
         self._purge()
         return not self._is_full(key)
+
+    def _make_room(self, key: bytes, origin: str) -> bool:
+        """Whether a record of another network could go."""
+        if key not in self._keys and len(self._keys) >= MAX_KEYS:
+            return False
+        everything = {
+            (other, subkey): entry for other, live in self._keys.items() for subkey, entry in live.items()
+        }
+        chosen = _giving_way(everything, origin)
+        if chosen is None:
+            return False
+        del self._keys[chosen[0]][chosen[1]]
+        return True
 
     def _is_full(self, key: bytes) -> bool:
         is_new = key not in self._keys
@@ -84,3 +120,20 @@ class Shelf:
             self._purged = self.clock()
             for key in list(self._keys):
                 self.get(key)
+
+
+def _fits(entries: Mapping[str, Entry]) -> bool:
+    """Whether so much fits under one key."""
+    size = sum(len(subkey) + len(entry.record) for subkey, entry in entries.items())
+    return len(entries) <= MAX_SUBKEYS and size <= MAX_KEY_BYTES
+
+
+def _giving_way(entries: Mapping[T, Entry], origin: str) -> T | None:
+    """Which of these makes room for one more of a network; None if no network has more than that one."""
+    counts = Counter(entry.origin for entry in entries.values())
+    most = max(counts, key=counts.__getitem__)
+    if counts[most] <= counts[origin]:
+        return None
+    return max(
+        (where for where, entry in entries.items() if entry.origin == most), key=lambda one: entries[one].since
+    )

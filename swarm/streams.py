@@ -17,6 +17,7 @@ from swarm.wire import AnyMessage
 
 _HEADER = 4  # bytes of a frame's length
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream
+_TURN = 16  # messages of one stream, after which others have their turn
 _CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
 
 
@@ -44,6 +45,7 @@ class Libp2pStream:
         self._limits: tuple[IncomingStreams, Guest] | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
+        self._received = 0  # messages
         self._reader = reader
         self._writer = writer
 
@@ -66,6 +68,9 @@ class Libp2pStream:
 
     async def receive(self) -> AnyMessage:
         """The next message that there is room for."""
+        self._received += 1
+        if self._received % _TURN == 0:  # what is there already comes without any waiting
+            await asyncio.sleep(0)
         data = None
         while data is None:
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from swarm.complaints import Complaints
 from swarm.directory import RecordStore
 from swarm.incoming import Known, nobody
 from swarm.membership import Membership
@@ -42,6 +43,8 @@ class Transport(Protocol):
     """A node's way to open streams and to accept them."""
 
     peer_id: str
+    complaints: Complaints
+    """Of other nodes."""
 
     def check(self) -> None:
         """Raises DaemonEnded if nothing can be reached from here any more, which is nobody else's fault."""

@@ -22,7 +22,10 @@ from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import CHOICES, Leniency
 from swarm.speculation.tree import trunk
 
-MAX_MESSAGE = 65 << 20  # bytes; a prefill chunk of 2,048 tokens with 8,192 float32 each just fits
+MAX_STATES = 8 << 20
+"""Bytes of a round's hidden states: no node's event loop is held up for long by a message. A peer takes no more tokens
+at a time, and gives no more, than fit: 256 with 8,192 float32 each."""
+MAX_MESSAGE = MAX_STATES + (1 << 20)  # bytes
 MAX_ROUND_TOKENS = 2048
 MAX_AHEAD = 4096
 """Tokens of a text that a client lets be on their way at a time: sent, and not yet run by every hop; also those that it
@@ -53,6 +56,9 @@ MAX_EVIDENCE = 4096  # choices of one draft
 MAX_CHOICES = 1 << 15  # of all drafts of a round
 MAX_RECALLED = 512  # positions of one Recall
 
+MAX_COMPLAINTS = 64  # of which an owner is told, ...
+MAX_COMPLAINT = 200  # ... and characters of one
+
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
 
 NO_SESSION = bytes(16)  # stands where a message concerns no session
@@ -60,7 +66,8 @@ NO_SESSION = bytes(16)  # stands where a message concerns no session
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=128)]
 Maddr = Annotated[str, Meta(max_length=256)]
-Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+MAX_COUNT = 1 << 31
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 TokenId = Annotated[int, Meta(ge=0, le=1 << 31)]
 Tokens = Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=MAX_ROUND_TOKENS)]
 Node = Annotated[int, Meta(ge=-1, le=2 * MAX_DRAFTS)]
@@ -394,6 +401,31 @@ class Views(Message, frozen=True, tag=20):
     weights: Annotated[tuple[FewWeights, ...], Meta(max_length=MAX_DRAFTS)]
 
 
+class Complaint(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a node has done that this one refused, ended or ignored."""
+
+    peer_id: PeerId
+    kind: Annotated[str, Meta(max_length=16)]
+    text: Annotated[str, Meta(max_length=MAX_COMPLAINT)]
+    times: Count
+    seconds: Seconds
+    """Since the last time."""
+
+
+class Inspect(Message, frozen=True, tag=21):
+    """The peer's owner wants to know whom it limits: whoever signs with its key (see `swarm.inspection`)."""
+
+    at: Annotated[float, Meta(ge=0)]
+    """When, in seconds since 1970."""
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+class Inspected(Message, frozen=True, tag=22):
+    """The answer, the last ones first."""
+
+    complaints: Annotated[tuple[Complaint, ...], Meta(max_length=MAX_COMPLAINTS)]
+
+
 AnyMessage = (
     Open
     | Refused
@@ -415,6 +447,8 @@ AnyMessage = (
     | Generate
     | Generated
     | Views
+    | Inspect
+    | Inspected
 )
 
 

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from swarm.codec import decode, encode
+from swarm.complaints import Complaints
 from swarm.errors import DaemonEnded, PeerLost
 from swarm.incoming import Known, nobody
 from swarm.transport import Handler
@@ -134,6 +135,7 @@ class FaultyNode:
     def __init__(self, network: FaultyNetwork, peer_id: str) -> None:
         self.network = network
         self.peer_id = peer_id
+        self.complaints = Complaints()
         self.streams: list[FaultyStream] = []
         self.past: list[tuple[FaultyStream, bytes]] = []
         self.is_hung = False

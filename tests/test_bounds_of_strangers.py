@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from peer.early import EarlyResults
+from peer.early import MAX_RESULTS, EarlyResults
 from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
 from swarm.wire import (
@@ -74,12 +74,27 @@ def test_states_that_are_not_finite_are_blamed_on_who_sent_them() -> None:
         client = await opened(swarm, "middle", open_at(1))
         push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
         [session] = swarm.tables["middle"]
-        before = snapshot(session)
-        await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 1, True), 1, 2, "float32"))
+        await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32"))
+        spoilt = Round(IDS[0], 1, 2, (3, 4, 5), 0, False)
+        await push.send(hidden(spoilt, 1, 2, "float32"))
+        await push.send(hidden(Round(IDS[0], 1, 5, (6,), 0, True, continues=True), 1, 0, "float32"))
         assert await client.receive() == Broken(IDS[0], "first", "its hidden states are not finite")
-        assert snapshot(session) == before
+        await asyncio.sleep(1)
+        assert (session.tokens, session.computed, session.in_flight) == ([1, 2], 2, 0)
+        assert_consistent(swarm)
+        await push.send(hidden(spoilt, 1, 0, "float32"))
+        await asyncio.sleep(1)
+        assert (session.tokens, session.computed) == ([1, 2, 3, 4, 5], 5)
 
     faulty.run(run())
+
+
+def test_no_early_session_has_more_results_than_can_be_taken_at_once() -> None:
+    early = EarlyResults(clock=lambda: 0.0)
+    for number in range(1000):
+        early.hold(hidden(Round(IDS[0], number, 0, (1,), 0, True), 1, 0, "float32"), "eve")
+    held = early.claim(IDS[0], "eve")
+    assert [message.round.number for message in held] == [*range(MAX_RESULTS)]
 
 
 def test_a_flood_of_early_results_does_not_displace_an_honest_one() -> None:

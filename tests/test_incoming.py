@@ -11,7 +11,7 @@ import pytest
 from swarm import incoming as limits
 from swarm.codec import encode
 from swarm.errors import PeerLost
-from swarm.incoming import EARLY_BYTES, HOST_BYTES, Guest, IncomingStreams, nobody
+from swarm.incoming import HOST_BYTES, NODE_BYTES, Guest, IncomingStreams, nobody
 from swarm.streams import Libp2pStream
 from swarm.wire import MAX_MESSAGE, NO_SESSION, Hidden, Ping, Round
 
@@ -96,21 +96,22 @@ def test_a_stream_that_ends_in_an_error_gives_its_place_back() -> None:
         assert guest
 
 
-def test_one_stranger_sends_an_early_message_at_a_time_and_an_address_some() -> None:
+def test_one_stranger_sends_two_messages_at_a_time_and_an_address_some() -> None:
     with open_streams() as streams:
-        assert streams.takes(streams.guest("eve"), EARLY_BYTES)
-        assert not streams.takes(streams.guest("eve"), EARLY_BYTES // 2)
-        assert not streams.takes(streams.guest("mallory"), EARLY_BYTES + 1)
-        taken = [streams.takes(streams.guest(f"eve {i}"), EARLY_BYTES) for i in range(10)]
-        assert sum(taken) == HOST_BYTES // EARLY_BYTES - 1
-        assert streams.takes(streams.guest("honest", "elsewhere"), EARLY_BYTES)
+        assert streams.takes(streams.guest("eve"), NODE_BYTES)
+        assert not streams.takes(streams.guest("eve"), NODE_BYTES // 2)
+        assert not streams.takes(streams.guest("mallory"), NODE_BYTES + 1)
+        taken = [streams.takes(streams.guest(f"eve {i}"), NODE_BYTES) for i in range(10)]
+        assert sum(taken) == HOST_BYTES // NODE_BYTES - 1
+        assert streams.takes(streams.guest("honest", "elsewhere"), NODE_BYTES)
 
 
 def test_those_who_are_known_send_the_longest_messages_whatever_strangers_send() -> None:
     with open_streams() as streams:
         streams.known = {"peer"}
         for i in range(40):
-            streams.takes(streams.guest(f"eve {i}", f"host {i % 10}"), EARLY_BYTES)
+            streams.takes(streams.guest(f"eve {i}", f"host {i % 10}"), NODE_BYTES)
+        assert streams.takes(streams.guest("peer"), MAX_MESSAGE)
         assert streams.takes(streams.guest("peer"), MAX_MESSAGE)
         assert not streams.takes(streams.guest("peer"), MAX_MESSAGE)
         assert sum(guest.coming for guest in streams.limits._guests) <= limits.ALL_BYTES
@@ -120,16 +121,18 @@ def test_those_who_are_known_send_the_longest_messages_whatever_strangers_send()
 
 def test_of_those_who_are_known_the_one_who_sends_most_makes_room() -> None:
     with open_streams() as streams:
-        streams.known = {f"peer {i}" for i in range(6)}
-        for i in range(4):
+        count = limits.ALL_BYTES // MAX_MESSAGE
+        streams.known = {f"peer {i}" for i in range(count + 2)}
+        for i in range(count):
             assert streams.takes(streams.guest(f"peer {i}"), MAX_MESSAGE - i)
-        assert streams.takes(streams.guest("peer 4"), 1 << 20)
+        assert streams.takes(streams.guest(f"peer {count}"), 1 << 20)
         assert streams.closed == ["peer 0"]
-        assert not streams.takes(streams.guest("peer 5"), MAX_MESSAGE)
+        assert not streams.takes(streams.guest(f"peer {count + 1}"), MAX_MESSAGE)
 
 
-def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on() -> None:
-    large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(EARLY_BYTES + 1), ())
+def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NODE_BYTES", 1 << 20)
+    large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes((1 << 20) + 1), ())
 
     async def run() -> int:
         received = asyncio.Queue[object]()

@@ -24,7 +24,7 @@ from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.streams import Libp2pStream
 from swarm.transport import Stream
-from swarm.wire import NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
+from swarm.wire import MAX_STATES, NO_SESSION, PUSH_PROTOCOL, AnyMessage, Contact, Hidden, Ping, Round
 from tests import faulty
 
 NEXT = Contact("next")
@@ -351,8 +351,8 @@ def test_who_waits_for_room_is_told_when_there_is_some() -> None:
     async def run() -> None:
         links, neighbour, _, lost = await start()
         for one in [session()] * 4:
-            links.push(one, large(48 << 20))
-            assert (await asyncio.wait_for(neighbour.received.get(), 5)) == large(48 << 20)
+            links.push(one, large(MAX_STATES))
+            assert (await asyncio.wait_for(neighbour.received.get(), 5)) == large(MAX_STATES)
         while lost.room < 4:  # noqa: ASYNC110  # a turn of the loop each
             await asyncio.sleep(0)
         assert not links.full
@@ -367,12 +367,13 @@ HIDDEN_BYTES, LENGTH = 4 * 8192, 4096
 
 @pytest.mark.parametrize("sessions", [1, 6])
 def test_a_mend_of_a_large_model_takes_no_memory_here_and_loses_no_link(sessions: int) -> None:
-    rows = bytes(512 * HIDDEN_BYTES)
+    longest = MAX_STATES // HIDDEN_BYTES
+    rows = bytes(longest * HIDDEN_BYTES)
 
     def log_of(number: int) -> Sent:
         log = Sent()
-        for start in range(0, LENGTH, 512):  # the pieces are the same bytes: it is the way that is tried
-            round = Round(bytes([number]) * 16, 1, start, (7,) * 512, 0, judged=False)
+        for start in range(0, LENGTH, longest):  # the pieces are the same bytes: it is the way that is tried
+            round = Round(bytes([number]) * 16, 1, start, (7,) * longest, 0, judged=False)
             log.keep(round, rows, ())
         return log
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from peer.compute import Engine, Job, States
+from peer.compute import Engine, Job
+from peer.intake import States
 from peer.limits import DEFAULTS, Limits
 from peer.session import Neighbour, Refusal, Session
 from peer.table import SessionTable
@@ -407,7 +408,8 @@ def test_count_of_a_later_peer_is_measured_too(last: Stage) -> None:
     session = table.open(to_last(), CLIENT)
     round = round_of(session, 100)
     table.admit(session, round, 2, "before")
-    states = States(torch.zeros(100, last.info.hidden_size).numpy().tobytes(), "float32")
+    size = last.info.hidden_size
+    states = States.of(torch.zeros(100, size).numpy().tobytes(), "float32", size, sender="before")
     (outcome,) = Engine(last).run([Job(session, round, states, (), (1,) * 100)])
     assert len(outcome.tokens) == 1
     assert session.cache.num_bytes == (10_000 - table.free_tokens) * last.cache_bytes_per_token

@@ -6,17 +6,21 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.batching import next_batch
-from peer.compute import Job, States
+from peer.compute import Job
+from peer.intake import States
 from peer.queue import Queue, num_tokens
 from peer.session import Session
 from peer.standing import ENOUGH, PROBATION, Standing
 from swarm.model.cache import KVCache
+from swarm.packing import pack
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
+from swarm.tensors import to_bytes
 from swarm.wire import Round
 
 CHUNK = 512
@@ -143,10 +147,11 @@ def test_a_prefill_in_parts_is_the_same_text_in_order(text: int, drafts: int, mo
     one = session(1, "client")
     drafts = drafts if is_judged else 0
     round = Round(one.id, 3, 7, tuple(range(text + drafts)), drafts, is_judged, continues=is_judged)
-    rows = bytes(range(text + drafts))
+    rows = torch.arange(text + drafts).float().unsqueeze(1)
     one.admit(round)
     queue = Queue()
-    queue.add(Job(one, round, States(rows, "int8"), (0.5,), context=(1, 2)))
+    states = States.of(pack(to_bytes(rows), 4), "float32", 1, sender="before", is_packed=True)
+    queue.add(Job(one, round, states, (0.5,), context=(1, 2)))
     parts = list[Job]()
     while queue.heads():
         parts += run(queue, prefill_tokens=most)
@@ -154,7 +159,7 @@ def test_a_prefill_in_parts_is_the_same_text_in_order(text: int, drafts: int, mo
         one.ran(part.round)
     assert (one.waiting, one.in_flight, one.computed) == (0, 0, round.end)
     assert sum((part.round.tokens for part in parts), ()) == round.tokens
-    assert b"".join(part.states.data for part in parts if part.states) == rows
+    assert torch.cat([part.states.read() for part in parts if part.states]).equal(rows)
     assert [part.round.position for part in parts] == [7 + most * i for i in range(len(parts))]
     assert all(part.compute == (0.5,) and part.round.number == 3 for part in parts)
     *before, last = parts

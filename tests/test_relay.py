@@ -308,7 +308,7 @@ def test_circuits_can_be_opened_and_ended_without_end(tmp_path: Path) -> None:
             )
             for _ in range(500):
                 await round_trip(client, contact)
-                _, writer = await daemon._ask(client._p2p, disconnect)
+                _, _, writer = await daemon._ask(client._p2p, disconnect)
                 writer.close()
 
     asyncio.run(run())

@@ -109,3 +109,39 @@ def test_full_shelf_takes_nothing_new_until_something_ends(
     assert taken == [True] * records + [False]
     clock.now = 1031.0
     assert kept.put(b"new", "new", b"1", 5.0, 60.0)
+
+
+def test_who_fills_a_key_from_one_network_makes_room_for_others(clock: Clock) -> None:
+    """The newest goes, by when it came first: renewing records saves nobody, and who has long been there stays."""
+    kept = Shelf(clock)
+    for i in range(MAX_SUBKEYS):
+        clock.now += 0.001
+        assert kept.put(KEY, f"crowd {i}", b"1", 1.0, 60.0, "crowd")
+    assert not kept.put(KEY, "one more", b"1", 1.0, 60.0, "crowd")
+    assert kept.put(KEY, "crowd 0", b"2", 2.0, 60.0, "crowd")
+    assert kept.put(KEY, "honest", b"1", 1.0, 60.0, "elsewhere")
+    assert len(held(kept)) == MAX_SUBKEYS
+    assert {"crowd 0", "honest"} <= held(kept).keys()
+    assert f"crowd {MAX_SUBKEYS - 1}" not in held(kept)
+
+
+def test_who_fills_a_node_from_one_network_makes_room_for_others(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "MAX_RECORDS", 20)
+    kept = Shelf(clock)
+    for i in range(20):
+        assert kept.put(b"%d" % (i % 5), f"crowd {i}", b"1", 1.0, 60.0, "crowd")
+    assert not kept.put(KEY, "one more", b"1", 1.0, 60.0, "crowd")
+    assert kept.put(KEY, "honest", b"1", 1.0, 60.0, "elsewhere")
+    assert sum(len(held(kept, b"%d" % i)) for i in range(5)) == 19
+
+
+def test_networks_that_have_as_many_records_keep_them(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "MAX_SUBKEYS", 4)
+    kept = Shelf(clock)
+    for i in range(4):
+        assert kept.put(KEY, f"{i}", b"1", 1.0, 60.0, f"network {i % 2}")
+    assert not kept.put(KEY, "more", b"1", 1.0, 60.0, "network 0")
+    assert kept.put(KEY, "other", b"1", 1.0, 60.0, "network 2")
+    assert not kept.put(KEY, "another", b"1", 1.0, 60.0, "network 2")

@@ -8,19 +8,21 @@ import json
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from specswarm.cli import app
 from specswarm.status import Status, look_on, show
-from swarm import PROTOCOL, VERSION
+from swarm import PROTOCOL, VERSION, inspection
 from swarm.directory import Directory
 from swarm.errors import PeerLost
 from swarm.identity import Identity
+from swarm.inspection import is_owners
 from swarm.memory import MemoryNetwork
 from swarm.records import Announcement
 from swarm.transport import Stream
-from swarm.wire import SESSION_PROTOCOL, Ping, Pong
+from swarm.wire import SESSION_PROTOCOL, Complaint, Inspect, Inspected, Ping, Pong
 from tests import faulty
 from tests.test_records import announcement
 
@@ -157,3 +159,55 @@ def test_version_and_protocol_are_printed() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"specswarm {VERSION}, protocol {PROTOCOL}\n")
     assert SESSION_PROTOCOL.endswith(f"/{PROTOCOL}")
+
+
+class Peer:
+    """One that says whom it limits, to its owner."""
+
+    def __init__(self, peer_id: str) -> None:
+        self.peer_id = peer_id
+        self.asked = list[bool]()
+
+    async def serve(self, stream: Stream) -> None:
+        with contextlib.suppress(PeerLost):
+            while True:
+                match await stream.receive():
+                    case Ping(nonce):
+                        await stream.send(Pong(nonce))
+                    case Inspect() as message:
+                        self.asked.append(is_owners(message, self.peer_id, time.time()))
+                        await stream.send(Inspected((Complaint("eve", "rate", "too [b]much", 7, 3.0),)))
+
+
+def test_only_ones_own_peer_is_asked_whom_it_limits(
+    identities: list[Identity], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    async def program() -> Status:
+        place = Place(identities)
+        for start in (0, 4):
+            said = await place.add(start, start + 4)
+            peer = Peer(said.peer_id)
+            await place.network._nodes[said.peer_id].serve(SESSION_PROTOCOL, peer.serve)
+        status = await look_on(place.network.join("looker"), owner=identities[1])
+        assert peer.asked == [True]
+        return status
+
+    status = faulty.run(program())
+    show(status)
+    shown = capsys.readouterr().out
+    assert "what your peer has refused others" in shown
+    assert "too [b]much" in shown
+    mine, other = sorted(status.as_dict()["models"][0]["peers"], key=lambda one: one["complaints"] is None)
+    assert other["complaints"] is None
+    assert mine["complaints"] == [["eve", "rate", "too [b]much", 7, 3.0]]
+
+
+def test_whom_a_peer_limits_is_for_its_owner_alone(identities: list[Identity]) -> None:
+    owner, other = identities[:2]
+    mine = inspection.request(owner, 1000.0)
+    assert is_owners(mine, owner.peer_id, 1500.0)
+    assert not is_owners(mine, owner.peer_id, 2000.0)
+    assert not is_owners(mine, other.peer_id, 1000.0)
+    assert not is_owners(msgspec.structs.replace(mine, at=1001.0), owner.peer_id, 1000.0)

@@ -55,6 +55,7 @@ STARTED = {
     ("swarm/libp2p.py", "kept_up"): "staying in the swarm: starts again",
     ("swarm/neighbours.py", "owned"): "greetings: raised by who waits for them",
     ("swarm/streams.py", "owned"): "ending a stream: logged",
+    ("swarm/calls.py", "owned"): "asking the daemon where nodes are: logged, unless that has ended; asked again",
     ("swarm/dht.py", "owned"): "questions to nodes: raised by the look-up",
     ("swarm/relay.py", "owned"): "copying on a circuit: logged, and the circuit ends",
     ("swarm/memory.py", "owned"): "serving a stream: logged, and the stream ends",

@@ -15,20 +15,25 @@ from hypothesis import strategies as st
 from swarm import PROTOCOL
 from swarm.codec import decode, encode
 from swarm.errors import BadMessage, Why
+from swarm.rows import most_rows
 from swarm.sketch import ROW_BYTES
 from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling
 from swarm.speculation.semantic import Leniency
 from swarm.wire import (
+    MAX_COMPLAINT,
+    MAX_COMPLAINTS,
     MAX_DRAFTS,
     MAX_MESSAGE,
     MAX_PEER_ROUND,
     MAX_RECALLED,
     MAX_ROUND_TOKENS,
+    MAX_SESSION_MESSAGE,
     MAX_TEXT,
     AnyMessage,
     Ask,
     Broken,
+    Complaint,
     Contact,
     Copy,
     Form,
@@ -36,6 +41,8 @@ from swarm.wire import (
     Generated,
     Hello,
     Hidden,
+    Inspect,
+    Inspected,
     Introduction,
     Leaving,
     Open,
@@ -209,6 +216,21 @@ KINDS: dict[type[AnyMessage], st.SearchStrategy[Any]] = {
     Progress: st.builds(Progress, sessions, *[counts] * 8),
     Hello: st.builds(Hello, st.binary(max_size=64)),
     Recall: st.builds(Recall, sessions, counts, counts, counts),
+    Inspect: st.builds(Inspect, st.floats(0, 1e10), st.binary(min_size=64, max_size=64)),
+    Inspected: st.builds(
+        Inspected,
+        st.lists(
+            st.builds(
+                Complaint,
+                peer_ids,
+                st.text(printable_text, max_size=16),
+                st.text(printable_text, max_size=MAX_COMPLAINT),
+                counts,
+                st.floats(0, 86400),
+            ),
+            max_size=3,
+        ).map(tuple),
+    ),
     Recalled: st.builds(Recalled, sessions, counts, st.binary(max_size=200)),
     Proofs: proofs(),
     Generate: generates(),
@@ -392,10 +414,17 @@ def test_message_beyond_the_largest_is_refused() -> None:
         decode(bytes(MAX_MESSAGE + 1))
 
 
-def test_largest_prefill_chunk_fits_into_a_message() -> None:
-    """The promise beside MAX_MESSAGE: 2,048 tokens of 8,192 float32 each."""
-    round = Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * MAX_ROUND_TOKENS, 0, False)
-    decode(encode(Hidden(round, 4, "float32", bytes(MAX_ROUND_TOKENS * 8192 * 4), (0.1,) * 100)))
+@pytest.mark.parametrize("size", [1024, 8192])
+def test_the_longest_round_that_a_peer_takes_fits_into_a_message(size: int) -> None:
+    count = min(most_rows("float32", size), MAX_ROUND_TOKENS)
+    assert count == {1024: 2048, 8192: 256}[size]
+    round = Round(SESSION, 1 << 31, 1 << 31, (1 << 31,) * count, 0, False)
+    decode(encode(Hidden(round, 4, "float32", bytes(count * size * 4), (0.1,) * 100)))
+
+
+def test_all_complaints_fit_into_a_message_to_a_client() -> None:
+    longest = Complaint("p" * 128, "k" * 16, "\N{GRINNING FACE}" * MAX_COMPLAINT, 1 << 31, 86400.0)
+    assert len(encode(Inspected((longest,) * MAX_COMPLAINTS))) < MAX_SESSION_MESSAGE
 
 
 @settings(max_examples=300, deadline=None)
@@ -445,7 +474,7 @@ def test_a_round_without_its_newest_token_is_not_judged() -> None:
     assert beyond(Round(SESSION, 1, 5, (1, 2, 3), 2, True), 6) == Round(SESSION, 1, 6, (2, 3), 0, False)
 
 
-SHAPES = {6: "c4fe79c4d9797dcc530ba2402df55492069ebdd4e3af1d6562c3940c8011f9e9"}
+SHAPES = {6: "b73c8b1cd4ad974c6a963dd7b8d91ef24b6442a39e28e73ba6096821380f537d"}
 """By version of the protocol, the hash of its messages' shapes."""
 
 

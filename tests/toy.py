@@ -13,10 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from peer.compute import Failure, Job, Outcome, States
+from peer.compute import Failure, Job, Outcome, spoiled_by
+from peer.intake import States
 from peer.session import Session
 from swarm.model.source import ModelInfo
-from swarm.rows import from_rows, to_rows
+from swarm.rows import to_rows
 from swarm.span import Span
 from swarm.speculation.rejection import reject
 
@@ -52,7 +53,7 @@ class ToyEngine:
         """Rows, counted once for each layer."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
-        return [self._run(job) for job in jobs]
+        return [spoiled_by(job) or self._run(job) for job in jobs]
 
     def _run(self, job: Job) -> Outcome:
         session, round = job.session, job.round
@@ -119,7 +120,7 @@ def logits_of(row: Row) -> Tensor:
 
 
 def _read(states: States) -> list[Row]:
-    return [int(row) for row in from_rows(states.data, states.form, 1).flatten()]
+    return [int(row) for row in states.read().flatten()]
 
 
 class ToyCache:
