@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 
 from swarm.circuits import host_of
 from swarm.wire import Contact
 
 PER_HOST = 8
+_MAX_REACHED = 256
 
 
 class Dials:
-    """Those under way; more than so many to one host wait."""
+    """Those under way; more than so many to one host wait, unless the peer was reached there before."""
 
     def __init__(self) -> None:
         self._under_way = Counter[str]()
+        self._reached: OrderedDict[Contact, None] = OrderedDict()  # those that were reached last
         self._ended = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def turn(self, contact: Contact) -> AsyncIterator[None]:
         """A block in which all addresses of a peer may be dialled at once."""
-        hosts = hosts_of(contact)
+        hosts = set[str]() if contact in self._reached else hosts_of(contact)
         while any(self._under_way[host] >= PER_HOST for host in hosts):
             self._ended.clear()
             await self._ended.wait()
@@ -34,6 +36,13 @@ class Dials:
             self._under_way.subtract(hosts)
             self._under_way += Counter()
             self._ended.set()
+
+    def note_reached(self, contact: Contact) -> None:
+        """A dial has succeeded."""
+        self._reached[contact] = None
+        self._reached.move_to_end(contact)
+        if len(self._reached) > _MAX_REACHED:
+            self._reached.popitem(last=False)
 
 
 def hosts_of(contact: Contact) -> set[str]:

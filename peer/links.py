@@ -262,6 +262,7 @@ class Links:
                     self._lose(link, joined, error)
                 else:
                     link.is_open = True
+                    self._dials.note_reached(link.contact)
                     return stream
 
     async def _send(self, link: Link, stream: Stream) -> None:

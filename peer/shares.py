@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+
+_MOST = 4096  # that are remembered; those who have had least are forgotten first
 
 
 class Shares(Generic[T]):
@@ -35,6 +38,8 @@ class Shares(Generic[T]):
         self._now = min(before.values())
         self._had |= {who: before[who] + cost for who, cost in costs.items()}
         self._had = {who: had for who, had in self._had.items() if had > self._now}
+        if len(self._had) > _MOST:
+            self._had = dict(sorted(self._had.items(), key=itemgetter(1))[-_MOST // 2 :])
 
     def forget(self, who: T) -> None:
         """One who wants nothing any more."""

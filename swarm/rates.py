@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import itemgetter
 
 _MINUTE = 60.0  # seconds
 _ROUNDING = 1e-6
-_FEW = 1024  # callers that are kept without looking who is at rest
+_FEW, _MOST = 1024, 8192
+"""Callers that are remembered without looking who is at rest; and at most, where who has had least is forgotten."""
 
 
 class Rates:
@@ -34,8 +36,9 @@ class Rates:
         now = self._clock()
         self._full_at[caller] = now + self._debt(caller) + self._seconds(amount)
         if len(self._full_at) > self._most:  # a full bucket need not be known
-            self._full_at = {one: moment for one, moment in self._full_at.items() if moment > now}
-            self._most = max(_FEW, 2 * len(self._full_at))
+            latest = sorted(self._full_at.items(), key=itemgetter(1), reverse=True)[: _MOST // 2]
+            self._full_at = {one: moment for one, moment in latest if moment > now}
+            self._most = max(_FEW, min(2 * len(self._full_at), _MOST))
 
     def _seconds(self, amount: int) -> float:
         """In which so much comes back."""

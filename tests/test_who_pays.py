@@ -1,63 +1,124 @@
-"""Lawful wishes of strangers on real peers: what one of them asks for, nobody else pays for."""
+"""Strangers who ask for a lot, on real peers: nobody else pays for it, and the peers' owner hears of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.stranger import Stranger, Target
+from benchmarks.chaos import stranger
+from benchmarks.chaos.stranger import KINDS, Attack
 from client import AsyncSwarmModel
 from specswarm.processes import Program, running_swarm
 from swarm.directory import Directory
+from swarm.identity import Identity
+from swarm.inspection import inspect
 from swarm.libp2p import Libp2pNetwork
+from swarm.tasks import end, owned
 from tests.models import greedy, load_whole
 
 PROMPT = [5, 6, 7, 8]
 NEW_TOKENS = 24
-TEXT = 1110  # tokens of the stranger's text
 SPANS = ("0:2", "2:4")
+HONEST_TEXTS = 30  # at most, until the owner has heard of it
+ROOM = """
+[join]
+threads = 1
+cache_mib = 1
+replayed_tokens = 4096
+max_streams = 48
+max_client_streams = 40
+"""
+"""Little, so that strangers need not ask for long."""
 
-Attack = Callable[[Stranger], Awaitable[None]]
+HEARD = {
+    "replays": "rate",
+    "copies": "rate",
+    "dials": "rate",
+    "frames": "messages",
+    "streams": "streams",
+    "hoards": "full",
+}
+"""By what a stranger does: the complaint."""
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """Two peers of two layers each."""
+
+    initial_peers: list[str]
+    programs: list[Program]
+    folder: Path
+
+    async def complaints(self, network: Libp2pNetwork, attack: Attack) -> set[str]:
+        """What the peers tell their owners of this stranger."""
+        strangers = {one.peer_id for one in attack.networks}
+        found = set[str]()
+        for number in (1, 2):
+            owner = Identity.read(self.folder / f"{number}.key")
+            peer = next(peer for peer in attack.peers if peer.peer_id == owner.peer_id)
+            said = await inspect(network, peer.contact, owner, 10.0)
+            found |= {one.kind for one in said if one.peer_id in strangers}
+        return found
+
+    @property
+    def log(self) -> str:
+        """Of all peers."""
+        return "".join((self.folder / f"{number}.log").read_text() for number in (1, 2))
 
 
 @pytest.fixture(scope="module")
-def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], list[Program]]]:
-    """Two peers of two layers each."""
+def swarm(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     folder = tmp_path_factory.mktemp("strangers")
-    with running_swarm(str(target), SPANS, folder, options=["--threads", "1"], ready_seconds=90) as running:
-        yield running
+    (folder / "peers.toml").write_text(ROOM)
+    options = ["--config", str(folder / "peers.toml")]
+    with running_swarm(str(target), SPANS, folder, options=options, ready_seconds=90) as (initial_peers, programs):
+        yield Swarm(initial_peers, programs, folder)
 
 
-async def replays(stranger: Stranger) -> None:
-    await stranger.replay()
+@contextlib.asynccontextmanager
+async def attacked(swarm: Swarm, kind: str, fingerprint: str) -> AsyncIterator[tuple[Libp2pNetwork, Attack]]:
+    """Meanwhile a stranger of two identities does what he does."""
+    async with AsyncExitStack() as joined:
+        networks = [
+            await joined.enter_async_context(Libp2pNetwork.join(None, initial_peers=swarm.initial_peers))
+            for _ in range(3)
+        ]
+        found = sorted(await Directory(networks[0]).peers_of(fingerprint), key=lambda peer: peer.start)
+        attack = Attack(networks[:2], found, "127.0.0.1")
+        attacking = owned(KINDS[kind](attack), kind)
+        try:
+            yield networks[2], attack
+        finally:
+            await end(attacking)
 
 
-@pytest.mark.parametrize("attack", [replays])
-def test_an_honest_client_beside_goes_on_undisturbed(
-    attack: Attack, target: Path, swarm: tuple[list[str], list[Program]]
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_honest_client_goes_on_undisturbed_and_the_owner_hears_of_it(
+    kind: str, target: Path, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    initial_peers, programs = swarm
     expected = greedy(load_whole(target), PROMPT, NEW_TOKENS)
+    monkeypatch.setattr(stranger, "HOARDED", 1500)
+    strangers = list[str]()
 
     async def run() -> None:
-        async with (
-            Libp2pNetwork.join(None, initial_peers=initial_peers) as network,
-            AsyncSwarmModel.connect(str(target), initial_peers=initial_peers, threads=1) as model,
-        ):
-            fingerprint = model.target.fingerprint
-            found = await Directory(network).peers_of(fingerprint)
-            chain = [Target(peer.introduction, peer.span) for peer in sorted(found, key=lambda one: one.start)]
-            async with Stranger.with_text(network, fingerprint, chain, TEXT) as stranger:
-                await beside(model, stranger)
-
-    async def beside(model: AsyncSwarmModel, stranger: Stranger) -> None:
-        for _ in range(10):
-            await attack(stranger)
-            result = await model.generate(PROMPT, max_new_tokens=NEW_TOKENS)
-            assert (result.token_ids, result.reroutes) == (expected, 0)
+        async with AsyncSwarmModel.connect(str(target), initial_peers=swarm.initial_peers, threads=1) as model:
+            async with attacked(swarm, kind, model.target.fingerprint) as (network, attack):
+                strangers.extend(one.peer_id for one in attack.networks)
+                for _ in range(HONEST_TEXTS):
+                    result = await model.generate(PROMPT, max_new_tokens=NEW_TOKENS)
+                    assert (result.token_ids, result.reroutes) == (expected, 0)
+                    if HEARD[kind] in await swarm.complaints(network, attack):
+                        break
+                else:
+                    pytest.fail(f"nobody complained: {attack.done}, {swarm.log}")
+            assert not model.target.roster.cooldowns.active
 
     asyncio.run(run())
-    assert all(program.process.poll() is None for program in programs)
+    assert all(program.process.poll() is None for program in swarm.programs)
+    assert any(f"peer {one}: " in swarm.log for one in strangers)

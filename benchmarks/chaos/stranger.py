@@ -30,6 +30,7 @@ from swarm.tasks import end, kept_up, owned
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_AHEAD,
+    MAX_MESSAGE,
     PUSH_PROTOCOL,
     SESSION_PROTOCOL,
     Ask,
@@ -45,7 +46,7 @@ CHUNK = 512  # tokens of the text in one round
 ANSWER_SECONDS = 60.0  # for a text to be run
 TEXT = 1110  # tokens that are passed on again
 HOARD, HOARDED = 9, 8190  # sessions, and the tokens of each
-FRAME = 60 << 20  # bytes that are announced, ...
+FRAME = MAX_MESSAGE  # bytes that are announced, ...
 STALLED = FRAME - 1  # ... and sent
 FRAMES = 20
 OF_ONE_NODE = 64  # streams that a peer takes
