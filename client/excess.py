@@ -19,6 +19,8 @@ _TRIPS = 5  # of a chain, of which the median counts: one that was disturbed doe
 _ENOUGH = 3  # trips to say anything
 MUCH = 2.0
 """Times what was announced of a chain that it must take to be left, and times what another one promises."""
+WORTH = 64
+"""Trips for which what a better chain saves must make up for computing the text there."""
 _LEAST = 0.05  # seconds that must be at least between
 
 

@@ -42,11 +42,12 @@ class Relief:
     def __init__(
         self,
         substitutes: Callable[[Sequence[Hop], Collection[str], Collection[str]], Awaitable[list[Hop]]],
-        faster: Callable[[Sequence[Hop], float, Collection[str]], Awaitable[list[Hop]]],
+        faster: Callable[[Sequence[Hop], float, int, Collection[str]], Awaitable[list[Hop]]],
         note: Callable[[PeerError], object],
     ) -> None:
         """`substitutes` gives a chain with others in the place of certain peers, and without some more; `faster`, one
-        for a chain that takes so many seconds, without some peers; both raise ChainLost. `note` has a peer left alone.
+        for a chain that takes so many seconds, for a text of so many tokens, without some peers. Both raise ChainLost.
+        `note` has a peer left alone.
         """
         self._substitutes = substitutes
         self._faster = faster
@@ -80,7 +81,7 @@ class Relief:
         """
         preparing = self._preparing
         if preparing is None:
-            find = self._wanted(session, trip)
+            find = self._wanted(session, trip, len(tokens))
             if find is not None:
                 work = self._prepare(session, find, number, list(tokens), seconds)
                 self._preparing = owned(work, "preparing others")
@@ -106,7 +107,7 @@ class Relief:
         if preparing is not None:
             await end(preparing)
 
-    def _wanted(self, session: ChainSession, trip: float | None) -> _Find | None:
+    def _wanted(self, session: ChainSession, trip: float | None, text: int) -> _Find | None:
         """What finds others, where they are wanted now."""
         leaving, now = session.leaving & session.peer_ids, asyncio.get_running_loop().time()
         if session.settled is None:
@@ -116,7 +117,7 @@ class Relief:
             return partial(self._others, session.hops, leaving)
         if trip is not None and not leaving and now >= self._next_faster:
             self._next_faster, self._pause = now + self._pause, 2 * self._pause
-            return partial(self._faster_ones, session.hops, trip)
+            return partial(self._faster_ones, session.hops, trip, text)
         return None
 
     async def _others(self, hops: Sequence[Hop], leaving: set[str]) -> tuple[list[Hop], str]:
@@ -126,9 +127,9 @@ class Relief:
         others = await self._substitutes(hops, leaving, leaving | self._passed_over)
         return others, f"{', '.join(sorted(leaving))} will be gone soon"
 
-    async def _faster_ones(self, hops: Sequence[Hop], trip: float) -> tuple[list[Hop], str]:
+    async def _faster_ones(self, hops: Sequence[Hop], trip: float, text: int) -> tuple[list[Hop], str]:
         """In the place of a slow chain, and why. Raises ChainLost."""
-        others = await self._faster(hops, trip, self._passed_over)
+        others = await self._faster(hops, trip, text, self._passed_over)
         return others, f"trips took {1e3 * trip:.0f} ms, much longer than announced"
 
     async def _prepare(

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from client.cooldown import Cooldowns
-from client.excess import MUCH, Excess
+from client.excess import MUCH, WORTH, Excess
 from client.mending import gaps
 from client.routing import Atlas, Hop, Kind, expected_seconds, plan, trip_seconds
 from client.seats import Seat, seats_at
@@ -169,12 +169,14 @@ class Roster:
         hops: Sequence[Hop],
         seconds: float,
         *,
+        text: int,
         tokens: int,
         excluded: Collection[str] = (),
         kinds: Collection[Kind] | None = None,
     ) -> list[Hop]:
         """A chain of peers that compute alike in the place of `hops`, which take `seconds`: it promises to take much
-        less, and none of those that come in was in a chain as slow. Hops of both keep their layers.
+        less, which is soon worth computing a text of `text` tokens there, and none of those that come in was in a
+        chain as slow. Hops of both keep their layers.
 
         Raises ChainLost.
         """
@@ -187,12 +189,11 @@ class Roster:
             if not moved:
                 break
             without |= moved
-        known = self.excess.seconds
-        new = {hop.contact.peer_id for hop in found} - spans.keys()
-        promised = self.expected_seconds(found, tokens=tokens) + max(
-            (known.get(peer, 0.0) for peer in new), default=0
-        )
-        if not new or promised * MUCH > seconds:
+        known, new = self.excess.seconds, [hop for hop in found if hop.contact.peer_id not in spans]
+        promised = self.expected_seconds(found, tokens=tokens)
+        promised += max((known.get(hop.contact.peer_id, 0.0) for hop in new), default=0.0)
+        is_worth_it = sum(hop.seconds(text) for hop in new) < WORTH * (seconds - promised)
+        if not (new and is_worth_it and promised * MUCH <= seconds):
             raise ChainLost("no chain promises to be much faster")
         return found
 

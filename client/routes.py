@@ -41,12 +41,12 @@ class Routes:
         avoided = {*self._avoid(), *excluded}
         return await self._target.fill(hops, gone, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds)
 
-    async def faster(self, hops: Sequence[Hop], seconds: float, excluded: Collection[str] = ()) -> list[Hop]:
-        """A chain for the text of `hops`, by what is known, that promises to take much less than `seconds`. Raises
-        ChainLost."""
+    async def faster(self, hops: Sequence[Hop], seconds: float, text: int, excluded: Collection[str]) -> list[Hop]:
+        """A chain for a text of `text` tokens that is at `hops`, by what is known: one that promises to take much less
+        than `seconds`, without the peers `excluded`. Raises ChainLost."""
         avoided = {*self._avoid(), *excluded}
         return await self._target.faster(
-            hops, seconds, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds
+            hops, seconds, text=text, tokens=self.round_tokens, excluded=avoided, kinds=self._kinds
         )
 
     async def _best(self) -> list[Hop]:

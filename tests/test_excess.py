@@ -83,10 +83,10 @@ def test_a_slow_chain_is_left_for_one_of_others_and_not_for_one_as_slow() -> Non
     known = roster("a0", "a1", "b0")
     hops = known.plan(tokens=1, excluded={"b0"})
     known.excess.note(["a0", "a1"], 1.0)
-    assert [hop.contact.peer_id for hop in known.faster(hops, 1.0, tokens=1)] == ["b0", "a1"]
+    assert [hop.contact.peer_id for hop in known.faster(hops, 1.0, text=10, tokens=1)] == ["b0", "a1"]
     known.excess.note(["b0"], 0.9)  # the slow one is a1, or both
     with pytest.raises(ChainLost):
-        known.faster(hops, 1.0, tokens=1)
+        known.faster(hops, 1.0, text=10, tokens=1)
 
 
 def test_a_chain_that_takes_little_longer_than_others_promise_is_not_left() -> None:
@@ -95,7 +95,16 @@ def test_a_chain_that_takes_little_longer_than_others_promise_is_not_left() -> N
     promised = known.expected_seconds(hops, tokens=1)
     known.excess.note(["a0", "a1"], 0.9 * promised)
     with pytest.raises(ChainLost):
-        known.faster(hops, 1.9 * promised, tokens=1)
+        known.faster(hops, 1.9 * promised, text=10, tokens=1)
+
+
+def test_a_long_text_is_not_computed_anew_for_a_little() -> None:
+    known = roster("a0", "a1", "b0")
+    hops = known.plan(tokens=1, excluded={"b0"})
+    known.excess.note(["a0", "a1"], 1.0)
+    assert known.faster(hops, 1.0, text=1000, tokens=1)
+    with pytest.raises(ChainLost):
+        known.faster(hops, 1.0, text=100_000, tokens=1)
 
 
 @pytest.mark.parametrize("slow", range(3))
