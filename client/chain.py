@@ -274,7 +274,7 @@ class Chain:
             tokens,
             self._timer.ceiling,
             may_move=not pending.is_sent,
-            trip=self._trips.seconds if self._trips.excess else None,
+            trip=self._trips.seconds if self._measured == self.hops and self._trips.excess else None,
         ):
             self._count_reroute()
         pending.is_astray = False

@@ -15,6 +15,7 @@ from client.excess import Trips
 from client.loop import Context
 from client.patience import TripTimer
 from client.result import Statistics
+from client.seats import Promise
 from swarm import awake
 from swarm.errors import BadMessage, PeerLost, PeerRefused
 from swarm.model.source import ModelInfo
@@ -34,10 +35,10 @@ class Elsewhere:
         model: ModelInfo,
         timer: TripTimer,
         timeout: float,
-        round_seconds: float,
+        promise: Promise,
     ) -> None:
         """`timer` says how long to wait before the peer is asked whether it lives; `timeout`: seconds without a token
-        after which it is left, even if it does; `round_seconds`: from verdict to verdict, as announced."""
+        after which it is left, even if it does; `promise`: of a round, as announced."""
         self.peer_id = contact.peer_id
         self.chain: list[tuple[str, Span]] = []
         """Peer id and layers of each hop."""
@@ -52,7 +53,7 @@ class Elsewhere:
         self._model = model
         self._timer = timer
         self._timeout = timeout
-        self._round_seconds = round_seconds
+        self._promise = promise
 
     async def generate(
         self, request: Generate, context: Context, statistics: Statistics
@@ -64,9 +65,11 @@ class Elsewhere:
             while context.room:
                 started = _now()
                 news = await self._next(stream)
-                self._timer.note(_now() - started)
+                seconds = _now() - started
+                self._timer.note(seconds)
                 if statistics.rounds:  # the first one brings the prompt
-                    self.trips.note(self._round_seconds, _now() - started, at_least=True)
+                    taken = self._promise.taken(seconds, len(news.tokens))
+                    self.trips.note(self._promise.seconds, taken, at_least=True)
                 self.traffic = (stream.bytes_sent, stream.bytes_received)
                 self._take(news, statistics, _now() - begun)
                 yield context.commit(news.tokens)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from statistics import median_low
 
 _STANDS = 5.0  # seconds for which a chain that was not slow speaks for its hops, whatever others say
-_FORGOTTEN = 600.0  # seconds after which a peer is tried again; it counts for less and less until then
+_FIRST, _LONGEST = 120.0, 3600.0
+"""Seconds after which a peer is tried again, doubled each time; it counts for less and less until then."""
 _TRIPS = 5  # of a chain, of which the median counts: one that was disturbed does not
 _ENOUGH = 3  # trips to say anything
 MUCH = 2.0
@@ -24,20 +26,38 @@ WORTH = 64
 _LEAST = 0.05  # seconds that must be at least between
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Of one peer."""
+
+    seconds: float
+    when: float
+    """When a chain told them, ..."""
+    lasts: float
+    """... and for how long that counts."""
+
+    def left(self, now: float) -> float:
+        """What still counts of the seconds."""
+        return self.seconds * max(1 - (now - self.when) / self.lasts, 0.0)
+
+
 class Excess:
     """What is known of single peers, for all generations of a client."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[str, tuple[float, float]] = {}  # by peer: seconds, and when a chain told them
+        self._known: dict[str, _Known] = {}  # by peer
 
     def note(self, peer_ids: Iterable[str], seconds: float) -> None:
         """A chain of these peers takes so much longer than they announce."""
         now = self._clock()
         for peer_id in peer_ids:
-            known, when = self._known.get(peer_id, (seconds, now))
-            if seconds <= known or now - when > _STANDS:
-                self._known[peer_id] = (seconds, now)
+            known = self._known.get(peer_id, _Known(0.0, now - 2 * _STANDS, _FIRST / 2))
+            if seconds > known.seconds and now - known.when <= _STANDS:
+                continue
+            is_slow_anew = seconds > 0 and not known.left(now)
+            lasts = min(2 * known.lasts, _LONGEST) if is_slow_anew else known.lasts
+            self._known[peer_id] = _Known(seconds, now, lasts)
 
     def keep(self, peer_ids: Iterable[str]) -> None:
         """Forget all but these."""
@@ -58,12 +78,8 @@ class Excess:
     def seconds(self) -> dict[str, float]:
         """By peer: how much longer a trip takes through it than announced, at most; less, the longer ago that was."""
         now = self._clock()
-        ages = {peer_id: (now - when) / _FORGOTTEN for peer_id, (_, when) in self._known.items()}
-        return {
-            peer_id: seconds * (1 - ages[peer_id])
-            for peer_id, (seconds, _) in self._known.items()
-            if seconds > 0 and ages[peer_id] < 1
-        }
+        left = {peer_id: known.left(now) for peer_id, known in self._known.items()}
+        return {peer_id: seconds for peer_id, seconds in left.items() if seconds}
 
 
 class Trips:

@@ -45,6 +45,7 @@ USUAL_IN_FLIGHT = 16
 _USUAL_WINDOW = 16  # drafts for which chains are compared, where their number is chosen from round to round
 TREE_WIDTH = 4
 """Most ways in which drafts branch after a token."""
+_FIRST_LOOK = 2.0  # seconds between two looks for a place that drafts faster; doubled each time
 _AUDIT_TIMEOUT = 10.0  # seconds without progress after which an audit is given up: the text waits for the last one
 
 
@@ -93,6 +94,7 @@ class Generation:
         audit_chain = partial(self._new_chain, min(model.config.timeout, _AUDIT_TIMEOUT))
         self._auditor = Auditor(self._chain, audit_chain, model.target.roster.note, len(self._context.tokens))
         self._elsewhere: Elsewhere | None = None
+        self._next_look, self._pause = 0.0, _FIRST_LOOK  # when it is tried whether another place is better
         self._noting: asyncio.Task[None] | None = None
         self._hops: list[tuple[str, Span]] = []
         self._drafted_at: str | None = None
@@ -161,8 +163,7 @@ class Generation:
 
     async def _rounds(self) -> AsyncGenerator[list[int], None]:
         """The tokens of verdict after verdict: from a peer that drafts, if that is faster, and from here."""
-        seat = await self._seat()
-        if seat.contact is not None and self._context.room:
+        while self._context.room and (seat := await self._seat()).contact is not None:
             try:
                 async with contextlib.aclosing(self._rounds_at(seat, seat.contact)) as rounds:
                     async for tokens in rounds:
@@ -170,7 +171,8 @@ class Generation:
             except PeerError as error:
                 log.info("drafting here from now on: %s", error)
                 self._noting = owned(self._note_drafting(error), "asking whether it is us")
-            self._chain.has_begun = bool(self._statistics.rounds)
+                break
+        self._chain.has_begun = bool(self._statistics.rounds)
         async for tokens in generate(self._context, self._draft, self._chain, self._cost, self._statistics):
             self._drafted_at = None
             self._hops = [(hop.contact.peer_id, hop.span) for hop in self._chain.hops]
@@ -182,8 +184,10 @@ class Generation:
 
     async def _is_slow(self, peer_id: str, trips: Trips) -> bool:
         """Whether a peer that drafts takes so much longer than it announces that another place is better."""
-        if not trips.excess or self._model.config.draft_at == "peer":
+        now = time.monotonic()
+        if not trips.excess or self._model.config.draft_at == "peer" or now < self._next_look:
             return False
+        self._next_look, self._pause = now + self._pause, 2 * self._pause
         self._model.target.roster.drafting_excess.note([peer_id], trips.excess)
         found = (await self._seat()).contact
         return found is None or found.peer_id != peer_id
@@ -200,8 +204,8 @@ class Generation:
         timer = TripTimer(settings.wait_floor, min(settings.wait_ceiling, settings.timeout))
         target = self._model.target
         timeout = settings.timeout + await target.seconds_of_text(len(context.tokens))
-        announced = seat.round_seconds(self._wanted if isinstance(self._wanted, int) else None)
-        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, target.info, timer, timeout, announced)
+        promise = seat.promise(self._wanted if isinstance(self._wanted, int) else None)
+        self._elsewhere = elsewhere = Elsewhere(target.transport, contact, target.info, timer, timeout, promise)
         request = Generate(
             fingerprint=self._model.target.fingerprint,
             text=tuple(context.tokens),
@@ -224,7 +228,7 @@ class Generation:
                         "drafting elsewhere from now on: peer %s takes %.0f ms a round, and announces %.0f ms",
                         contact.peer_id,
                         1e3 * elsewhere.trips.seconds,
-                        1e3 * announced,
+                        1e3 * promise.seconds,
                     )
                     return
 

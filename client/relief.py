@@ -53,7 +53,9 @@ class Relief:
         self._faster = faster
         self._note = note
         self._preparing: asyncio.Task[_Ready | None] | None = None
-        self._passed_over: set[str] = set()  # peers that could not be prepared
+        self._is_for_leaving = False  # whether it is in the place of such as leave
+        self._passed_over: set[str] = set()  # peers that could not be prepared, ...
+        self._passed_over_as_faster: set[str] = set()  # ... in the place of a slow chain
         self._next = 0.0  # when to look for others again: sooner, the same ones are known
         self._next_faster = 0.0  # the same of faster ones, ...
         self._pause = REFRESH_SECONDS  # ... and how long after that; doubled each time
@@ -79,6 +81,9 @@ class Relief:
         They have `seconds` to get ready, and take over only where that is in the way of nothing: `may_move`. `trip`:
         the seconds that one takes, if that is much too long. Raises PeerLost.
         """
+        if session.leaving & session.peer_ids and self._preparing is not None and not self._is_for_leaving:
+            await self.end()  # that can wait
+            session.drop(session.outside)
         preparing = self._preparing
         if preparing is None:
             find = self._wanted(session, trip, len(tokens))
@@ -90,7 +95,8 @@ class Relief:
             return False
         self._preparing = None
         ready = preparing.result()
-        if ready is not None and session.faults.keys().isdisjoint(hop.contact.peer_id for hop in ready.hops):
+        unfit = session.faults.keys() | session.leaving
+        if ready is not None and unfit.isdisjoint(hop.contact.peer_id for hop in ready.hops):
             kept, limit = session.peer_ids, session.limit(len(tokens))
             held = min(ready.held, limit)
             points = [limit if hop.contact.peer_id in kept else held for hop in ready.hops]
@@ -113,10 +119,10 @@ class Relief:
         if session.settled is None:
             return None
         if leaving and now >= self._next:
-            self._next = now + REFRESH_SECONDS
+            self._next, self._is_for_leaving = now + REFRESH_SECONDS, True
             return partial(self._others, session.hops, leaving)
         if trip is not None and not leaving and now >= self._next_faster:
-            self._next_faster, self._pause = now + self._pause, 2 * self._pause
+            self._next_faster, self._pause, self._is_for_leaving = now + self._pause, 2 * self._pause, False
             return partial(self._faster_ones, session.hops, trip, text)
         return None
 
@@ -129,25 +135,26 @@ class Relief:
 
     async def _faster_ones(self, hops: Sequence[Hop], trip: float, text: int) -> tuple[list[Hop], str]:
         """In the place of a slow chain, and why. Raises ChainLost."""
-        others = await self._faster(hops, trip, text, self._passed_over)
+        others = await self._faster(hops, trip, text, self._passed_over_as_faster)
         return others, f"trips took {1e3 * trip:.0f} ms, much longer than announced"
 
     async def _prepare(
         self, session: ChainSession, find: _Find, number: int, tokens: Sequence[int], seconds: float
     ) -> _Ready | None:
         """Have others hold the text; None if there are none who can: then the chain serves as it is."""
+        passed_over = self._passed_over if self._is_for_leaving else self._passed_over_as_faster
         try:
             hops, why = await find()
         except ChainLost:
-            self._passed_over.clear()  # or these, next time
+            passed_over.clear()  # or these, next time
             return None
         others = {hop.contact.peer_id for hop in hops} - session.peer_ids
         held = session.limit(len(tokens))
         try:
             if await session.prepare(hops, number, tokens, seconds):
                 return _Ready(hops, held, why)
-            self._passed_over |= others
+            passed_over |= others
         except PeerError as error:
             self._note(error)
-            self._passed_over.add(error.peer_id)
+            passed_over.add(error.peer_id)
         return None

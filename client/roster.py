@@ -181,7 +181,9 @@ class Roster:
         Raises ChainLost.
         """
         spans = {hop.contact.peer_id: hop.span for hop in hops}
-        kinds = {hop.kind for hop in hops}.intersection(kinds) if kinds else {hop.kind for hop in hops}
+        if len(own := {hop.kind for hop in hops}) > 1:
+            raise ChainLost("the peers of this chain compute in several ways")
+        kinds = own.intersection(kinds) if kinds else own
         without = {*excluded}
         while True:
             found = self.plan(tokens=tokens, excluded=without, kinds=kinds)

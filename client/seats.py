@@ -27,6 +27,19 @@ _WORTH = 1.05  # times as fast as here a peer must be
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """What a round takes and brings."""
+
+    seconds: float
+    tokens: float
+
+    def taken(self, seconds: float, tokens: int) -> float:
+        """What a round took that brought so many tokens: a place that drafts more where a text is easy is no slower for
+        that."""
+        return seconds * min(self.tokens / tokens, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """A place where drafts can be made."""
 
@@ -48,6 +61,10 @@ class Seat:
         if not self.acceptance:
             return 1 / (self.trip_seconds + self.excess)
         return expected_tokens(self.acceptance, self._drafts(window)) / (self.round_seconds(window) + self.excess)
+
+    def promise(self, window: int | None) -> Promise:
+        """Of a round, by what is announced."""
+        return Promise(self.round_seconds(window), expected_tokens(self.acceptance, self._drafts(window)))
 
     def round_seconds(self, window: int | None) -> float:
         """From one verdict to the next, by what is announced."""

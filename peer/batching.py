@@ -21,6 +21,30 @@ class Waiting(Protocol):
 
 T = TypeVar("T", bound=Waiting)
 
+_LEAST_PREFILL = 4  # tokens of a pass, however long their text
+_OLD = 0.9  # weight of what decoding passes took before, against one more
+
+
+class PrefillPass:
+    """How many tokens of prefill share a pass beside which others decode: as many as take about as long as a decoding
+    pass does. The longer a text is, the longer its tokens take."""
+
+    def __init__(self, most: int) -> None:
+        """`most` tokens."""
+        self.tokens = self.most = most
+        """Of the next pass, and at most."""
+        self._decode_seconds = 0.0
+
+    def note_decode(self, seconds: float) -> None:
+        """A decoding pass took that long."""
+        self._decode_seconds = _OLD * (self._decode_seconds or seconds) + (1 - _OLD) * seconds
+
+    def note_prefill(self, tokens: int, seconds: float) -> None:
+        """A pass of so many tokens took that long."""
+        if self._decode_seconds and seconds:
+            fitting = int(tokens * self._decode_seconds / seconds)
+            self.tokens = min(max(fitting, _LEAST_PREFILL), self.most)
+
 
 def next_batch(waiting: Sequence[T], max_tokens: int, prefill_tokens: int | None = None) -> list[T]:
     """The rounds to run together: decode, of at most `max_tokens` tokens if more than one, then prefill, of at most

@@ -15,7 +15,8 @@ _MAX_REACHED = 256
 
 
 class Dials:
-    """Those under way; more than so many to one host wait, unless the peer was reached there before."""
+    """Those under way; more than so many to one host wait, unless the peer was reached there before, and nobody else
+    is meant: all its addresses are of one host."""
 
     def __init__(self) -> None:
         self._under_way = Counter[str]()
@@ -25,8 +26,9 @@ class Dials:
     @contextlib.asynccontextmanager
     async def turn(self, contact: Contact) -> AsyncIterator[None]:
         """A block in which all addresses of a peer may be dialled at once."""
-        hosts = set[str]() if contact in self._reached else hosts_of(contact)
-        while any(self._under_way[host] >= PER_HOST for host in hosts):
+        hosts = hosts_of(contact)
+        is_there = contact in self._reached and len(hosts) == 1
+        while not is_there and any(self._under_way[host] >= PER_HOST for host in hosts):
             self._ended.clear()
             await self._ended.wait()
         self._under_way.update(hosts)
@@ -36,6 +38,10 @@ class Dials:
             self._under_way.subtract(hosts)
             self._under_way += Counter()
             self._ended.set()
+
+    def note_failed(self, contact: Contact) -> None:
+        """A dial has failed."""
+        self._reached.pop(contact, None)
 
     def note_reached(self, contact: Contact) -> None:
         """A dial has succeeded."""

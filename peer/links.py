@@ -257,6 +257,7 @@ class Links:
                 try:
                     stream = await self._transport.open(link.contact, PUSH_PROTOCOL)
                 except PeerLost as error:
+                    self._dials.note_failed(link.contact)
                     if link.flows.keys() <= joined.keys():
                         raise
                     self._lose(link, joined, error)

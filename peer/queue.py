@@ -2,7 +2,7 @@
 
 Its law: the stage's time is shared by client, and a client's by session; all newcomers (see `peer.standing`) have one
 client's share together. Rounds of one session keep their order, so only its first can be next. While a session decodes,
-others' prefill runs in short passes beside it: its rounds wait for one of those at most.
+others' prefill runs in short passes beside it, and its rounds go first as long as its client has had less.
 """
 
 from __future__ import annotations

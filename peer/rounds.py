@@ -23,7 +23,20 @@ from swarm.model.speed import round_seconds
 from swarm.model.stage import Stage
 from swarm.rows import form_of
 from swarm.tasks import report
-from swarm.wire import Ask, Broken, Compute, Contact, Hidden, Progress, Proofs, Round, Verdict, beyond, fitting
+from swarm.wire import (
+    Ask,
+    Broken,
+    Compute,
+    Contact,
+    Hidden,
+    Progress,
+    Proofs,
+    Refused,
+    Round,
+    Verdict,
+    beyond,
+    fitting,
+)
 
 
 class Rounds:
@@ -143,17 +156,30 @@ class Rounds:
             except Exception as error:
                 report("bringing a result on its way failed", error)
                 result = FAILED
-        if result.culprit is None:
-            FAILURES.inc()
-        else:
-            self._take_back(session, job)
-        self._replies[session.id].post(Broken(session.id, result.culprit or self._peer_id, result.reason))
+        if result.culprit is not None:
+            self._take_back(job, result.culprit, result.reason)
+            return
+        FAILURES.inc()
+        self._replies[session.id].post(Broken(session.id, self._peer_id, result.reason))
 
-    def _take_back(self, session: Session, job: Job) -> None:
-        """What a round should have brought was nothing: it is as if it had not come, and none after it."""
-        for other in self._worker.leave_out(session.id, lambda _: True):
+    def _take_back(self, job: Job, culprit: str, reason: str) -> None:
+        """What a round should have brought was nothing: it is as if it had not come, and none after it.
+
+        Who sent that is named, if he still feeds the session; else its client just sends the round again.
+        """
+        session = job.session
+        if session.is_given_up(job.round):
+            STALE.inc()
+            return
+        later = self._worker.leave_out(session.id, lambda _: True)
+        for other in later:
             session.ran(other.round)
-        session.take_back(job.round, job.last_number)
+        session.take_back([job.round, *(other.round for other in later)], job.last_number)
+        self._unproven.pop(session.id, None)
+        if culprit == session.source:
+            self._replies[session.id].post(Broken(session.id, culprit, reason))
+        else:
+            self._replies[session.id].post(Refused(session.id, "unlawful", f"of the hop before: {reason}"))
 
     def _bring(self, job: Job, result: Outcome) -> None:
         """To the next peer or, as a verdict, to the client; and answer the questions that waited for it."""

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from swarm.wire import Compute, Round, beyond
+from swarm.wire import MAX_STATES, Compute, Round, beyond
 
 CHUNK = 128
 """Rows that are passed on again in one message, at most: the next peer computes while more are on their way."""
@@ -82,7 +82,8 @@ class Sent:
         if self._newest is None or start < self.first:
             return Again(self, b"", 0, 0, 0, 1)
         newest = self._newest[0]
-        again = Again(self, newest.session, newest.number, start, min(end, self.end), min(chunk, CHUNK))
+        step = min(chunk, CHUNK, max(MAX_STATES // max(self._row_bytes, 1), 1))
+        again = Again(self, newest.session, newest.number, start, min(end, self.end), step)
         self._read.add(again)
         return again
 

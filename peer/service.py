@@ -346,12 +346,12 @@ class PeerService:
         session = self._table.find(session_id) if session_id in self._table else None
         if session is None or session.source != sender:
             if not self._early.hold(message, sender):
-                self._complaints.about("early", sender, "more results of it came early than are kept")
+                self._complaints.about("early", sender, "it brings more results than are kept for sessions to come")
             return
         try:
             self._take_states(session, message, sender)
         except Refusal as refusal:
-            self._note_refusal(refusal, sender)
+            self._note_refusal(refusal, session.client)  # whose session, and whose chain it is
             self._replies[session_id].post(Refused(session_id, refusal.why, str(refusal)))
 
     def _take_states(self, session: Session, message: Hidden, sender: str) -> None:

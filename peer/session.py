@@ -8,6 +8,7 @@ brings more of a tree fits the drafts before it, or is passed over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -250,14 +251,14 @@ class Session:
         if not round.grown:
             self.computed = round.end
 
-    def take_back(self, round: Round, last_number: int) -> None:
-        """Take note that an admitted round brought nothing: the cache holds what is before it. `last_number`: of the
-        round before."""
+    def take_back(self, rounds: Sequence[Round], last_number: int) -> None:
+        """Take note that these, which were admitted, brought nothing: the cache holds what is before them all.
+        `last_number`: of the round before them."""
         self.tree = None
         self.last_number = last_number
-        if not round.grown:
-            del self.tokens[round.position :]
-            self.computed = min(self.computed, round.position)
+        position = min((round.position for round in rounds if not round.grown), default=len(self.tokens))
+        del self.tokens[position:]
+        self.computed = min(self.computed, position)
 
     def progress(self, question: Ask, worked: int = 0, queued: int = 0) -> Progress | None:
         """The answer, if the time has come for it; `worked` and `queued` of this peer, as in Progress."""

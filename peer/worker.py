@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from peer.batching import is_prefill, next_batch
+from peer.batching import PrefillPass, is_prefill, next_batch
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
 from peer.queue import Queue, num_tokens
 from swarm.tasks import report
@@ -39,17 +39,17 @@ class Worker:
         queue: Queue | None = None,
         held_up: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
-        """`prefill_tokens`: most of a pass beside which others decode, None: as many as otherwise; `held_up`: sessions
+        """`prefill_tokens`: most of a pass beside which others decode, None: as many as otherwise (see PrefillPass);
+        `held_up`: sessions
         none of whose rounds are to be run for now; `go_on` when there are fewer."""
         self._engine = engine
         self._thread = thread
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
-        self._prefill_tokens = prefill_tokens or max_batch_tokens
+        self._prefill = PrefillPass(min(prefill_tokens or max_batch_tokens, max_batch_tokens))
         self._held_up = held_up
         self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
-        self._decodes_next = False
         self._running = 0  # tokens of what is run now
         self._busy_seconds = 0.0
         self.worked = 0
@@ -111,16 +111,15 @@ class Worker:
         self._thread.submit(self._run, batch, loop)
 
     def _next(self, ready: Sequence[Job], now: float) -> list[Job]:
-        """What is run of these: where some decode, and others' prefill would make them wait, either by turns."""
+        """What is run of these: where some decode, and others' prefill would make them wait, either, as it is the turn
+        of one or the other."""
         if not self._queue.is_disturbing(ready, now):
             return self._queue.take(next_batch(ready, self._max_batch_tokens), self._max_batch_tokens)
         prefill = [job for job in ready if is_prefill(job.round)]
         decode = [job for job in ready if not is_prefill(job.round)]
-        self._decodes_next = bool(decode) and not (self._decodes_next and prefill)
-        most = min(self._prefill_tokens, self._max_batch_tokens)
-        return self._queue.take(
-            next_batch(decode if self._decodes_next else prefill, self._max_batch_tokens, most), most
-        )
+        most = self._prefill.tokens
+        chosen = prefill if is_prefill(ready[0].round) else decode
+        return self._queue.take(next_batch(chosen, self._max_batch_tokens, most), most)
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
@@ -155,6 +154,10 @@ class Worker:
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._is_busy = False
         self._busy_seconds += seconds
+        if not any(is_prefill(job.round) for job in batch):
+            self._prefill.note_decode(seconds)
+        elif all(is_prefill(job.round) for job in batch) and self._running <= self._prefill.most:
+            self._prefill.note_prefill(self._running, seconds)
         self.worked = (self.worked + self._running) % _WORKED
         self._running = 0
         self._queue.charge(batch, seconds, asyncio.get_running_loop().time())

@@ -48,8 +48,8 @@ ANSWER_SECONDS = 3.0  # for a node to answer
 NEAREST = 20  # nodes to name in an answer, and to keep a record
 OF_ONE_RANGE = 5  # of these, before those of other networks
 _SILENT_SECONDS = 10.0  # a node that did not answer is not asked again so soon
-_CALLS_PER_MINUTE = 600  # of one node; a look-up asks a node once, and there is one every few seconds
-_MAX_KEYS = 4  # of one request
+_CALLS_PER_MINUTE = 240  # of one node; a look-up asks a node once, and there is one every few seconds
+_MAX_KEYS = 1  # of one request
 _MAX_NODES = 2048  # in the routing table
 _MAX_PEER_ID = 64  # bytes
 _NONSENSE = (msgspec.MsgspecError, ValueError, RecursionError)  # what msgspec says of a stranger's bytes
@@ -158,7 +158,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
 
     def nearest(self, place: DHTID) -> list[PeerID]:
         """The known nodes nearest to a place; those of one network have a share before others are left out."""
-        return self.chosen([peer for _, peer in self._table.get_nearest_neighbors(place, _MAX_NODES)])
+        known = self._table.uid_to_peer_id
+        if len(known) <= NEAREST:
+            return [peer for _, peer in self._table.get_nearest_neighbors(place, NEAREST)]
+        where = int(place)
+        return self.chosen([known[uid] for uid in sorted(known, key=where.__xor__)])
 
     def chosen(self, nodes: Sequence[PeerID]) -> list[PeerID]:
         """As many of these as there is room for, where the nearest come first."""
@@ -173,8 +177,9 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         await asyncio.wait([self._learning])
 
     async def _learn_ranges(self) -> None:
-        for peer, maddr in await daemon.connected(self._p2p):
-            self.ranges.note(peer, range_of(maddr))
+        async with awake.timeout(ANSWER_SECONDS):
+            for peer, maddr in await daemon.connected(self._p2p):
+                self.ranges.note(peer, range_of(maddr))
 
     def keep(self, place: DHTID, subkey: str, record: bytes, origin: str = OWN) -> bool:
         """Put a record on this node's shelf, if it may lie there; `origin`: the network from which it came."""

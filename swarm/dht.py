@@ -31,7 +31,7 @@ log = logging.getLogger("specswarm")
 DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
 _WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
 _AT_ONCE = 32  # nodes being asked at the same time
-_MOST_ANSWERS = 5 * NEAREST  # after which nobody else of another network, or nearer, is hoped for
+_MOST_ANSWERS = 3 * NEAREST  # after which nobody else of another network, or nearer, is hoped for
 _AT_A_TIME = 32  # records, each of which takes a tenth of a millisecond or two to check
 _MOST_BAD = 16  # records that are none, after which no more of an answer is heeded: honest nodes keep none
 

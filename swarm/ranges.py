@@ -3,23 +3,25 @@ addresses in many networks are not. Pure, but for `Ranges`, which remembers."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 UNKNOWN = ""
 """Of all nodes that are not connected, or through something else than an IP address."""
 _IP4, _IP6 = 4, 41  # the codes of multiaddrs
+_CIRCUIT = b"\xa2\x02"  # that of /p2p-circuit
 _PARTS = {_IP4: 2, _IP6: 4}
 """Bytes of an address that name its network: /16 and /32, as Bitcoin's nodes group their peers."""
 _MOST = 4096  # nodes that are remembered
 
 
 def range_of(maddr: bytes) -> str:
-    """The network of an address, a multiaddr in its binary form."""
-    size = _PARTS.get(maddr[0]) if maddr else None
+    """The network of an address, a multiaddr in its binary form; through a relay, anybody is anywhere."""
+    size = _PARTS.get(maddr[0]) if maddr and _CIRCUIT not in maddr else None
     return UNKNOWN if size is None or len(maddr) < 1 + size else maddr[: 1 + size].hex()
 
 
@@ -38,8 +40,9 @@ def diverse(nodes: Iterable[T], range_of: Callable[[T], str], count: int, share:
 
 def filled(nodes: Sequence[T], chosen: Sequence[T], count: int) -> list[T]:
     """The chosen ones, and the first of the others: as many as `count` together."""
-    others = [node for node in nodes if node not in chosen]
-    return [*chosen, *others[: count - len(chosen)]]
+    taken = set(chosen)
+    others = itertools.islice((node for node in nodes if node not in taken), count - len(chosen))
+    return [*chosen, *others]
 
 
 class Ranges(Generic[T]):

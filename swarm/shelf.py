@@ -52,6 +52,7 @@ class Shelf:
         self._ages = Ages(clock)
         self._keys: dict[bytes, dict[str, Entry]] = {}
         self._purged = float("-inf")
+        self._origins = Counter[str]()  # of all records, when they were looked through last
 
     def get(self, key: bytes) -> dict[str, Entry]:
         """The records under a key by their subkeys."""
@@ -78,16 +79,14 @@ class Shelf:
         born = self.clock() - age
         since = self.clock() if held is None else held.since
         wanted = {**live, subkey: Entry(record, issued, born, born + lifetime, origin, since)}
-        if not (self._has_room(key) or self._make_room(key, origin)):
-            return False
         if not _fits(wanted):
             other = _giving_way(wanted, origin)
-            if other is None:
+            if other is None or not _fits(wanted := _without(wanted, other)):
                 return False
-            del wanted[other]
-        if not _fits(wanted):
+        elif held is None and not self._has_room(key) and not self._make_room(key, origin):
             return False
-        self._keys[key] = wanted
+        kept = self._keys.get(key, {})
+        self._keys[key] = {other: entry for other, entry in wanted.items() if other in kept or other == subkey}
         return True
 
     def _has_room(self, key: bytes) -> bool:
@@ -98,8 +97,14 @@ class Shelf:
         return not self._is_full(key)
 
     def _make_room(self, key: bytes, origin: str) -> bool:
-        """Whether a record of another network could go."""
-        if key not in self._keys and len(self._keys) >= MAX_KEYS:
+        """Whether a record of another network could go.
+
+        All are looked through only where one has more than this: networks have about as many as a second ago.
+        """
+        is_new = key not in self._keys
+        if (is_new and len(self._keys) >= MAX_KEYS) or self._origins[origin] >= max(
+            self._origins.values(), default=0
+        ):
             return False
         everything = {
             (other, subkey): entry for other, live in self._keys.items() for subkey, entry in live.items()
@@ -107,6 +112,8 @@ class Shelf:
         chosen = _giving_way(everything, origin)
         if chosen is None:
             return False
+        self._origins[everything[chosen].origin] -= 1
+        self._origins[origin] += 1
         del self._keys[chosen[0]][chosen[1]]
         return True
 
@@ -120,6 +127,7 @@ class Shelf:
             self._purged = self.clock()
             for key in list(self._keys):
                 self.get(key)
+            self._origins = Counter(entry.origin for live in self._keys.values() for entry in live.values())
 
 
 def _fits(entries: Mapping[str, Entry]) -> bool:
@@ -137,3 +145,7 @@ def _giving_way(entries: Mapping[T, Entry], origin: str) -> T | None:
     return max(
         (where for where, entry in entries.items() if entry.origin == most), key=lambda one: entries[one].since
     )
+
+
+def _without(entries: Mapping[str, Entry], subkey: str) -> dict[str, Entry]:
+    return {other: entry for other, entry in entries.items() if other != subkey}

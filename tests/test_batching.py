@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.batching import next_batch
+from peer.batching import PrefillPass, next_batch
 from peer.compute import Engine, Failure, Job, Outcome
 from peer.session import Session
 from peer.worker import Worker
@@ -237,3 +237,19 @@ def test_a_part_of_the_stage_that_is_used_often_becomes_flat_and_says_the_same(t
         states.append(outcome.states)
     assert engine._part(span).is_flat
     assert states == states[:1] * 40
+
+
+def test_prefill_beside_others_takes_as_long_as_decoding_however_long_its_text() -> None:
+    share = PrefillPass(16)
+    share.note_prefill(16, 1.0)  # nobody has decoded yet
+    assert share.tokens == 16
+    share.note_decode(0.01)
+    for _ in range(5):
+        share.note_prefill(share.tokens, 0.001 + share.tokens * 0.001)
+    assert share.tokens in (8, 9)
+    for _ in range(5):
+        share.note_prefill(share.tokens, 0.02)  # each of them
+    assert share.tokens == 4
+    for _ in range(20):
+        share.note_prefill(share.tokens, 0.0001 * share.tokens)
+    assert share.tokens == 16

@@ -61,10 +61,13 @@ def test_a_peer_is_as_slow_as_the_fastest_chain_with_it_of_late_and_is_tried_aga
     now[0] = 6.0
     excess.note(["a"], 2.0)
     assert excess.seconds["a"] == 2.0
-    now[0] = 300.0
+    now[0] = 60.0
     assert excess.seconds["b"] == pytest.approx(0.5)
-    now[0] = 700.0
+    now[0] = 250.0  # "a" was slow twice: that counts for longer
     assert excess.seconds == {}
+    excess.note(["b"], 1.0)  # slow again: it counts for twice as long
+    now[0] = 370.0
+    assert excess.seconds["b"] == pytest.approx(0.5)
     excess.keep(["a"])
     excess.note(["a"], 1.0)
     assert excess.seconds == {"a": 1.0}
@@ -154,6 +157,7 @@ def test_a_real_peer_that_boasts_is_left_beside_the_text(target: Path, tmp_path:
         async with AsyncSwarmModel.connect(
             str(target), initial_peers=initial_peers, threads=1, window=2, in_flight=1
         ) as model:
+            model.target.roster._salt = None  # no preferences of its own
             while liar not in model.target.roster.round_trips or len(model.target.roster.round_trips) < 3:
                 await model.refresh()
             assert liar in [hop.contact.peer_id for hop in await model.target.plan(tokens=3)]

@@ -145,3 +145,20 @@ def test_networks_that_have_as_many_records_keep_them(clock: Clock, monkeypatch:
     assert not kept.put(KEY, "more", b"1", 1.0, 60.0, "network 0")
     assert kept.put(KEY, "other", b"1", 1.0, 60.0, "network 2")
     assert not kept.put(KEY, "another", b"1", 1.0, 60.0, "network 2")
+
+
+def test_the_bound_of_all_records_holds_whatever_gives_way(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "MAX_RECORDS", 8)
+    kept = Shelf(clock)
+    for i in range(8):
+        assert kept.put(KEY, f"crowd {i}", b"1", 1.0, 60.0, "crowd")
+    for i in range(6):
+        clock.now += 2.0
+        kept.put(KEY, f"honest {i}", b"1", 1.0, 60.0, f"network {i}")
+        assert len(held(kept)) == 8
+    assert not kept.put(KEY, "large", bytes(MAX_KEY_BYTES), 1.0, 60.0, "network 9")
+    assert len(held(kept)) == 8  # nobody went for it
+    before = held(kept)
+    for subkey in before:
+        assert kept.put(KEY, subkey, b"2", 2.0, 60.0, "crowd")  # renewing costs nobody a place
+    assert held(kept).keys() == before.keys()

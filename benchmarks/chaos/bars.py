@@ -49,6 +49,7 @@ STRANGERS_BLAMED = Bar("honest peers that were left or blamed", 0, "")
 STRANGERS_DEATHS = Bar("nodes that ended in it", 0, "")
 STRANGERS_MEMORY = Bar("most memory of a node, of what it may take", 100, "%")
 STRANGERS_DESCRIPTORS = Bar("descriptors more than before, a minute after, the node with the most", 0, "")
+STRANGERS_SEEN = Bar("kinds of which the log of an attacked node tells", 100, "%", is_floor=True)
 STRANGERS = (
     STRANGERS_EXACT,
     STRANGERS_SPEED,
@@ -57,5 +58,6 @@ STRANGERS = (
     STRANGERS_DEATHS,
     STRANGERS_MEMORY,
     STRANGERS_DESCRIPTORS,
+    STRANGERS_SEEN,
 )
 """Of part 6."""

@@ -135,6 +135,10 @@ class Fleet:
         if number is signal.SIGKILL:
             node.program.finish(10)
 
+    def log(self, node: Node) -> str:
+        """What a node has logged since it was started last."""
+        return (self.folder / f"{node.host}.{node.starts - 1}.log").read_text()
+
     def serving(self, peer_id: str) -> Node | None:
         """The node of that peer id."""
         return next((node for node in self.nodes if node.is_ready and node.peer_id == peer_id), None)

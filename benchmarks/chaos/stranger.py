@@ -45,7 +45,10 @@ from swarm.wire import (
 CHUNK = 512  # tokens of the text in one round
 ANSWER_SECONDS = 60.0  # for a text to be run
 TEXT = 1110  # tokens that are passed on again
-HOARD, HOARDED = 9, 8190  # sessions, and the tokens of each
+HOARD, HOARDED = (
+    16,
+    2040,
+)  # sessions, as many as a client may have, and tokens of each: the embedded model's context
 FRAME = MAX_MESSAGE  # bytes that are announced, ...
 STALLED = FRAME - 1  # ... and sent
 FRAMES = 20
@@ -285,7 +288,7 @@ async def main() -> None:
         peers = sorted(found, key=lambda peer: peer.start)
         here = [peer for peer in peers if peer.peer_id in job["used"]]
         elsewhere = [peer for peer in peers if peer.peer_id not in job["used"]]
-        say(event="ready", peers=len(peers))
+        say(event="ready", peers=len(peers), peer_ids=[network.peer_id for network in networks])
         attacks = {
             "here": Attack(networks, here, job["address"]),
             "elsewhere": Attack(networks, elsewhere, job["address"]),

@@ -81,6 +81,8 @@ class Siege:
     """... and most resident bytes."""
     ended: int
     """Nodes that were not there any more."""
+    seen: dict[str, str]
+    """By kind: a line in which the log of an attacked node tells of the stranger; empty if none does."""
     asked: dict[str, dict[str, int]]
     """By where, and by kind: how often the stranger asked for something."""
 
@@ -101,6 +103,8 @@ def figures(siege: Siege) -> dict[Bar, float]:
     }
     if alone := [speed for attack, speed in speeds.items() if attack != ALL]:
         found[bars.STRANGERS_SPEED] = 100 * min(alone)
+    if siege.seen:
+        found[bars.STRANGERS_SEEN] = share(line != "" for line in siege.seen.values())
     if ALL in speeds:
         found[bars.STRANGERS_SPEED_ALL] = 100 * speeds[ALL]
     return found
@@ -118,8 +122,11 @@ def _tokens_per_second(trials: Sequence[Trial], attack: str, where: str) -> floa
 class Course:
     """What the honest client and the stranger do, one after the other."""
 
-    def __init__(self, fleet: Fleet, client: Client, stranger: JsonProcess) -> None:
+    def __init__(self, fleet: Fleet, client: Client, stranger: JsonProcess, names: Sequence[str]) -> None:
+        """`names`: the stranger's peer ids."""
         self._fleet = fleet
+        self._names = names
+        self._seen = dict[str, str]()
         self._client = client
         self._stranger = stranger
         self._prompt = prompts.long_code()
@@ -132,6 +139,7 @@ class Course:
 
     def attack(self, name: str, kinds: Sequence[str], turns: int, console: Console) -> None:
         """Generate with the stranger nowhere, elsewhere and here by turns."""
+        begun = [len(log) for log in self._logs()]
         for _ in range(turns):
             self._generate(name, NOWHERE)
             for where in (ELSEWHERE, HERE):
@@ -141,6 +149,13 @@ class Course:
                     for host, usage in self.usage().items():
                         self._peak[host] = max(self._peak[host], usage.memory)
         console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed", highlight=False)
+        if name != ALL:
+            lines = [
+                line for log, start in zip(self._logs(), begun, strict=True) for line in log[start:].splitlines()
+            ]
+            told = (line for line in lines if any(f"peer {one}: " in line for one in self._names))
+            self._seen[name] = next(told, "")
+            console.print(f"  {self._seen[name] or 'no log tells of it'}", highlight=False, markup=False)
 
     def conclude(self) -> Siege:
         """Wait until everything is as before, REST_SECONDS at most."""
@@ -150,7 +165,11 @@ class Course:
         ):
             time.sleep(1)  # between looks at what has no event of its own
         ended = sum(not node.is_up for node in self._fleet.nodes)
-        return Siege(self._trials, self._before, self.usage(), self._peak, ended, self._asked)
+        return Siege(self._trials, self._before, self.usage(), self._peak, ended, self._seen, self._asked)
+
+    def _logs(self) -> list[str]:
+        """What the peers that the client uses have logged so far."""
+        return [self._fleet.log(node) for node in self._fleet.peers[: len(SPANS)]]
 
     def usage(self) -> dict[int, Usage]:
         """Of each node that is up, by host."""
@@ -209,15 +228,14 @@ def main() -> int:
                         "used": used,
                     }
                 )
-                stranger.read()
-                course = Course(fleet, client, stranger)
+                course = Course(fleet, client, stranger, stranger.read()["peer_ids"])
                 for kind in options.kinds:
                     course.attack(kind, [kind], options.turns, console)
                 if len(options.kinds) > 1:
                     course.attack(ALL, options.kinds, options.all_turns, console)
                 siege = course.conclude()
                 for node in fleet.nodes if options.logs else ():
-                    console.print((Path(folder) / f"{node.host}.0.log").read_text(), highlight=False, markup=False)
+                    console.print(fleet.log(node), highlight=False, markup=False)
     except LabUnavailable as error:
         print(f"strangers: {error}", file=sys.stderr)
         return 1
