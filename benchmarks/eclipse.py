@@ -90,7 +90,7 @@ class Node(DhtNode):
 
     async def publish(self, identity: Identity) -> bool:
         """Announce a peer; whether anybody took the record."""
-        record = records.sign(_announcement(identity.peer_id), identity)
+        record = records.sign(announcement(identity.peer_id), identity)
         return await self.dht.put([model_key(FINGERPRINT)], identity.peer_id, record, lambda _: None)
 
 
@@ -143,20 +143,21 @@ def main() -> int:
     return conclude(console, check((HIDDEN, FILLED), figures), record, options.out)
 
 
-def _fresh() -> Identity:
+def fresh() -> Identity:
+    """A node's, without a file."""
     return Identity(Path(os.devnull), Ed25519PrivateKey.generate())
 
 
 def _ground() -> list[Identity]:
     """Identities near the model's key."""
     place = DHTID.generate(model_key(FINGERPRINT))
-    made = [_fresh() for _ in range(GROUND)]
+    made = [fresh() for _ in range(GROUND)]
     return sorted(made, key=lambda one: place.xor_distance(place_of(PeerID.from_base58(one.peer_id))))[:CROWD]
 
 
 async def _run(crowd: str, ground: Sequence[Identity]) -> Row:
     wire: Wire = {}
-    nodes = [Node(wire, _fresh(), bytes([4, 100 + i % NETWORKS, 1, i, 1])) for i in range(HONEST)]
+    nodes = [Node(wire, fresh(), bytes([4, 100 + i % NETWORKS, 1, i, 1])) for i in range(HONEST)]
     bootstrap = nodes[0]
     for node in nodes[1:]:
         await node.ping(bootstrap.peer)
@@ -167,7 +168,7 @@ async def _run(crowd: str, ground: Sequence[Identity]) -> Row:
     started = time.monotonic()
     for node in nodes:
         await node.publish(node.identity)
-    client = Node(wire, _fresh(), bytes([4, 77, 1, 1, 1]), is_server=False)
+    client = Node(wire, fresh(), bytes([4, 77, 1, 1, 1]), is_server=False)
     await client.ping(bootstrap.peer)
     found = set[str]()
     with contextlib.suppress(LookupFailed):
@@ -189,11 +190,12 @@ async def _join(
         for node in nodes:
             await sybil.ping(node.peer)
     if keeps:
-        for identity in [*ground, *(_fresh() for _ in range(2 * CROWD))]:  # 600 records: more than a key holds
+        for identity in [*ground, *(fresh() for _ in range(2 * CROWD))]:  # 600 records: more than a key holds
             await random.choice(sybils).publish(identity)  # noqa: S311  # no secret
 
 
-def _announcement(peer_id: str) -> Announcement:
+def announcement(peer_id: str) -> Announcement:
+    """Of a peer of that model."""
     now = time.time()
     return Announcement(
         peer_id=peer_id,

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,12 +32,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bar import Bar, check, conclude
+from benchmarks.eclipse import announcement, fresh
 from benchmarks.machine import describe
 from benchmarks.wire import wide_llama
 from peer.compute import Engine
 from peer.introductions import Introductions
 from peer.service import PeerService
 from peer.table import SessionTable
+from swarm import records
 from swarm.calls import Answer, DhtNode
 from swarm.directory import INDEX_KEY, Directory
 from swarm.identity import Identity
@@ -214,18 +217,21 @@ async def _measure(folder: Path) -> list[Row]:
     watch, rows = Stopwatch(), list[Row]()
     with watch.running():
         async with _peer(folder, stage) as contact:
+            gc.freeze()  # as `join` does
             for name, attack in ATTACKS.items():
                 watch.lap()
                 started = time.monotonic()
                 await asyncio.to_thread(_attack, folder, contact, attack)
                 rows.append(_row(name, watch, started))
-        forged = _forged_answers(folder)
-        async with Libp2pNetwork.join(None, host_maddrs=LOCAL) as network:
-            with _answering(network, forged):
-                watch.lap()
-                started = time.monotonic()
-                await Directory(network, network.swarm).look()
-                rows.append(_row(f"{ANSWERS} answers of {MAX_SUBKEYS} forged records", watch, started))
+        for signed, kind in ((False, "forged"), (True, "signed")):
+            answers = _answers(signed=signed)
+            gc.freeze()
+            async with Libp2pNetwork.join(None, host_maddrs=LOCAL) as network:
+                with _answering(network, answers):
+                    watch.lap()
+                    started = time.monotonic()
+                    await Directory(network, network.swarm).look()
+                    rows.append(_row(f"{ANSWERS} answers of {MAX_SUBKEYS} {kind} records", watch, started))
     return rows
 
 
@@ -265,25 +271,20 @@ def _attack(folder: Path, peer: Contact, attack: Attack) -> None:
             async with Libp2pNetwork.join(identity) as network:
                 await attack(Stranger(network, peer))
 
-    _run_apart(run())
+    asyncio.run(run())
 
 
-def _run_apart(work: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner() as runner:
-        runner.run(work)
-
-
-def _forged_answers(folder: Path) -> list[Answer]:
-    """Records that look right, and are signed by nobody."""
-    with Identity.hold(folder / "forger.key") as identity:
-        names = [f"{identity.peer_id[:-4]}{i:04d}" for i in range(ANSWERS * MAX_SUBKEYS)]
-    payload = b'{"protocol": 6, "peer_id": "%s", "model": "m", "fingerprint": "' + b"f" * 64 + b'"}'
-    records = {name: (os.urandom(64) + payload.replace(b"%s", name.encode()), 1.0) for name in names}
-    items = list(records.items())
-    return [
-        Answer(dict(items[i * MAX_SUBKEYS : (i + 1) * MAX_SUBKEYS]), frozenset({PeerID(os.urandom(34))}))
-        for i in range(ANSWERS)
-    ]
+def _answers(*, signed: bool) -> list[Answer]:
+    """Of a crowd, each with as many records as a key may have; in order but for their signatures, or altogether."""
+    found = list[Answer]()
+    for _ in range(ANSWERS):
+        made = [fresh() for _ in range(MAX_SUBKEYS)]
+        signatures = {one.peer_id: records.sign(announcement(one.peer_id), one) for one in made}
+        if not signed:
+            signatures = {peer_id: os.urandom(64) + record[64:] for peer_id, record in signatures.items()}
+        named = frozenset({PeerID(os.urandom(34))})
+        found.append(Answer({peer_id: (record, 1.0) for peer_id, record in signatures.items()}, named))
+    return found
 
 
 @contextlib.contextmanager
