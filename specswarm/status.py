@@ -154,6 +154,8 @@ class Status:
     """Peers that speak another version of the protocol."""
     clock: str
     """What is wrong with this machine's clock, or those of the others."""
+    own: str = ""
+    """Why one's own peer did not say whom it limits, where that was asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -165,6 +167,7 @@ class Status:
                 for other in self.others
             ],
             "clock": self.clock or None,
+            "own": self.own or None,
         }
 
 
@@ -173,7 +176,11 @@ async def look(settings: StatusConfig) -> Status:
     swarm = Membership.read(settings.swarm_key)
     owner = settings.owner
     async with Libp2pNetwork.join(None, initial_peers=settings.initial_peers, swarm=swarm) as network:
-        return await look_on(network, swarm, owner)
+        status = await look_on(network, swarm, owner)
+    told = any(peer.complaints is not None for model in status.models for peer in model.peers)
+    if settings.identity is None or told:
+        return status
+    return replace(status, own=f"no peer with the key {settings.identity} is here, or it does not answer")
 
 
 async def look_on(network: Network, swarm: Membership = PUBLIC, owner: Identity | None = None) -> Status:
@@ -211,7 +218,7 @@ def show(status: Status) -> None:
         for layers, what in ((model.unannounced, "serves"), (sorted(silent), "answers for")):
             if layers:
                 console.print(f"nobody {what} layers {', '.join(map(str, layers))}")
-    for text in (other_versions(status.others), status.clock):
+    for text in (other_versions(status.others), status.clock, status.own):
         if text:
             console.print(text)
 

@@ -61,7 +61,10 @@ class Identity:
     @classmethod
     def read(cls, path: Path) -> Identity:
         """That of a node which may be running. Raises UsageError if the file is none."""
-        return cls(path, _from_file(path))
+        try:
+            return cls(path, _from_file(path))
+        except UsageError:
+            raise UsageError(f"{path} is no Ed25519 identity file: name that of your own peer") from None
 
     @property
     def peer_id(self) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -122,3 +125,14 @@ def test_an_honest_client_goes_on_undisturbed_and_the_owner_hears_of_it(
     asyncio.run(run())
     assert all(program.process.poll() is None for program in swarm.programs)
     assert any(f"peer {one}: " in swarm.log for one in strangers)
+
+
+@pytest.mark.parametrize(("number", "says"), [(1, True), (0, False)], ids=["own peer", "no peer"])
+def test_status_shows_whom_ones_own_peer_limits(number: int, says: bool, swarm: Swarm) -> None:
+    key = str(swarm.folder / f"{number}.key")
+    command = [sys.executable, "-m", "specswarm", "status", "--json", "--identity", key]
+    reach = [part for maddr in swarm.initial_peers for part in ("--initial-peer", maddr)]
+    shown = json.loads(subprocess.run([*command, *reach], capture_output=True, check=True, text=True).stdout)
+    complaints = [peer["complaints"] for model in shown["models"] for peer in model["peers"]]
+    assert len(complaints) == 2
+    assert (sum(one is not None for one in complaints), shown["own"] is None) == (int(says), says)
