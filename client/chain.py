@@ -79,7 +79,7 @@ class Chain:
         self._pending = Pending(0, 0.0)
         self._last_number = 0  # of the newest round
         self._relief = Relief(routes.known, routes.faster, target.roster.note)
-        self._trips, self._measured = Trips(), tuple[Hop, ...]()  # of this chain
+        self._trips = Trips()
         self._is_stale = False
         self._pauses = 0  # of this program, so far
         self._is_astray = False  # whether a part of a prefill got lost
@@ -214,12 +214,10 @@ class Chain:
 
     def _note_trip(self, tokens: int, seconds: float) -> None:
         """The verdict on a round of so many tokens has taken that long, or was waited for that long."""
-        if self._measured != self.hops:
-            self._trips, self._measured = Trips(), self.hops
         roster, was_sent = self._target.roster, self._pending.was_on_its_way
-        tokens = self._routes.round_tokens if was_sent else tokens
-        self._trips.note(roster.expected_seconds(self.hops, tokens=tokens), seconds, at_least=was_sent)
-        if (excess := self._trips.excess) is not None:
+        trips, tokens = self._trips.of(self.hops), self._routes.round_tokens if was_sent else tokens
+        trips.note(roster.expected_seconds(self.hops, tokens=tokens), seconds, at_least=was_sent)
+        if (excess := trips.excess) is not None:
             roster.excess.note([hop.contact.peer_id for hop in self.hops], excess)
 
     def _count_reroute(self) -> None:
@@ -274,7 +272,7 @@ class Chain:
             tokens,
             self._timer.ceiling,
             may_move=not pending.is_sent,
-            trip=self._trips.seconds if self._measured == self.hops and self._trips.excess else None,
+            trip=trips.seconds if (trips := self._trips.of(self.hops)).excess else None,
         ):
             self._count_reroute()
         pending.is_astray = False

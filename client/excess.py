@@ -87,6 +87,14 @@ class Trips:
 
     def __init__(self) -> None:
         self._pairs = deque[tuple[float, float]](maxlen=_TRIPS)  # seconds announced, and taken
+        self._chain: object = None
+
+    def of(self, chain: object) -> Trips:
+        """Those of this chain: none, where the last ones were of another."""
+        if chain != self._chain:
+            self._chain = chain
+            self._pairs.clear()
+        return self
 
     def note(self, announced: float, taken: float, *, at_least: bool = False) -> None:
         """A trip took so many seconds. `at_least`: it was only waited for so long, for it was on its way before; it

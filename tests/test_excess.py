@@ -51,6 +51,14 @@ def test_a_verdict_that_was_on_its_way_tells_whether_a_trip_took_longer() -> Non
     assert (found.excess, found.seconds) == (0.0, 0.1)
 
 
+def test_trips_of_another_chain_do_not_count() -> None:
+    found = Trips().of("one")
+    for _ in range(3):
+        found.note(0.1, 1.0)
+    assert found.of("one").excess == pytest.approx(0.9)
+    assert found.of("other").excess is None
+
+
 def test_a_peer_is_as_slow_as_the_fastest_chain_with_it_of_late_and_is_tried_again() -> None:
     now = [0.0]
     excess = Excess(lambda: now[0])
