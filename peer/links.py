@@ -94,6 +94,11 @@ class Link:
         self._turns.forget(flow.session.client, flow.session.id)
         self._turns.keep({other.session.client for other in self.flows})
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is more to send."""
+        return bool(self._waiting)
+
     async def next(self) -> list[AnyMessage]:
         """What goes out in one write, as soon as there is something."""
         while not (messages := self._take()):
@@ -272,7 +277,8 @@ class Links:
             messages = await link.next()
             await stream.send(*[await self._change(one) for one in messages] if self._change else messages)
             self._on_room()
-            await asyncio.sleep(0)  # a turn for others, however fast the stream takes what it is given
+            if link.is_waiting:
+                await asyncio.sleep(0)  # a turn for others, however fast the stream takes what it is given
 
     def _fail(self, link: Link, _: Exception) -> None:
         """What was to go there is lost by a fault of this peer, and the neighbour is not to blame."""

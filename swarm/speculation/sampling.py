@@ -146,8 +146,9 @@ def _noisy(logits: Tensor, position: int, sampling: Sampling, count: int) -> tup
 
 def _possible(ids: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
     """Those of the tokens, the best first, that can be chosen at all."""
-    count = sum(score > -torch.inf for score in scores)
-    return ids[:count], scores[:count]
+    while scores and scores[-1] == -torch.inf:
+        ids, scores = ids[:-1], scores[:-1]
+    return ids, scores
 
 
 def _draw(logits: Tensor, position: int, sampling: Sampling) -> int:
