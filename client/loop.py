@@ -159,6 +159,7 @@ async def generate(
     context: Context, draft: Draft, chain: Chain, cost: Cost, statistics: Statistics
 ) -> AsyncGenerator[list[int], None]:
     """Yield the committed tokens of round after round. Raises ChainLost or PeerError when nobody can go on."""
+    began = time.perf_counter()
     while context.room:
         started, pauses = time.perf_counter(), awake.clock().pauses
         is_on_its_way, before = chain.judges(context.tokens), draft.sent_more
@@ -171,7 +172,10 @@ async def generate(
         drafted = time.perf_counter()
         async with draft.working_ahead(chain):
             verdict = await chain.verify(context.tokens, drafts)
-        seconds = time.perf_counter() - drafted
+        now = time.perf_counter()
+        seconds = now - drafted
+        # what hops say of their work may be anything, but not more than the time that has passed
+        computed = min(sum(verdict.compute), now - began if is_on_its_way else seconds)
         accepted = len(verdict.tokens) - (not is_on_its_way)
         statistics.count(
             len(verdict.tokens),
@@ -179,13 +183,13 @@ async def generate(
             accepted,
             draft_seconds=drafted - started,
             trip_seconds=seconds,
-            compute_seconds=sum(verdict.compute),
+            compute_seconds=computed,
         )
         if not chain.was_late and awake.clock().pauses == pauses:
             cost.note_tokens(len(verdict.tokens), time.perf_counter() - started)
         if not chain.was_disturbed:
             cost.announce(sum(hop.token_seconds for hop in chain.hops), len(chain.hops), chain.seconds_alone)
-            cost.note_trip(1 + len(drafts), seconds, sum(verdict.compute))
+            cost.note_trip(1 + len(drafts), seconds, computed)
         if not is_on_its_way:
             draft.judged(accepted)
         yield context.commit(verdict.tokens)

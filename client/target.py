@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from client.patience import seconds_of_work
 from client.roster import Roster
-from client.routing import Hop, Kind
+from client.routing import Atlas, Hop, Kind
 from client.seats import Seat
 from swarm import awake
 from swarm.directory import Directory, insist
@@ -143,7 +143,8 @@ class Target:
             for peer in await self._directory.peers_of(self.fingerprint)
             if permits(peer.peer_id, self._allow, self._deny)
         }
-        self.roster.update(found)
+        if found != self.roster.peers:  # the tables of many peers take a while: not on the event loop
+            self.roster.update(found, await asyncio.to_thread(Atlas, tuple(found.values())))
         unknown = [
             peer
             for peer_id, peer in found.items()

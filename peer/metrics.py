@@ -13,6 +13,7 @@ REFUSALS = Counter("specswarm_peer_refusals", "Requests that were refused, by re
 REPLAYED_BYTES = Counter("specswarm_peer_replayed_bytes", "Hidden states that were passed on again.")
 SAVED_BYTES = Counter("specswarm_peer_saved_bytes", "Bytes less that were sent because hidden states were packed.")
 LINKS_LOST = Counter("specswarm_peer_links_lost", "Streams to next peers that broke.")
+LINKS = Gauge("specswarm_peer_links", "Ways to next peers that are open, or being opened.")
 SESSIONS = Gauge("specswarm_peer_sessions", "Open sessions.")
 FREE_TOKENS = Gauge(
     "specswarm_peer_free_tokens", "Tokens, through all layers, for which there is cache memory left."

@@ -8,7 +8,7 @@ from swarm.transport import Stream
 from swarm.wire import AnyMessage, size_of
 
 MAX_QUEUED = 1024  # messages that wait for one client, ...
-MAX_BYTES = 128 << 20  # ... and what they take; one that lags further behind counts as lost
+MAX_BYTES = 4 << 20  # ... and what they take; one that lags further behind counts as lost
 WRITE_BYTES = 1 << 16  # that go out in one write, if the last message does not take more
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from functools import partial
@@ -112,11 +113,11 @@ class PeerService:
         """That have sessions here."""
         return len(self._clients())
 
-    def _clients(self) -> set[str]:
-        return {session.client for session in self._table}
+    def _clients(self) -> Counter[str]:
+        return Counter(session.client for session in self._table)
 
-    def _sources(self) -> set[str]:
-        return {session.source for session in self._table}
+    def _sources(self) -> Counter[str]:
+        return Counter(session.source for session in self._table)
 
     async def try_round(self, tokens: int, patience: float) -> float:
         """Seconds that a round of so many tokens takes: see `peer.pace`."""
@@ -157,6 +158,9 @@ class PeerService:
                 while True:
                     answer = self._answer(await self._receive(stream), stream.peer_id, replies)
                     if answer is not None and not replies.post(answer):
+                        self._complaints.about(
+                            "answers", stream.peer_id, "it does not read its answers: it is cut off"
+                        )
                         raise PeerLost(stream.peer_id, "it does not read its answers")
         except* PeerLost:
             pass  # how every stream ends
@@ -176,6 +180,7 @@ class PeerService:
                 self._complaints.about("nonsense", stream.peer_id, f"it pushes {name}: ignored")
                 continue
             if self._table.admission.is_denied(stream.peer_id):
+                self._complaints.about("denied", stream.peer_id, "it pushes results: nothing is taken from it")
                 continue
             self._take_hidden(message, stream.peer_id)
 

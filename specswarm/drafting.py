@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,9 +58,9 @@ class DraftingService:
         self._settings = settings
         self._running = Counter[str]()  # generations, by client
 
-    def clients(self) -> set[str]:
-        """For whom it generates."""
-        return set(self._running)
+    def clients(self) -> Mapping[str, int]:
+        """For whom it generates, and how many texts of each."""
+        return self._running
 
     async def serve(self, stream: Stream) -> None:
         """One client's stream: one generation, and pings meanwhile."""
@@ -79,8 +79,13 @@ class DraftingService:
         try:
             with self._place_for(stream.peer_id):
                 await self._generate(request, stream)
+        except PeerRefused as error:
+            transport = self._model.target.transport
+            if error.peer_id == transport.peer_id:
+                transport.complaints.about(error.why, stream.peer_id, f"refused: {error.reason}")
+            return Refused(NO_SESSION, error.why, str(error))
         except SpecswarmError as error:
-            return Refused(NO_SESSION, error.why if isinstance(error, PeerRefused) else "gone", str(error))
+            return Refused(NO_SESSION, "gone", str(error))
         return Refused(NO_SESSION, "gone", "the text has come to its end")
 
     async def _generate(self, request: object, stream: Stream) -> None:

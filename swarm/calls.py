@@ -31,6 +31,7 @@ from hivemind.proto import auth_pb2, dht_pb2
 
 from swarm import awake, daemon, directory
 from swarm.clocks import Clocks
+from swarm.complaints import Complaints
 from swarm.errors import BadMessage
 from swarm.foreign import printable
 from swarm.membership import REFUSAL, Membership
@@ -46,7 +47,7 @@ T = TypeVar("T")
 
 ANSWER_SECONDS = 3.0  # for a node to answer
 NEAREST = 20  # nodes to name in an answer, and to keep a record
-OF_ONE_RANGE = 5  # of these, before those of other networks
+OF_ONE_RANGE = 2  # of these, before those of other networks
 _SILENT_SECONDS = 10.0  # a node that did not answer is not asked again so soon
 _CALLS_PER_MINUTE = 240  # of one node; a look-up asks a node once, and there is one every few seconds
 _MAX_KEYS = 1  # of one request
@@ -121,8 +122,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     _rpc_handlers = None
     _stub_type = None
 
-    def __init__(self, p2p: P2P, *, is_server: bool, swarm: Membership) -> None:
+    def __init__(
+        self, p2p: P2P, *, is_server: bool, swarm: Membership, complaints: Complaints | None = None
+    ) -> None:
         super().__init__()
+        self._complaints = complaints or Complaints()
         self.swarm = swarm
         self.met_strangers = False
         """Whether a node that was called is no member of this one's swarm, or says that this one is not of its."""
@@ -181,12 +185,15 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
             for peer, maddr in await daemon.connected(self._p2p):
                 self.ranges.note(peer, range_of(maddr))
 
-    def keep(self, place: DHTID, subkey: str, record: bytes, origin: str = OWN) -> bool:
-        """Put a record on this node's shelf, if it may lie there; `origin`: the network from which it came."""
+    def keep(self, place: DHTID, subkey: str, record: bytes, giver: PeerID | None = None) -> bool:
+        """Put a record on this node's shelf, if it may lie there; `giver`: whoever brings it, None: this node."""
         found = accepted(place, subkey, record, self.swarm)
-        return found is not None and self.shelf.put(
-            place.to_bytes(), subkey, record, found.issued, found.lifetime, origin
-        )
+        if found is None:
+            if giver is not None:
+                self._complaints.about("records", giver.to_base58(), "it brings a record that is none: not kept")
+            return False
+        origin = OWN if giver is None else self.ranges.of(giver)
+        return self.shelf.put(place.to_bytes(), subkey, record, found.issued, found.lifetime, origin)
 
     # Calls to others. None of them raises: a node that is gone, or talks nonsense, is dropped from the routing table.
 
@@ -236,11 +243,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
     async def rpc_store(self, request: dht_pb2.StoreRequest, context: P2PContext) -> dht_pb2.StoreResponse:
         """Keep records."""
         auth = self._welcome(context.remote_id, request)
-        await self.learn_ranges([context.remote_id])
-        origin = self.ranges.of(context.remote_id)
+        giver = context.remote_id
+        await self.learn_ranges([giver])
         given = zip(request.keys, request.subkeys, request.values, strict=False)
         kept = [
-            self.keep(_place(key), subkey.decode(errors="replace"), record, origin)
+            self.keep(_place(key), subkey.decode(errors="replace"), record, giver)
             for key, subkey, record in list(given)[:_MAX_KEYS]
         ]
         return dht_pb2.StoreResponse(auth=auth, store_ok=kept, peer=self._info)
@@ -257,9 +264,11 @@ class DhtNode(ServicerBase):  # type: ignore[misc]  # hivemind is untyped
         calls too often, with the text that he gets."""
         name = caller.to_base58()
         if not self._calls.allows(name):
+            self._complaints.about("calls", name, f"it calls too often: {_CALLS_PER_MINUTE} a minute are answered")
             raise PermissionError(f"too many calls: {_CALLS_PER_MINUTE} a minute are answered")
         self._calls.note(name)
         if not self.swarm.admits(name, request.auth.signature):
+            self._complaints.about("stranger", name, "it calls, and is no member of this swarm")
             raise PermissionError(REFUSAL)
         _note_last(self._callers, caller, None)
         self._meet(caller, request.peer)

@@ -24,6 +24,7 @@ from swarm.directory import Seen
 from swarm.errors import LookupFailed
 from swarm.membership import Membership
 from swarm.ranges import diverse
+from swarm.shelf import MAX_SUBKEYS, OWN
 from swarm.tasks import owned
 
 log = logging.getLogger("specswarm")
@@ -32,6 +33,9 @@ DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
 _WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
 _AT_ONCE = 32  # nodes being asked at the same time
 _MOST_ANSWERS = 3 * NEAREST  # after which nobody else of another network, or nearer, is hoped for
+MAX_FOUND = (
+    2 * MAX_SUBKEYS
+)  # records of a look-up: honest nodes have no more, and what they have is mostly the same
 _AT_A_TIME = 32  # records, each of which takes a tenth of a millisecond or two to check
 _MOST_BAD = 16  # records that are none, after which no more of an answer is heeded: honest nodes keep none
 
@@ -46,6 +50,8 @@ class _Found:
     record: bytes
     issued: float
     age: float
+    networks: set[str]
+    """Those of the nodes that have one of its peer."""
 
 
 @dataclass(slots=True)
@@ -71,9 +77,9 @@ class Dht:
     ) -> None:
         """A mere client (`is_server=False`) keeps nothing for others; nobody outside `swarm` is heeded; `complaints`
         hears of nodes whose answers are none."""
-        self._node = DhtNode(p2p, is_server=is_server, swarm=swarm)
-        self._is_server = is_server
         self._complaints = complaints or Complaints()
+        self._node = DhtNode(p2p, is_server=is_server, swarm=swarm, complaints=self._complaints)
+        self._is_server = is_server
 
     async def start(self) -> None:
         """Take part, until the daemon ends."""
@@ -113,23 +119,26 @@ class Dht:
         return all(await asyncio.gather(*(self._put(place, subkey, value, seen) for place in places)))
 
     async def get(self, key: str) -> list[tuple[str, bytes, float]]:
-        """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last.
+        """The records under a key: (subkey, value, age in seconds), of every subkey the one that was issued last; of
+        very many, those that nodes of most networks have.
 
         Raises LookupFailed if nobody answers, or if there are none as far as is known, and that is not far enough.
         """
         place = DHTID.generate(key)
         shelf = self._node.shelf
         found = {
-            subkey: _Found(entry.record, entry.issued, shelf.clock() - entry.born)
+            subkey: _Found(entry.record, entry.issued, shelf.clock() - entry.born, {OWN})
             for subkey, entry in shelf.get(place.to_bytes()).items()
         }
 
         async def heed(peer: PeerID, answer: Answer) -> None:
             read = bad = 0
+            network = self._node.ranges.of(peer)
             for subkey, (record, age) in answer.records.items():
                 held = found.get(subkey)
                 if held is not None and held.record == record:  # most nodes have the same records
                     held.age = min(held.age, age)
+                    held.networks.add(network)
                     continue
                 said = accepted(place, subkey, record, self._node.swarm)
                 read, bad = read + 1, bad + (said is None)
@@ -142,12 +151,14 @@ class Dht:
                     await asyncio.sleep(0)  # a turn for the rounds of a generation
                 held = found.get(subkey)
                 if said is not None and (held is None or held.issued < said.issued):
-                    found[subkey] = _Found(record, said.issued, age)
+                    networks = set() if held is None else held.networks
+                    found[subkey] = _Found(record, said.issued, age, {*networks, network})
 
         walk = await self._walk(place, heed)
         if not walk.answered or (not found and not walk.says_nobody):
             raise LookupFailed(f"nodes asked: {walk.asked}, answers: {walk.answered}")
-        return [(subkey, one.record, one.age) for subkey, one in found.items()]
+        kept = sorted(found.items(), key=lambda item: -len(item[1].networks))[:MAX_FOUND]
+        return [(subkey, one.record, one.age) for subkey, one in kept]
 
     async def _put(self, place: DHTID, subkey: str, record: bytes, seen: Seen) -> bool:
         nodes: list[PeerID] = []

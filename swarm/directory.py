@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from bisect import insort
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
@@ -149,18 +150,18 @@ class Directory:
         except LookupFailed as error:
             failure = error
         entries = self._seen.get(key, [])
-        found = list[Sighting]()
+        found, others = list[Sighting](), list[Envelope]()
         for number, entry in enumerate(entries, 1):
             if (one := self._sighted(*entry)) is not None:
-                found.append(one)
+                insort(found, one, key=_order)
+                if not isinstance(one.said, Announcement) and one.said.state != "left":
+                    others.append(one.said)
             if number % _AT_A_TIME == 0:
                 await asyncio.sleep(0)  # a turn for the rounds of a generation
         if failure is not None and not found:
             raise failure
-        self._others[key] = [
-            one.said for one in found if not isinstance(one.said, Announcement) and one.said.state != "left"
-        ]
-        return sorted(found, key=_order)
+        self._others[key] = others
+        return found
 
     async def is_reachable(self) -> bool:
         """Whether any of its nodes answers."""

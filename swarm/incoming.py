@@ -1,9 +1,10 @@
 """What others' streams may take of a node: places, and memory for what is on its way in.
 
 Its law: identities are free, and whoever has opened a stream has shown no right yet. A node of which somebody makes use
-here, or that makes use of us, is known; all others are strangers. A stranger has a place as long as nobody else needs
-it, and memory for an early message, no more; what goes beyond is read and thrown away, so that a stream that others
-share goes on.
+here, or that makes use of us, is known; all others are strangers. A known node keeps a stream for each use, those on
+which something came last. A stranger, and any further stream, has a place as long as nobody else needs it; a stranger
+has memory for an early message, no more; what goes beyond is read and thrown away, so that a stream that others share
+goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from swarm.complaints import Complaints
@@ -27,13 +28,13 @@ ALL_BYTES = 16 * MAX_MESSAGE  # ... and of everybody
 _PATIENCE = 10.0  # seconds that a large message may take, ...
 _RATE = 1 << 20  # ... and bytes a second beyond those
 
-Known = Callable[[], Collection[str]]
-"""The peer ids of nodes that are known."""
+Known = Callable[[], Mapping[str, int]]
+"""By peer id, the nodes that are known, and how many uses there are of each."""
 
 
-def nobody() -> Collection[str]:
+def nobody() -> Mapping[str, int]:
     """Known to a node that makes no difference."""
-    return ()
+    return {}
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +114,12 @@ class IncomingStreams:
             guest.coming = 0
             self.note_use(guest)
 
+    def note_too_long(self, guest: Guest, size: int, most: int) -> None:
+        """A message is announced that is longer than any may be."""
+        self._complaints.about(
+            "messages", guest.peer_id, f"it sends a message of {size} bytes; at most {most} are taken"
+        )
+
     def note_use(self, guest: Guest) -> None:
         """A message has come."""
         guest.used = self._clock()
@@ -122,11 +129,11 @@ class IncomingStreams:
             return False
         if len(self._guests) < self._max_streams:
             return True
-        strangers = [one for one in self._strangers() if one.close is not None]
-        if not strangers:
+        spare = [one for one in self._spare() if one.close is not None]
+        if not spare:
             return False
-        hosts, nodes = Counter(one.host for one in strangers), Counter(one.peer_id for one in strangers)
-        self._end(min(strangers, key=lambda one: (-hosts[one.host], -nodes[one.peer_id], one.used)))
+        hosts, nodes = Counter(one.host for one in spare), Counter(one.peer_id for one in spare)
+        self._end(min(spare, key=lambda one: (-hosts[one.host], -nodes[one.peer_id], one.used)))
         return True
 
     def _makes_room(self, guest: Guest, size: int) -> bool:
@@ -134,7 +141,8 @@ class IncomingStreams:
         if of_node > NODE_BYTES:
             return False
         if not guest.is_known:
-            of_host = sum(one.coming for one in self._strangers() if one.host == guest.host)
+            others = (one for one in self._guests if one.coming and one.host == guest.host and not one.is_known)
+            of_host = sum(one.coming for one in others)
             if of_host + size > HOST_BYTES:
                 return False
         while sum(one.coming for one in self._guests) + size > ALL_BYTES:
@@ -144,10 +152,16 @@ class IncomingStreams:
             self._end(largest)
         return True
 
-    def _strangers(self) -> list[Guest]:
-        known = {id(guest.known): guest.known for guest in self._guests}
-        ids = {key: set(one()) for key, one in known.items()}
-        return [guest for guest in self._guests if guest.peer_id not in ids[id(guest.known)]]
+    def _spare(self) -> list[Guest]:
+        """Streams of strangers, and those that known nodes have beyond their uses."""
+        left = {known: Counter(known()) for known in {guest.known for guest in self._guests}}
+        spare = list[Guest]()
+        for guest in sorted(self._guests, key=lambda one: one.used, reverse=True):
+            if left[guest.known][guest.peer_id] > 0:
+                left[guest.known][guest.peer_id] -= 1
+            else:
+                spare.append(guest)
+        return spare
 
     def _end(self, guest: Guest) -> None:
         """Close a stream: its place, and the memory of what was coming in, are free from now on."""

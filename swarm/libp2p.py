@@ -302,7 +302,7 @@ class Libp2pNetwork:
 
     async def _relay_for_others(self) -> None:
         """Take the place of the daemon's own relay."""
-        relay = Relay(partial(daemon.open_stream, self._p2p), self._dht.knows_caller)
+        relay = Relay(partial(daemon.open_stream, self._p2p), self._dht.knows_caller, complaints=self.complaints)
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
@@ -321,6 +321,9 @@ class Libp2pNetwork:
                 hello = await stream.receive()
                 if isinstance(hello, Hello) and self.swarm.admits(stream.peer_id, hello.badge):
                     return True
+                self.complaints.about(
+                    "stranger", stream.peer_id, "it is no member of this swarm: its stream is closed"
+                )
                 await stream.send(Refused(NO_SESSION, "stranger", REFUSAL))
                 await stream.receive()  # what is closed at once may not arrive: the other end is to close it
         return False

@@ -21,6 +21,7 @@ from typing import Any
 from hivemind.p2p import PeerID
 
 from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
+from swarm.complaints import Complaints
 from swarm.incoming import IncomingStreams
 from swarm.sockets import check_open
 from swarm.tasks import end, owned
@@ -60,14 +61,16 @@ class Relay:
         open_stream: OpenStream,
         may_reserve: Callable[[PeerID], bool] = lambda _: True,
         clock: Callable[[], float] = time.monotonic,
+        complaints: Complaints | None = None,
     ) -> None:
-        """`may_reserve`: for whom to relay at all."""
+        """`may_reserve`: for whom to relay at all; `complaints` hears who had to be refused."""
         self._open_stream = open_stream
         self._may_reserve = may_reserve
         self._clock = clock
         self._reserved: dict[PeerID, float] = {}  # until when
-        self._from = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE)
-        self._to = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE)
+        self._complaints = complaints or Complaints(clock)
+        self._from = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
+        self._to = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
 
     async def serve(self, source: PeerID, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a node's stream of HOP_PROTOCOL to its end."""
@@ -92,6 +95,7 @@ class Relay:
         self._reserved = {other: until for other, until in self._reserved.items() if until > now}
         has_room = len(self._reserved) < MAX_RESERVED or peer in self._reserved
         if not has_room or not self._may_reserve(peer):
+            self._complaints.about("relay", str(peer), "a place to be relayed to is refused")
             await _answer(streams, Status.RESERVATION_REFUSED)
         else:
             self._reserved[peer] = now + RESERVED_SECONDS

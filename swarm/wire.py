@@ -1,7 +1,7 @@
 """Every message that crosses the network: its fields and their limits. Their bytes: see `swarm.codec`.
 
-client -> peer   Open, Round, Proofs, Views, Relink, Copy, Ask, Recall, Ping, Generate
-peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong, Generated
+client -> peer   Open, Round, Proofs, Views, Relink, Copy, Ask, Recall, Ping, Generate, Inspect
+peer -> client   Refused, Verdict, Broken, Leaving, Progress, Recalled, Pong, Generated, Inspected
 peer -> peer     Hidden
 whoever opens a stream of a private swarm   Hello
 """
@@ -453,10 +453,18 @@ AnyMessage = (
 
 
 def size_of(message: AnyMessage) -> int:
-    """Bytes of memory it takes, roughly: hidden states, and something for all the rest."""
-    if not isinstance(message, Hidden):
-        return _OVERHEAD
-    return len(message.states) + _OVERHEAD + 8 * len(message.round.tokens)
+    """Bytes of memory it takes, roughly: what may be long of it, and something for all the rest."""
+    match message:
+        case Hidden():
+            return len(message.states) + _OVERHEAD + 8 * len(message.round.tokens)
+        case Recalled():
+            return len(message.sketches) + _OVERHEAD
+        case Verdict():
+            return 8 * len(message.tokens) + _OVERHEAD
+        case Inspected():
+            return _OVERHEAD * (1 + len(message.complaints))
+        case _:
+            return _OVERHEAD
 
 
 def fitting(round: Round, chunk: int) -> list[Round]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.batching import PrefillPass, next_batch
+from peer.batching import PrefillPass, is_prefill, next_batch
 from peer.compute import Engine, Failure, Job, Outcome
 from peer.session import Session
 from peer.worker import Worker
@@ -158,7 +160,14 @@ def open_session(stage: Stage, i: int) -> Session:
     return Session(session_id(i), "client", stage.span, "client", None, Sampling(), stage.new_cache())
 
 
-def work(stage: Stage, jobs: list[Job], *, drop: bytes | None = None) -> list[tuple[Job, Outcome | Failure]]:
+def work(
+    stage: Stage,
+    jobs: list[Job],
+    engine: Engine | None = None,
+    *,
+    drop: bytes | None = None,
+    prefill_tokens: int | None = None,
+) -> list[tuple[Job, Outcome | Failure]]:
     """What a worker delivers for jobs that come at once, until all are done; the waiting ones of `drop` are dropped."""
 
     async def deliver_all() -> list[tuple[Job, Outcome | Failure]]:
@@ -171,7 +180,7 @@ def work(stage: Stage, jobs: list[Job], *, drop: bytes | None = None) -> list[tu
                 done.set()
 
         with ThreadPoolExecutor(1) as thread:
-            worker = Worker(Engine(stage), thread, deliver, 64)
+            worker = Worker(engine or Engine(stage), thread, deliver, 64, prefill_tokens)
             last = jobs[-1]
             for job in jobs:
                 worker.submit(job)
@@ -196,6 +205,29 @@ def test_worker_answers_every_round_of_every_session(stage: Stage) -> None:
         (job.session.id, job.round.number) for job in jobs
     }
     assert all(isinstance(outcome, Outcome) and len(outcome.tokens) == 1 for _, outcome in delivered)
+
+
+def test_a_pass_is_of_those_who_decode_or_of_others_who_prefill(stage: Stage) -> None:
+    """Or each round of who decodes would take as long as others' prefill does."""
+    passes = list[list[tuple[bytes, bool]]]()
+
+    class Noting(Engine):
+        def run(self, batch: Sequence[Job]) -> Any:
+            passes.append([(job.session.client.encode(), is_prefill(job.round)) for job in batch])
+            return super().run(batch)
+
+    writer, reader = (
+        Session(session_id(i), name, stage.span, name, None, Sampling(), stage.new_cache())
+        for i, name in enumerate(("writer", "reader"))
+    )
+    text = tuple(range(40))
+    jobs = [job_of(writer, number, number, (5,)) for number in range(12)]
+    jobs[6:6] = [Job(reader, Round(reader.id, 0, 0, text, 0, False), None, (), text)]
+    work(stage, jobs, Noting(stage), prefill_tokens=8)
+    kinds = [{is_prefilling for _, is_prefilling in batch} for batch in passes]
+    assert {len(kind) for kind in kinds} == {1}
+    assert sum(kind == {True} for kind in kinds) > 1
+    assert kinds.index({True}) < len(kinds) - 1 - kinds[::-1].index({False})
 
 
 def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:

@@ -18,6 +18,7 @@ from hivemind.p2p import P2PContext, PeerID
 from hivemind.proto import dht_pb2
 from hivemind.utils import MSGPackSerializer
 
+from benchmarks.eclipse import fresh
 from specswarm.processes import LOOPBACK
 from swarm import PROTOCOL, records
 from swarm.calls import ANSWER_SECONDS, DhtNode, place_of
@@ -170,6 +171,34 @@ def test_of_an_answer_full_of_forged_records_few_are_checked_and_nobody_is_hidde
     assert 0 < checked[False] <= 2 * (_MOST_BAD + 1)
 
 
+def test_of_more_records_than_a_client_takes_those_count_that_nodes_of_most_networks_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a crowd could have a client plan with tens of thousands of peers that are not there."""
+    monkeypatch.setattr("swarm.dht.MAX_FOUND", 4)
+
+    async def test(swarm: Swarm) -> None:
+        one, identity = await swarm.join("one")
+        two, _ = await swarm.join("two")
+        bad, _ = await swarm.join("bad")
+        mine = offer(identity)
+        record = records.sign(mine, identity)
+        for key in keys_of(mine):
+            assert all(node._dht._node.keep(DHTID.generate(key), mine.peer_id, record) for node in (one, two))
+        crowd = [fresh() for _ in range(20)]
+        made_up = [[other.peer_id, records.sign(offer(other), other), 1.0] for other in crowd]
+        result = dht_pb2.FindResult(type=1, value=msgspec.msgpack.encode(made_up))
+        hostile(monkeypatch, bad, lambda _: result)
+        async with swarm.client_knowing(bad) as reader:
+            monkeypatch.setattr(reader._dht._node.ranges, "of", PeerID.to_base58)  # each in a network of its own
+            found = [peer.peer_id for peer in await Directory(reader).all_peers()]
+        assert len(found) == 4
+        assert mine.peer_id in found
+        assert set(found) - {mine.peer_id} <= {other.peer_id for other in crowd}
+
+    in_a_swarm(tmp_path, test)
+
+
 def test_nodes_that_are_not_there_are_no_place_to_hide_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +292,7 @@ def test_nodes_learn_what_time_it_is_at_those_that_answer(tmp_path: Path, monkey
 
 def test_nodes_keep_only_what_its_peer_has_signed_for_that_key_and_about_this_time(tmp_path: Path) -> None:
     async def test(swarm: Swarm) -> None:
-        _, identity = await swarm.join("good")
+        good, identity = await swarm.join("good")
         writer, _ = await swarm.join("writer")
 
         async def is_kept(key: str, subkey: str, record: bytes) -> bool:
@@ -277,6 +306,7 @@ def test_nodes_keep_only_what_its_peer_has_signed_for_that_key_and_about_this_ti
         assert not await is_kept("some other key", mine.peer_id, record)
         assert not await is_kept(INDEX_KEY, writer.peer_id, record)
         assert not await is_kept(INDEX_KEY, mine.peer_id, record[:-1] + b"x")
+        assert {(one.peer_id, one.kind) for one in good.complaints.recent} == {(writer.peer_id, "records")}
         assert await is_kept(INDEX_KEY, mine.peer_id, record)
 
     in_a_swarm(tmp_path, test)
@@ -331,6 +361,7 @@ def test_who_calls_too_often_is_refused_and_nobody_else_is(tmp_path: Path, monke
         answers = [await eager._dht._node.ping(peer) for _ in range(40)]
         assert answers[0]
         assert not answers[-1]
+        assert [(one.peer_id, one.kind) for one in called.complaints.recent] == [(eager.peer_id, "calls")]
         calm, _ = await swarm.join("calm")
         assert await calm._dht._node.ping(peer)
 

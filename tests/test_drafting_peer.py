@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from benchmarks.chaos.fleet import start_liar
 from benchmarks.chaos.liar import Lie
 from client.api import AsyncSwarmModel
 from client.generation import Generation
 from client.result import Result
 from client.shortest import shortest
 from specswarm.drafting import DraftingService
+from specswarm.processes import LOOPBACK, Place, running_swarm
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
 from swarm.memory import MemoryNetwork
@@ -364,6 +368,32 @@ def test_what_a_drafting_peer_says_and_cannot_be_is_no_text_and_the_loop_goes_on
                 await model.generate(PROMPT, max_new_tokens=8)
 
     asyncio.run(run())
+
+
+def test_the_text_goes_on_when_a_real_drafting_peer_names_a_token_that_does_not_exist(
+    target: Path, draft: Path, tmp_path: Path
+) -> None:
+    """As a hop it says the truth, and stays one."""
+
+    def place(number: int) -> Place:
+        return LOOPBACK, partial(start_liar, subprocess.Popen, "beyond") if number else None
+
+    async def run(initial_peers: list[str]) -> None:
+        async with AsyncSwarmModel.connect(
+            str(target), initial_peers=initial_peers, threads=1, draft="ngram", draft_at="peer"
+        ) as model:
+            result = await model.generate(PROMPT, max_new_tokens=24)
+            assert result.token_ids == greedy(load_whole(target), PROMPT, 24)
+            assert (result.drafted_at, result.reroutes) == (None, 0)
+            with pytest.raises(UsageError, match="no peer can draft"):
+                await model.generate(PROMPT, max_new_tokens=24)
+
+    options = ["--threads", "1", "--draft", str(draft)]
+    with running_swarm(str(target), ("0:4",), tmp_path, options=options, place=place, ready_seconds=90) as (
+        initial_peers,
+        _,
+    ):
+        asyncio.run(run(initial_peers))
 
 
 def test_seconds_that_have_not_passed_are_not_believed(target: Path, draft: Path, tmp_path: Path) -> None:

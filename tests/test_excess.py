@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.fleet import start_liar
+from benchmarks.chaos.liar import Lie, ages
 from client import AsyncSwarmModel
 from client.excess import Excess, Trips
+from client.result import Result
 from client.roster import Roster
 from specswarm.processes import LOOPBACK, Place, running_swarm
 from swarm.errors import ChainLost
-from tests import faulty
+from tests import faulty, memory_swarm
 from tests.models import greedy, load_whole
 from tests.test_chain import LAYERS, SPANS, swarm_of
 from tests.test_routing import peer
@@ -153,6 +155,24 @@ def test_where_nobody_is_faster_a_slow_chain_serves_on() -> None:
         assert client.chain.reroutes <= 1
 
     faulty.run(run())
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_no_stage_is_believed_to_have_worked_longer_than_has_passed(
+    in_flight: int, target: Path, tmp_path: Path
+) -> None:
+    async def run() -> Result:
+        lies: dict[str, Lie] = {}
+        async with (
+            memory_swarm.peers(target, ["0:2", "2:4"], tmp_path, lies=lies) as network,
+            memory_swarm.client(network, target) as model,
+        ):
+            lies |= dict.fromkeys(model.target.roster.peers, ages)
+            return await model.generate(PROMPT, max_new_tokens=24, window=2, in_flight=in_flight)
+
+    result = asyncio.run(run())
+    assert result.token_ids == greedy(load_whole(target), PROMPT, 24)
+    assert 0 < max(result.compute_seconds) <= result.seconds
 
 
 def test_a_real_peer_that_boasts_is_left_beside_the_text(target: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,7 +22,7 @@ class Streams:
 
     def __init__(self, max_streams: int = 1024, max_client_streams: int = 64) -> None:
         self.now = 0.0
-        self.known: set[str] = set()
+        self.known: Counter[str] = Counter()
         self.closed: list[str] = []
         self.limits = IncomingStreams(max_streams, max_client_streams, lambda: self.now)
         self.opened = ExitStack()
@@ -29,8 +30,11 @@ class Streams:
     def open(self, peer_id: str, host: str = "host") -> Guest | None:
         """One more, used a second later than the one before."""
         self.now += 1
-        taken = self.limits.taken_by(peer_id, host, lambda: self.known, lambda: self.closed.append(peer_id))
+        taken = self.limits.taken_by(peer_id, host, self.uses, lambda: self.closed.append(peer_id))
         return self.opened.enter_context(taken)
+
+    def uses(self) -> Counter[str]:
+        return self.known
 
     def guest(self, peer_id: str, host: str = "host") -> Guest:
         found = self.open(peer_id, host)
@@ -70,14 +74,39 @@ def test_when_places_run_out_the_oldest_stranger_of_the_busiest_node_and_address
 
 def test_those_who_are_known_keep_their_places() -> None:
     with open_streams(max_streams=3) as streams:
-        streams.known = {"client", "peer"}
+        streams.known = Counter(("client", "peer"))
         streams.guest("client")
         streams.guest("peer")
         streams.guest("eve")
         streams.guest("mallory")
         assert streams.closed == ["eve"]
-        streams.known.add("mallory")
+        streams.known["mallory"] = 1
         assert streams.open("late") is None
+
+
+def test_who_is_known_keeps_a_place_for_each_use_and_no_more() -> None:
+    """One lawful session must not hold all the places that a node may have."""
+    with open_streams(max_streams=6) as streams:
+        streams.known = Counter(eve=2, client=1)
+        for _ in range(4):
+            streams.guest("eve")
+        for name in ("client", "one", "two", "three"):
+            streams.guest(name, f"host of {name}")
+        assert streams.closed == ["eve", "eve"]
+        assert streams.open("four", "host of four")
+        assert streams.closed == ["eve", "eve", "one"]
+
+
+def test_of_several_streams_of_one_node_those_stay_that_were_used_last() -> None:
+    with open_streams(max_streams=3) as streams:
+        streams.known = Counter(client=1, other=1)
+        streams.guest("other")
+        first, second = streams.guest("client"), streams.guest("client")
+        streams.now += 1
+        streams.limits.note_use(first)
+        assert streams.open("late")
+        assert first in streams.limits._guests
+        assert second not in streams.limits._guests
 
 
 def test_what_cannot_be_closed_keeps_its_place() -> None:
@@ -108,7 +137,7 @@ def test_one_stranger_sends_two_messages_at_a_time_and_an_address_some() -> None
 
 def test_those_who_are_known_send_the_longest_messages_whatever_strangers_send() -> None:
     with open_streams() as streams:
-        streams.known = {"peer"}
+        streams.known = Counter(("peer",))
         for i in range(40):
             streams.takes(streams.guest(f"eve {i}", f"host {i % 10}"), NODE_BYTES)
         assert streams.takes(streams.guest("peer"), MAX_MESSAGE)
@@ -122,7 +151,7 @@ def test_those_who_are_known_send_the_longest_messages_whatever_strangers_send()
 def test_of_those_who_are_known_the_one_who_sends_most_makes_room() -> None:
     with open_streams() as streams:
         count = limits.ALL_BYTES // MAX_MESSAGE
-        streams.known = {f"peer {i}" for i in range(count + 2)}
+        streams.known = Counter(f"peer {i}" for i in range(count + 2))
         for i in range(count):
             assert streams.takes(streams.guest(f"peer {i}"), MAX_MESSAGE - i)
         assert streams.takes(streams.guest(f"peer {count}"), 1 << 20)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.outbox import MAX_QUEUED, WRITE_BYTES, Outbox
-from swarm.wire import NO_SESSION, AnyMessage, Hidden, Ping, Round
+from peer.outbox import MAX_BYTES, MAX_QUEUED, WRITE_BYTES, Outbox
+from swarm.sketch import ROW_BYTES
+from swarm.wire import MAX_RECALLED, NO_SESSION, AnyMessage, Hidden, Ping, Recalled, Round
 
 
 def large(size: int) -> Hidden:
@@ -27,12 +28,14 @@ class Writes:
 
 
 def test_what_waits_for_one_client_is_bounded_in_bytes_and_in_number() -> None:
-    def posted(states: int) -> int:
-        outbox, message = Outbox(), large(states)
+    def posted(message: AnyMessage) -> int:
+        outbox = Outbox()
         return next(count for count in range(5000) if not outbox.post(message))
 
-    assert posted(0) == MAX_QUEUED
-    assert posted(32 << 20) == 3  # each takes a little more than its states
+    sketches = bytes(MAX_RECALLED * ROW_BYTES)
+    assert posted(Ping(0)) == MAX_QUEUED
+    assert posted(large(MAX_BYTES // 4)) == 3  # each takes a little more than its states
+    assert posted(Recalled(NO_SESSION, 0, sketches)) < MAX_BYTES // len(sketches)
 
 
 def test_what_waits_goes_out_in_one_write_in_order_and_bounded() -> None:

@@ -329,7 +329,7 @@ def test_a_client_goes_on_looking_at_the_swarm_after_a_fault(
             await until(lambda: failed)
             looks: list[int] = []
             update = model.target.roster.update
-            monkeypatch.setattr(model.target.roster, "update", lambda found: looks.append(1) or update(found))
+            monkeypatch.setattr(model.target.roster, "update", lambda *found: looks.append(1) or update(*found))
             await until(lambda: looks)
             assert "looking at the swarm failed" in logged()[0]
 

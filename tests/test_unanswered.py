@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.proto import dht_pb2
 
-from client.roster import Roster
-from client.routing import Hop
 from client.target import REFRESH_SECONDS
 from swarm import records
 from swarm.calls import DhtNode
@@ -99,25 +96,6 @@ def test_a_peer_that_cannot_learn_who_serves_what_does_not_choose_as_if_alone(
                 return [peer.span for peer in await Directory(network).all_peers()]
 
     assert asyncio.run(run()) == [Span(0, 2), Span(2, 4)]
-
-
-def test_chains_are_planned_beside_the_event_loop(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, planning = Roster.plan, set[int]()
-
-    def noting(self: Roster, **options: Any) -> list[Hop]:
-        planning.add(threading.get_ident())
-        return plan(self, **options)
-
-    async def run() -> list[int]:
-        async with memory_swarm.peers(target, ["0:2", "2:4"], tmp_path) as network:
-            monkeypatch.setattr(Roster, "plan", noting)
-            async with memory_swarm.client(network, target) as model:
-                return (await model.generate([5], max_new_tokens=8)).token_ids
-
-    assert asyncio.run(run())
-    assert planning - {threading.get_ident()} == planning != set()
 
 
 async def two_for_each_layer() -> ToySwarm:

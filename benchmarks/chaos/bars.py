@@ -41,14 +41,13 @@ DECEIT = (DECEIT_USED, DECEIT_NOTICED, DECEIT_LEFT_OUT, DECEIT_EXACT, DECEIT_ACC
 """Of part 5."""
 
 STRANGERS_EXACT = Bar("honest generations with the right tokens", 100, "%", is_floor=True)
-STRANGERS_SPEED = Bar(
-    "their speed beside one kind, of that beside the same elsewhere, least", 80, "%", is_floor=True
-)
-STRANGERS_SPEED_ALL = Bar("their speed beside all kinds, of that beside all elsewhere", 60, "%", is_floor=True)
+STRANGERS_SPEED = Bar("their speed beside one kind, of the undisturbed, least", 80, "%", is_floor=True)
+STRANGERS_SPEED_ALL = Bar("their speed beside all kinds, of the undisturbed", 60, "%", is_floor=True)
 STRANGERS_BLAMED = Bar("honest peers that were left or blamed", 0, "")
 STRANGERS_DEATHS = Bar("nodes that ended in it", 0, "")
 STRANGERS_MEMORY = Bar("most memory of a node, of what it may take", 100, "%")
 STRANGERS_DESCRIPTORS = Bar("descriptors more than before, a minute after, the node with the most", 0, "")
+STRANGERS_HELD = Bar("tasks, streams or links more than before, a minute after, the node with most", 0, "")
 STRANGERS_SEEN = Bar("kinds of which the log of an attacked node tells", 100, "%", is_floor=True)
 STRANGERS = (
     STRANGERS_EXACT,
@@ -58,6 +57,7 @@ STRANGERS = (
     STRANGERS_DEATHS,
     STRANGERS_MEMORY,
     STRANGERS_DESCRIPTORS,
+    STRANGERS_HELD,
     STRANGERS_SEEN,
 )
 """Of part 6."""

@@ -23,7 +23,7 @@ from swarm.packing import packed_size, unpack
 from swarm.records import Announcement
 from swarm.tensors import DTYPES, from_bytes, to_bytes
 from swarm.transport import Handler, Network, Stream
-from swarm.wire import AnyMessage, Contact, Hidden, Verdict
+from swarm.wire import AnyMessage, Contact, Generated, Hidden, Verdict
 
 Lie = Callable[[AnyMessage], AnyMessage | None]
 """What a peer makes of a message before it sends it; nothing, if it keeps it to itself."""
@@ -106,6 +106,20 @@ def another_token(message: AnyMessage) -> AnyMessage:
     return msgspec.structs.replace(message, tokens=(*message.tokens[:-1], message.tokens[-1] ^ 1))
 
 
+def beyond(message: AnyMessage) -> AnyMessage:
+    """Drafted elsewhere: a text that ends with a token that does not exist."""
+    if not isinstance(message, Generated):
+        return message
+    return msgspec.structs.replace(message, tokens=(*message.tokens[:-1], 1 << 30))
+
+
+def ages(message: AnyMessage) -> AnyMessage:
+    """A verdict that says that every stage took a day."""
+    if not isinstance(message, Verdict):
+        return message
+    return msgspec.structs.replace(message, compute=(86400.0,) * len(message.compute))
+
+
 def late(message: AnyMessage) -> AnyMessage:
     """The truth, some seconds later."""
     return message
@@ -119,6 +133,8 @@ def silence(message: AnyMessage) -> AnyMessage | None:
 LIES: dict[str, Lie] = {
     "noise": noise(0.5),
     "token": another_token,
+    "beyond": beyond,
+    "ages": ages,
     "late": late,
     "silence": silence,
 }

@@ -1,15 +1,17 @@
 """Part 6 of `make chaos`: a stranger who asks for a lot, lawfully, beside an honest client. Needs root.
 
 Each kind of wish alone, then all together. An honest client generates by turns while nobody is attacked, while the
-stranger does the same to other peers, and while he does it to those that the client uses. All hosts share this
-machine's processors, so whatever a stranger has computed makes everything slower, be it on others' hosts: what the
-client pays for him is the difference between the last two. Prints a table and the bars, writes JSON; the exit code is 1
-if a bar was missed.
+stranger does the same to other peers, and while he does it to those that the client uses. The stranger and the others
+have half of this machine's processors to themselves: what they compute is not the question. The client and its peers
+share the other half, where what one peer computes for the stranger makes all of them slower. Prints a table and the
+bars, writes JSON; the exit code is 1 if a bar was missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,6 +52,9 @@ UPLINK_MBIT = (
 CACHE_MIB, REPLAY_MIB, MAX_STREAMS = 64, 32, 128
 MARGIN_MIB = 64 + 260
 """For results that come too early, and for messages that are on their way in."""
+METRICS_PORT = 9100
+GAUGES = ("specswarm_tasks", "specswarm_incoming_streams", "specswarm_peer_links")
+READ = f"import urllib.request as web; print(web.urlopen('http://127.0.0.1:{METRICS_PORT}').read().decode())"
 REST_SECONDS = 60.0  # after which everything is as before
 OPTIONS: dict[str, Any] = {"max_new_tokens": TOKENS, "temperature": 0, "seed": 0}
 
@@ -77,6 +82,10 @@ class Siege:
     """By host, ..."""
     after: dict[int, Usage]
     """... a while after the last attack, ..."""
+    held_before: dict[int, dict[str, float]]
+    """By host and gauge, of peers, ..."""
+    held_after: dict[int, dict[str, float]]
+    """... and the least within that while, ..."""
     peak: dict[int, int]
     """... and most resident bytes."""
     ended: int
@@ -100,6 +109,14 @@ def figures(siege: Siege) -> dict[Bar, float]:
         bars.STRANGERS_DESCRIPTORS: max(
             usage.descriptors - siege.before[host].descriptors for host, usage in siege.after.items()
         ),
+        bars.STRANGERS_HELD: max(
+            (
+                now - siege.held_before[host][gauge]
+                for host, held in siege.held_after.items()
+                for gauge, now in held.items()
+            ),
+            default=0.0,
+        ),
     }
     if alone := [speed for attack, speed in speeds.items() if attack != ALL]:
         found[bars.STRANGERS_SPEED] = 100 * min(alone)
@@ -111,19 +128,39 @@ def figures(siege: Siege) -> dict[Bar, float]:
 
 
 def _speed(trials: Sequence[Trial], attack: str, where: str = HERE) -> float:
-    """Of generations while the stranger is there, as a share of that while he is elsewhere."""
-    return _tokens_per_second(trials, attack, where) / _tokens_per_second(trials, attack, ELSEWHERE)
+    """Of generations while the stranger is there, as a share of that while he is nowhere."""
+    return _tokens_per_second(trials, attack, where) / _tokens_per_second(trials, attack, NOWHERE)
 
 
 def _tokens_per_second(trials: Sequence[Trial], attack: str, where: str) -> float:
     return median(one.tokens_per_second for one in trials if (one.attack, one.where) == (attack, where))
 
 
+class Apart:
+    """The lab, of whose processors the stranger and the peers that the client does not use have half to themselves."""
+
+    def __init__(self, lab: Lab) -> None:
+        processors = sorted(os.sched_getaffinity(0))
+        half = len(processors) // 2
+        self._lab = lab
+        self._own, self._others = processors[half:], processors[:half] or processors
+
+    def popen(self, host: int, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """As Lab.popen."""
+        used = {0, CLIENT, *range(1, len(SPANS) + 1)}
+        processors = ",".join(map(str, self._own if host in used else self._others))
+        return self._lab.popen(host, ["taskset", "--cpu-list", processors, *argv], **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lab, name)
+
+
 class Course:
     """What the honest client and the stranger do, one after the other."""
 
-    def __init__(self, fleet: Fleet, client: Client, stranger: JsonProcess, names: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, fleet: Fleet, client: Client, stranger: JsonProcess, names: Sequence[str]) -> None:
         """`names`: the stranger's peer ids."""
+        self._lab = lab
         self._fleet = fleet
         self._names = names
         self._seen = dict[str, str]()
@@ -134,20 +171,25 @@ class Course:
         self._asked = dict[str, dict[str, int]]()
         for _ in range(2):  # the first one of all takes longer
             self._expected = client.generate(self._prompt, **OPTIONS)["token_ids"]
-        self._before = self.usage()
+        self._before, self._held_before = self.usage(), self.held()
         self._peak = {host: usage.memory for host, usage in self._before.items()}
 
-    def attack(self, name: str, kinds: Sequence[str], turns: int, console: Console) -> None:
-        """Generate with the stranger nowhere, elsewhere and here by turns."""
-        begun = [len(log) for log in self._logs()]
-        for _ in range(turns):
+    def attack(
+        self, name: str, kinds: Sequence[str], console: Console, *, turns: int = 0, seconds: float = 0.0
+    ) -> None:
+        """Generate with the stranger nowhere, elsewhere and here by turns: so many, and for so long here."""
+        begun, here = [len(log) for log in self._logs()], 0.0
+        while turns > 0 or here < seconds:
+            turns -= 1
             self._generate(name, NOWHERE)
             for where in (ELSEWHERE, HERE):
+                started = time.monotonic()
                 with self._attacked(kinds, where):
                     for _ in range(2):
                         self._generate(name, where)
                     for host, usage in self.usage().items():
                         self._peak[host] = max(self._peak[host], usage.memory)
+                here += time.monotonic() - started if where == HERE else 0.0
         console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed", highlight=False)
         if name != ALL:
             lines = [
@@ -160,12 +202,41 @@ class Course:
     def conclude(self) -> Siege:
         """Wait until everything is as before, REST_SECONDS at most."""
         deadline = time.monotonic() + REST_SECONDS
-        while time.monotonic() < deadline and any(
-            usage.descriptors > self._before[host].descriptors for host, usage in self.usage().items()
-        ):
+        held = self.held()
+        while time.monotonic() < deadline and not self._is_as_before(held):
             time.sleep(1)  # between looks at what has no event of its own
+            held = {
+                host: {gauge: min(held[host][gauge], now) for gauge, now in new.items()}
+                for host, new in self.held().items()
+            }
         ended = sum(not node.is_up for node in self._fleet.nodes)
-        return Siege(self._trials, self._before, self.usage(), self._peak, ended, self._seen, self._asked)
+        return Siege(
+            self._trials,
+            self._before,
+            self.usage(),
+            self._held_before,
+            held,
+            self._peak,
+            ended,
+            self._seen,
+            self._asked,
+        )
+
+    def _is_as_before(self, held: dict[int, dict[str, float]]) -> bool:
+        return all(
+            usage.descriptors <= self._before[host].descriptors for host, usage in self.usage().items()
+        ) and all(
+            now <= self._held_before[host][gauge] for host, gauges in held.items() for gauge, now in gauges.items()
+        )
+
+    def held(self) -> dict[int, dict[str, float]]:
+        """What each peer that is up says of GAUGES, by host."""
+        asked = {
+            node.host: self._lab.popen(node.host, [sys.executable, "-c", READ], stdout=subprocess.PIPE, text=True)
+            for node in self._fleet.peers
+            if node.is_up
+        }
+        return {host: _gauges(program.communicate()[0]) for host, program in asked.items()}
 
     def _logs(self) -> list[str]:
         """What the peers that the client uses have logged so far."""
@@ -211,11 +282,12 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="specswarm-strangers-") as folder,
             Lab(hosts=STRANGER + 1, delay_ms=LINK_MS, rate_mbit=UPLINK_MBIT, seed=options.seed) as lab,
         ):
-            fleet = Fleet(lab, Path(folder), SPANS * 2, options=("--config", str(_config(Path(folder)))))
+            apart: Any = Apart(lab)
+            fleet = Fleet(apart, Path(folder), SPANS * 2, options=("--config", str(_config(Path(folder)))))
             with (
-                closing(JsonProcess("benchmarks.chaos.stranger", popen=partial(lab.popen, STRANGER))) as stranger,
+                closing(JsonProcess("benchmarks.chaos.stranger", popen=partial(apart.popen, STRANGER))) as stranger,
                 fleet.running(),
-                closing(start_client(partial(lab.popen, CLIENT))) as client,
+                closing(start_client(partial(apart.popen, CLIENT))) as client,
             ):
                 used = [node.peer_id for node in fleet.peers[: len(SPANS)]]
                 client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1, allow=used)
@@ -228,11 +300,11 @@ def main() -> int:
                         "used": used,
                     }
                 )
-                course = Course(fleet, client, stranger, stranger.read()["peer_ids"])
+                course = Course(lab, fleet, client, stranger, stranger.read()["peer_ids"])
                 for kind in options.kinds:
-                    course.attack(kind, [kind], options.turns, console)
+                    course.attack(kind, [kind], console, turns=options.turns)
                 if len(options.kinds) > 1:
-                    course.attack(ALL, options.kinds, options.all_turns, console)
+                    course.attack(ALL, options.kinds, console, turns=1, seconds=60 * options.all_minutes)
                 siege = course.conclude()
                 for node in fleet.nodes if options.logs else ():
                     console.print(fleet.log(node), highlight=False, markup=False)
@@ -249,8 +321,15 @@ def _config(folder: Path) -> Path:
     file = folder / "peers.toml"
     file.write_text(
         f"[join]\nthreads = 1\ncache_mib = {CACHE_MIB}\nreplay_mib = {REPLAY_MIB}\nmax_streams = {MAX_STREAMS}\n"
+        f"metrics_port = {METRICS_PORT}\n"
     )
     return file
+
+
+def _gauges(text: str) -> dict[str, float]:
+    """Those of GAUGES in what a peer tells Prometheus."""
+    pairs = [line.split(" ") for line in text.splitlines()]
+    return {name: float(value) for name, value, *_ in (pair for pair in pairs if pair[0] in GAUGES)}
 
 
 def _table(siege: Siege) -> Table:
@@ -284,7 +363,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--turns", type=int, default=5, help="of each kind alone")
-    parser.add_argument("--all-turns", type=int, default=15, help="of all kinds together: ten minutes")
+    parser.add_argument("--all-minutes", type=float, default=10, help="of all kinds together at the client's peers")
     parser.add_argument("--logs", action="store_true", help="print what the nodes have logged")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/chaos_strangers.json"))
