@@ -53,7 +53,7 @@ from swarm.shelf import MAX_SUBKEYS
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream
-from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Hidden, Open, Ping, Pong, Round
+from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Hidden, Open, Ping, Pong, Round, new_session_id
 
 HIDDEN, LAYERS, SPAN = 8192, 3, Span(1, 2)
 FINGERPRINT = "f" * 64
@@ -148,7 +148,7 @@ class Stranger:
 
     async def early_results(self) -> None:
         """For a session that is opened afterwards."""
-        session = os.urandom(16)
+        session = new_session_id(self._network.peer_id)
         with closing(await self._network.open(self._peer, PUSH_PROTOCOL)) as push:
             small = Hidden(Round(session, 0, 0, (1,), 0, False), SPAN.start, "float32", bytes(4 * HIDDEN), ())
             for _ in range(CROWD // 100):
@@ -159,7 +159,7 @@ class Stranger:
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[bytes, Stream, Stream]]:
-        session = os.urandom(16)
+        session = new_session_id(self._network.peer_id)
         with (
             closing(await self._network.open(self._peer, SESSION_PROTOCOL)) as client,
             closing(await self._network.open(self._peer, PUSH_PROTOCOL)) as push,

@@ -6,7 +6,6 @@ peer when its stream closes. What the peers send is kept as state, one slot for 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from client.news import News
@@ -38,6 +37,7 @@ from swarm.wire import (
     Round,
     Verdict,
     Views,
+    new_session_id,
 )
 
 Near = Callable[[int], Awaitable[None]]
@@ -74,7 +74,7 @@ class ChainSession:
         self._streams = HopStreams(transport, self._note, self._note_end, self._news.fail)
         self._fingerprint = fingerprint
         self._terms = terms
-        self._id = secrets.token_bytes(16)
+        self._id = new_session_id(transport.peer_id)
         self._questions = Questions(self._id, self._streams, self._news, self.faults)
         self.evidence_bytes = 0
         """That went to last hops as proofs."""

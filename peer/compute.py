@@ -15,7 +15,7 @@ from peer.intake import States
 from peer.session import Growing, Session
 from swarm.errors import BadMessage
 from swarm.model.stage import Slice, Stage
-from swarm.rows import to_rows
+from swarm.rows import are_finite, form_of, to_rows
 from swarm.span import Span
 from swarm.speculation.evidence import Evidence
 from swarm.speculation.match import Walk, go_on, match
@@ -27,6 +27,7 @@ from swarm.wire import Round, parted
 
 _FLATTEN_AFTER = 32  # rounds through a part of the stage: making its flat form takes as long as a few of them
 _MAX_PARTS = 64
+_PAUSE_SECONDS = 60.0  # between two lines of the log about rounds that failed
 
 log = logging.getLogger("specswarm")
 
@@ -51,6 +52,11 @@ class Job:
     """Under the rule `semantic`, of branching nodes."""
     last_number: int = -1
     """The round before, of those that were admitted."""
+
+    @property
+    def num_bytes(self) -> int:
+        """That its states take, once they are unpacked."""
+        return 0 if self.states is None else self.states.num_bytes
 
     def parted(self, tokens: int) -> tuple[Job, Job]:
         """The first `tokens` tokens of its text, fewer than it has, as a job of their own, and the rest."""
@@ -84,6 +90,7 @@ class Failure:
 
 FAILED = Failure("it failed inside; its log has the cause")
 """By a bug, or for want of memory."""
+OVERFLOWN = Failure("its results are not finite in its dtype")
 
 
 class Engine:
@@ -93,42 +100,57 @@ class Engine:
         self._whole = stage
         self._parts = {stage.span: stage}
         self._uses = Counter[Span]()
+        self._failures = 0
+        self._said: float | None = None  # when the log last told of one
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
-        spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job)) is not None}
+        spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job, self._whole.dtype))}
         outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled]))
         return [spoiled[i] if i in spoiled else next(outcomes) for i in range(len(jobs))]
 
     def _run_sound(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         try:
-            return list(self._run(jobs))
-        except Exception:
+            return self._run(jobs)
+        except Exception as error:
             if len(jobs) > 1:
                 return [result for job in jobs for result in self._run_sound([job])]
-            # A bug of ours, or no memory: nobody else is blamed, and the peer lives.
-            log.exception("a round failed")
-            return [FAILED]
+            return [self._failed(error)]
 
-    def _run(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         """Jobs of the same layers share a forward pass."""
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, Outcome | Failure] = {}
         for span in dict.fromkeys(job.session.span for job in jobs):
             chosen = [i for i, job in enumerate(jobs) if job.session.span == span]
             outcomes |= zip(chosen, self._run_part(span, [jobs[i] for i in chosen]), strict=True)
         return [outcomes[i] for i in range(len(jobs))]
 
-    def _run_part(self, span: Span, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run_part(self, span: Span, jobs: Sequence[Job]) -> list[Outcome | Failure]:
         started = time.perf_counter()
         stage = self._part(span)
         outputs = stage.forward([_slice(stage, job) for job in jobs])
         if stage.is_last:
-            verdicts = [_judge(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
+            verdicts = [self._judged(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
             seconds = time.perf_counter() - started
-            return [Outcome(None, tokens, seconds, margin) for tokens, margin in verdicts]
-        states = [to_rows(hidden, job.session.wire) for job, hidden in zip(jobs, outputs, strict=True)]
+            return [one if isinstance(one, Failure) else Outcome(None, one[0], seconds, one[1]) for one in verdicts]
+        states = [_passed_on(job, hidden) for job, hidden in zip(jobs, outputs, strict=True)]
         seconds = time.perf_counter() - started
-        return [Outcome(data, (), seconds) for data in states]
+        return [one if isinstance(one, Failure) else Outcome(one, (), seconds) for one in states]
+
+    def _judged(self, job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None] | Failure:
+        """The verdict; a job that cannot be judged fails alone."""
+        try:
+            return _judge(job, logits)
+        except Exception as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Failure:
+        """A bug of ours, or no memory: nobody else is blamed, and the peer lives. The log says so once a minute."""
+        self._failures += 1
+        if self._said is None or time.monotonic() - self._said >= _PAUSE_SECONDS:
+            log.error("a round failed (%d until now)", self._failures, exc_info=error)
+            self._said = time.monotonic()
+        return FAILED
 
     def _part(self, span: Span) -> Stage:
         """The stage for a session's layers; one that is used again and again is worth flattening."""
@@ -143,12 +165,19 @@ class Engine:
         return self._parts[span]
 
 
-def spoiled_by(job: Job) -> Failure | None:
+def _passed_on(job: Job, hidden: Tensor) -> bytes | Failure:
+    """Its rows; what is not finite would make the next peer accuse this one, and rightly."""
+    wire, dtype = job.session.wire, hidden.dtype
+    data = to_rows(hidden, wire)
+    return data if are_finite(data, form_of(wire, dtype), hidden.shape[-1]) else OVERFLOWN
+
+
+def spoiled_by(job: Job, dtype: torch.dtype) -> Failure | None:
     """What is wrong with what a job was given, and by whom; None if nothing is."""
     if job.states is None:
         return None
     try:
-        job.states.check()
+        job.states.check(dtype)
     except BadMessage as error:
         return Failure(str(error), job.states.sender)
     return None
@@ -156,7 +185,7 @@ def spoiled_by(job: Job) -> Failure | None:
 
 def _slice(stage: Stage, job: Job) -> Slice:
     session, round = job.session, job.round
-    inputs = torch.tensor(round.tokens) if job.states is None else job.states.read()
+    inputs = torch.tensor(round.tokens) if job.states is None else job.states.read(stage.dtype)
     if session.witness is not None and job.states is not None and not round.grown:
         session.witness.note(round.position, inputs[: round.num_kept])
     return Slice(
@@ -182,7 +211,7 @@ def _judge(job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None]:
         return (), None
     processors = session.sampling.processors
     if logits.isnan().any() and not (processors and processors.remove_invalid_values):
-        raise ValueError("logits are not numbers")
+        raise ValueError("the logits are no numbers")
     if round.grown:
         return _judge_more(job, logits), None
     drafts, sampling = round.tokens[round.num_text :], session.sampling

@@ -6,6 +6,7 @@ slow, the previous hop's result may overtake them; it waits here, within bounds,
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from swarm.wire import Hidden, size_of
 
 MAX_BYTES = 64 << 20  # over all; of the sender that takes most of it, the session that does makes room
 MAX_RESULTS = 128  # of one session: whoever claims them has to take them all at once
+MAX_SESSIONS = 64  # of one sender: of more of them, the oldest makes room
+_AT_A_TIME = 64  # sessions that are forgotten at once
 MAX_SECONDS = 10.0  # what is not claimed by then never will be
 
 Key = tuple[str, bytes]
@@ -28,22 +31,27 @@ class EarlyResults:
         self._clock = clock
         self._senders = Counter[str]()  # bytes
         self._sessions = Counter[Key]()
-        self._held: OrderedDict[Key, tuple[float, list[Hidden]]] = OrderedDict()  # the oldest first
+        self._held: OrderedDict[Key, tuple[float, list[Hidden]]] = OrderedDict()  # the oldest first, ...
+        self._of: dict[str, OrderedDict[bytes, None]] = {}  # ... and by sender, the oldest sessions first
 
     def hold(self, message: Hidden, sender: str) -> bool:
         """Keep a result of peer `sender` that is not wanted yet; whether there was room for all of his."""
         now, key = self._clock(), (sender, message.round.session)
+        self._forget_old()
         _, messages = self._held.setdefault(key, (now, []))
         if len(messages) == MAX_RESULTS:
             return False
         messages.append(message)
+        own = self._of.setdefault(sender, OrderedDict())
+        own[key[1]] = None
         self._sessions[key] += size_of(message)
         self._senders[sender] += size_of(message)
-        self._forget_old()
-        is_kept = True
+        is_kept = len(own) <= MAX_SESSIONS
+        if not is_kept:
+            self._forget((sender, next(iter(own))))
         while self._senders.total() > self._max_bytes:
-            ((heaviest, _),) = self._senders.most_common(1)
-            self._forget(max((key for key in self._held if key[0] == heaviest), key=self._sessions.__getitem__))
+            heaviest = max(self._senders, key=self._senders.__getitem__)
+            self._forget(max(((heaviest, one) for one in self._of[heaviest]), key=self._sessions.__getitem__))
             is_kept &= heaviest != sender
         return is_kept
 
@@ -53,17 +61,19 @@ class EarlyResults:
         return self._forget((sender, session_id))
 
     def _forget_old(self) -> None:
-        while self._held and self._oldest[1] < self._clock() - MAX_SECONDS:
-            self._forget(self._oldest[0])
-
-    @property
-    def _oldest(self) -> tuple[Key, float]:
-        key, (since, _) = next(iter(self._held.items()))
-        return key, since
+        limit = self._clock() - MAX_SECONDS
+        for key, (since, _) in list(itertools.islice(self._held.items(), _AT_A_TIME)):
+            if since >= limit:
+                break
+            self._forget(key)
 
     def _forget(self, key: Key) -> list[Hidden]:
         _, messages = self._held.pop(key, (0.0, []))
-        self._senders[key[0]] -= self._sessions.pop(key, 0)
-        if not self._senders[key[0]]:
-            del self._senders[key[0]]
+        sender, session_id = key
+        self._senders[sender] -= self._sessions.pop(key, 0)
+        own = self._of.get(sender, OrderedDict())
+        own.pop(session_id, None)
+        if not own:
+            self._of.pop(sender, None)
+            del self._senders[sender]
         return messages

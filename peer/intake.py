@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from peer.session import Refusal, Session
 from swarm import rows
 from swarm.errors import BadMessage
 from swarm.packing import packed_size, unpack
-from swarm.wire import Hidden
+from swarm.wire import MAX_HOPS, Hidden
 
 
 @dataclass(slots=True, eq=False)
@@ -46,14 +47,20 @@ class States:
             _Parcel(data, is_packed), form, hidden_size, sender, 0, size // rows.row_bytes(form, hidden_size)
         )
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the rows."""
+        return (self.end - self.start) * rows.row_bytes(self.form, self.hidden_size)
+
     def parted(self, count: int) -> tuple[States, States]:
         """The first `count` rows, and the others."""
         at = self.start + count
         shared = (self.parcel, self.form, self.hidden_size, self.sender)
         return States(*shared, self.start, at), States(*shared, at, self.end)
 
-    def check(self) -> None:
-        """Unpack the rows, if nobody has yet. Raises BadMessage if they are not what was packed, or not finite."""
+    def check(self, dtype: torch.dtype) -> None:
+        """Unpack the rows, if nobody has yet, for a stage that computes in `dtype`. Raises BadMessage if they are not
+        what was packed, or no numbers that a stage could have computed."""
         parcel = self.parcel
         if parcel.is_checked:
             return
@@ -61,12 +68,16 @@ class States:
             size = packed_size(parcel.data)
             parcel.data, parcel.is_packed = unpack(parcel.data, size, rows.value_bytes(self.form)), False
         if not rows.are_finite(parcel.data, self.form, self.hidden_size):
-            raise BadMessage("its hidden states are not finite")
+            raise BadMessage("its hidden states are not finite, or beyond all reason")
+        if dtype == torch.float16 and self.form != "float16":
+            whole = rows.from_rows(parcel.data, self.form, self.hidden_size)
+            if not bool(whole.to(dtype).isfinite().all()):
+                raise BadMessage("its hidden states are too large for float16")
         parcel.is_checked = True
 
-    def read(self) -> Tensor:
-        """The states [tokens, hidden size]. Raises BadMessage as `check` does."""
-        self.check()
+    def read(self, dtype: torch.dtype) -> Tensor:
+        """The states [tokens, hidden size], in their own form. Raises BadMessage as `check` does."""
+        self.check(dtype)
         row_bytes = rows.row_bytes(self.form, self.hidden_size)
         return rows.from_rows(
             self.parcel.data[self.start * row_bytes : self.end * row_bytes], self.form, self.hidden_size
@@ -76,18 +87,20 @@ class States:
 def states_of(message: Hidden, session: Session, sender: str, hidden_size: int) -> States:
     """The states that a message brings, of so many values for each token.
 
-    Raises Refusal if they are not what the session asks for, BadMessage where nothing is packed: that is the sender's
-    fault. Nothing is unpacked yet, and no more will be than belongs to the round.
+    Raises Refusal at the first hop, BadMessage if they are not what every peer knows that a hop of this session takes:
+    that is the sender's fault. Nothing is unpacked yet, and no more will be than belongs to the round.
     """
     if session.span.start == 0:
         raise Refusal("unlawful", "the first hop takes token ids, no hidden states")
     form = message.dtype
     if form not in rows.forms(session.wire):
         names = ", ".join(rows.forms(session.wire))
-        raise Refusal("unlawful", f"hidden states are {form}; this session reads {names}")
+        raise BadMessage(f"hidden states are {form}; this session reads {names}")
+    if len(message.compute) >= MAX_HOPS:
+        raise BadMessage(f"as many stages as {len(message.compute)} are said to have computed them")
     expected = len(message.round.tokens) * rows.row_bytes(form, hidden_size)
     if message.packed and (size := packed_size(message.states)) != expected:
         raise BadMessage(f"packed states of {size} bytes in place of {expected}")
     if not message.packed and len(message.states) != expected:
-        raise Refusal("unlawful", f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
+        raise BadMessage(f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
     return States.of(message.states, form, hidden_size, sender=sender, is_packed=message.packed)

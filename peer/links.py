@@ -259,7 +259,7 @@ class Links:
         after it had begun.
         """
         while True:
-            async with self._dials.turn(link.contact):
+            async with self._dials.turn(link.contact, link.client):
                 joined = dict(link.flows)
                 try:
                     stream = await self._transport.open(link.contact, PUSH_PROTOCOL)

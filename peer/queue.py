@@ -7,14 +7,16 @@ others' prefill runs in short passes beside it, and its rounds go first as long 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from peer.batching import is_prefill
 from peer.compute import Job
+from peer.session import Refusal
 from peer.shares import Turns
 from peer.standing import Standing
 
+MAX_BYTES = 1 << 30  # of hidden states that wait, above which a client has but a share of them
 _LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
 
 
@@ -27,8 +29,8 @@ class Queue:
         self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
         self._turns = Turns()
         self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round
-        self.num_tokens = 0
-        """Of all."""
+        self.num_tokens = self.num_bytes = 0
+        """Of all; bytes of hidden states."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -37,6 +39,18 @@ class Queue:
         """One more, behind those of its session."""
         self._waiting.setdefault(job.session.id, deque()).append(job)
         self.num_tokens += len(job.round.tokens)
+        self.num_bytes += job.num_bytes
+
+    def check_room(self, client: str, size: int) -> None:
+        """Raise Refusal unless there is room for `size` more bytes of hidden states: where there is not for all, each
+        client has a share of it."""
+        if self.num_bytes + size <= MAX_BYTES:
+            return
+        waiting = Counter({client: size})
+        for jobs in self._waiting.values():
+            waiting[jobs[0].session.client] += sum(job.num_bytes for job in jobs)
+        if waiting[client] > MAX_BYTES / len(waiting):
+            raise Refusal("full", "full: too many results of the hop before wait here to be computed")
 
     def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:
         """The first round of each session that is not held up, in the order in which they should run."""
@@ -75,8 +89,9 @@ class Queue:
             self._note_gone(session_id, left_out)
         return left_out
 
-    def _note_gone(self, session_id: bytes, jobs: Iterable[Job]) -> None:
+    def _note_gone(self, session_id: bytes, jobs: Sequence[Job]) -> None:
         self.num_tokens -= num_tokens(jobs)
+        self.num_bytes -= sum(job.num_bytes for job in jobs)
         if not self._waiting[session_id]:
             del self._waiting[session_id]
 

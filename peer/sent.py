@@ -8,8 +8,8 @@ newest round it has the branches, too.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from weakref import WeakSet
 
@@ -171,17 +171,22 @@ class Again(Iterator[Result]):
 
 
 class SentStore:
-    """The logs of all sessions, within a budget of bytes: over it, the longest unused one is dropped."""
+    """The logs of all sessions, within a budget of bytes: over it, whoever has most loses the log that was not used for
+    longest."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, is_new: Callable[[str], bool] = lambda _: False) -> None:
+        """`is_new`: clients that have one share together."""
         self._max_bytes = max_bytes
+        self._is_new = is_new
         self._logs: OrderedDict[bytes, Sent] = OrderedDict()
+        self._clients: dict[bytes, str] = {}  # by session
         self.num_bytes = 0
 
-    def open(self, session: bytes) -> Sent:
-        """An empty log for a session."""
+    def open(self, session: bytes, client: str = "") -> Sent:
+        """An empty log for a session of a client."""
         self.close(session)
         log = self._logs[session] = Sent()
+        self._clients[session] = client
         return log
 
     def keep(self, round: Round, rows: bytes, compute: Compute) -> None:
@@ -197,14 +202,26 @@ class SentStore:
     def close(self, session: bytes) -> None:
         """Forget a session's log; one that is not open is no error."""
         log = self._logs.pop(session, None)
+        self._clients.pop(session, None)
         if log is not None:
             self._drop(log)
 
     def _make_room(self) -> None:
-        """Those that are being read go last: a mend hangs on each."""
-        for log in sorted(self._logs.values(), key=lambda log: log.is_read):
-            if self.num_bytes > self._max_bytes:
-                self._drop(log)
+        """Of one client those that are being read go last: a mend hangs on each."""
+        held, of_class = Counter[str](), Counter[bool]()
+        for session, log in self._logs.items():
+            client = self._clients[session]
+            held[client] += log.num_bytes
+            of_class[self._is_new(client)] += log.num_bytes
+        while self.num_bytes > self._max_bytes:
+            known = max((size for client, size in held.items() if not self._is_new(client)), default=0)
+            are_new = of_class[True] > known
+            client = max((one for one in held if self._is_new(one) == are_new), key=held.__getitem__)
+            own = [log for session, log in self._logs.items() if self._clients[session] == client and log.num_bytes]
+            log = min(own, key=lambda one: one.is_read)  # of several, the first
+            held[client] -= log.num_bytes
+            of_class[are_new] -= log.num_bytes
+            self._drop(log)
 
     def _drop(self, log: Sent) -> None:
         self.num_bytes -= log.num_bytes

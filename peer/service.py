@@ -23,12 +23,13 @@ from peer.metrics import LINKS_LOST, REFUSALS
 from peer.outbox import Outbox
 from peer.packer import UPLINK_MBIT, Packer
 from peer.rounds import Rounds
-from peer.session import Neighbour, Refusal, Session, check_neighbours
+from peer.session import Neighbour, Refusal, Session, TooLong, check_neighbours
 from peer.table import SessionTable
 from swarm import awake
 from swarm.errors import BadMessage, PeerLost, Why
 from swarm.inspection import is_owners
 from swarm.model.stage import Stage
+from swarm.rates import Rates
 from swarm.tasks import kept_up
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -57,12 +58,20 @@ from swarm.wire import (
     Relink,
     Round,
     Views,
+    is_session_of,
 )
 
 log = logging.getLogger("specswarm")
 
+_MESSAGES, _PACE_SECONDS = 200, 2.0
+"""Messages of a node that are read at once and in so many seconds, if it has no session; as many more for each."""
+_PACE = 1 << 20  # what all of these cost
 MAX_QUESTIONS = 8  # of one session, that wait to be answered; the oldest goes
 _COMPLAINTS: Collection[Why] = ("full", "rate", "stranger", "unlawful")  # the others are nobody's doing
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class PeerService:
@@ -89,6 +98,7 @@ class PeerService:
         self._introduced = introduced
         self._early = EarlyResults()
         self._complaints = transport.complaints
+        self._paces = Rates(_PACE, _now, _PACE_SECONDS)  # of those who bring messages
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
         self._rounds = Rounds(
             transport.peer_id,
@@ -156,6 +166,7 @@ class PeerService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(replies.run(stream))
                 while True:
+                    await self._keep_pace(stream.peer_id, self._clients()[stream.peer_id])
                     answer = self._answer(await self._receive(stream), stream.peer_id, replies)
                     if answer is not None and not replies.post(answer):
                         self._complaints.about(
@@ -174,6 +185,8 @@ class PeerService:
         One who may not push is read nevertheless: if its stream ended, it would tell its clients that we are lost.
         """
         while True:
+            if not any(session.source == stream.peer_id for session in self._table):
+                await self._keep_pace(stream.peer_id, 0)
             message = await self._receive(stream)
             if not isinstance(message, Hidden):
                 name = type(message).__name__
@@ -183,6 +196,15 @@ class PeerService:
                 self._complaints.about("denied", stream.peer_id, "it pushes results: nothing is taken from it")
                 continue
             self._take_hidden(message, stream.peer_id)
+
+    async def _keep_pace(self, peer_id: str, uses: int) -> None:
+        """Wait, if a node brings more messages than its sessions can want: whatever one is, it takes the event loop
+        some time."""
+        cost = _PACE // (_MESSAGES * (1 + uses))
+        self._paces.note(peer_id, cost)
+        if not self._paces.allows(peer_id, 0):
+            self._complaints.about("pace", peer_id, "it brings more messages than are read: they wait")
+            await asyncio.sleep(self._paces.seconds_until(peer_id))
 
     async def _receive(self, stream: Stream) -> AnyMessage:
         """The next well-formed message; anything else is reported to the log and skipped."""
@@ -235,6 +257,8 @@ class PeerService:
 
     def _open(self, message: Open, client: str, replies: Outbox) -> None:
         """Open a session, and take what came too early for it. Raises Refusal."""
+        if not is_session_of(message.session, client):
+            raise Refusal("unlawful", "the session's id is one of another client")
         downstream = self._next(message.downstream, client)
         other = self._table.in_the_way(message, client, downstream)
         if other is not None:
@@ -360,12 +384,13 @@ class PeerService:
             self._replies[session_id].post(Refused(session_id, refusal.why, str(refusal)))
 
     def _take_states(self, session: Session, message: Hidden, sender: str) -> None:
-        """Hidden states for an open session, from the one who feeds it. Raises Refusal."""
+        """Hidden states for an open session, from the one who feeds it, who knows what is taken here. Raises
+        Refusal."""
         round = message.round
-        self._table.check_length(round)
         try:
+            self._table.check_length(round)
             states = states_of(message, session, sender, self._stage.info.hidden_size)
-        except BadMessage as error:
+        except (BadMessage, TooLong) as error:
             self._replies[session.id].post(Broken(session.id, sender, str(error)))
             return
         self._rounds.submit(session, round, message.layer, sender, states, message.compute)

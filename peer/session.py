@@ -52,6 +52,10 @@ class Refusal(Exception):
         self.why: Why = why
 
 
+class TooLong(Refusal):
+    """A round has more tokens than this peer takes at a time, as it tells everybody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A next peer, as it says itself."""
@@ -145,7 +149,9 @@ class Session:
     waiting: int = 0
     """Admitted rounds that have not run yet, ..."""
     in_flight: int = 0
-    """... and their tokens."""
+    """... their tokens, ..."""
+    to_be_judged: int = 0
+    """... and those of them whose verdict looks at the whole text."""
     computed: int = 0
     """Positions up to the end of the round that ran last."""
     asked: list[Ask] = field(default_factory=list)
@@ -239,6 +245,7 @@ class Session:
         self.last_number = round.number
         self.waiting += 1
         self.in_flight += len(round.tokens)
+        self.to_be_judged += _looks_back(round)
 
     def part(self) -> None:
         """Take note that a round that was admitted runs as two."""
@@ -248,6 +255,7 @@ class Session:
         """Take note that an admitted round has run."""
         self.waiting -= 1
         self.in_flight -= len(round.tokens)
+        self.to_be_judged -= _looks_back(round)
         if not round.grown:
             self.computed = round.end
 
@@ -277,6 +285,10 @@ class Session:
         self.chunk = downstream.chunk(request.chunk) if downstream else request.chunk
 
 
+def _looks_back(round: Round) -> bool:
+    return round.judged and not round.grown
+
+
 def check_neighbours(span: Span, upstream: str | None, downstream: Neighbour | None, num_layers: int) -> None:
     """Raise Refusal unless exactly the first hop is fed by the client, and the last one feeds nobody."""
     if (upstream is None) != (span.start == 0):
@@ -285,7 +297,9 @@ def check_neighbours(span: Span, upstream: str | None, downstream: Neighbour | N
         raise Refusal("unlawful", "the hop with the last layer ends the chain")
 
 
-def check_sampling(sampling: Sampling, model: ModelInfo) -> None:
-    """Raise Refusal if it names a token that the model does not have."""
+def check_sampling(sampling: Sampling, rule: Rule, model: ModelInfo) -> None:
+    """Raise Refusal if it names a token that the model does not have, or draws nothing where the rule needs that."""
+    if rule == "rejection" and sampling.temperature == 0:
+        raise Refusal("unlawful", "the rule rejection needs a temperature above 0")
     if sampling.top_token >= model.vocab_size:
         raise Refusal("unlawful", f"token {sampling.top_token} is not in the vocabulary of {model.vocab_size}")

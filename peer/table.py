@@ -9,13 +9,16 @@ from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
 from peer.room import Holding, giving_way
 from peer.sent import SentStore
-from peer.session import Neighbour, Refusal, Session, check_neighbours, check_sampling
+from peer.session import Neighbour, Refusal, Session, TooLong, check_neighbours, check_sampling
 from peer.standing import Standing
 from peer.witness import Witness
 from swarm.model.cache import KVCache
 from swarm.model.stage import Stage
 from swarm.span import Span
 from swarm.wire import MAX_ROUND_TOKENS, Compute, Open, Round, Views
+
+MAX_JUDGED = 16
+"""Rounds of a session that wait to be judged, each of which holds the text up to it."""
 
 
 class SessionTable:
@@ -42,7 +45,7 @@ class SessionTable:
         self._limits = limits
         self.admission = Admission(limits, clock)
         self.standing = Standing(clock)
-        self._sent = SentStore(max_sent_bytes)
+        self._sent = SentStore(max_sent_bytes, self.standing.is_new)
         self.is_leaving = False
         """Whether new sessions are refused, because this peer is about to go."""
         self._sessions: dict[bytes, Session] = {}
@@ -91,7 +94,7 @@ class SessionTable:
             wire=request.wire,
             witness=Witness(request.witness, self._stage.info.hidden_size) if request.witness is not None else None,
             cache=KVCache(span),
-            sent=self._sent.open(request.session),
+            sent=self._sent.open(request.session, client),
             last_used=self._clock(),
         )
         self._sessions[session.id] = session
@@ -113,7 +116,7 @@ class SessionTable:
         if span not in self._stage.span:
             raise Refusal("model", f"this peer serves layers {self._stage.span}, not {span}")
         check_neighbours(span, request.upstream, downstream, self._stage.info.num_layers)
-        check_sampling(request.sampling, self._stage.info)
+        check_sampling(request.sampling, request.rule, self._stage.info)
         before = self._sessions.get(request.session)
         if before is not None and before.client != client:
             raise Refusal("unlawful", "the session is open already")
@@ -180,7 +183,7 @@ class SessionTable:
         """Raise Refusal if the round has more tokens than this peer takes at a time."""
         size = len(round.tokens)
         if size > self._max_round:
-            raise Refusal("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
+            raise TooLong("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
 
     def _check_limits(self, session: Session, round: Round) -> None:
         """Raise Refusal if the round is more than one session may have."""
@@ -190,6 +193,8 @@ class SessionTable:
         end = session.slots(round)
         if limits.max_session_tokens is not None and end > limits.max_session_tokens:
             raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
+        if session.to_be_judged >= MAX_JUDGED:
+            raise Refusal("unlawful", f"{session.to_be_judged} rounds of this session have not been judged yet")
         if session.in_flight + len(round.tokens) > limits.max_in_flight:
             raise Refusal("unlawful", f"{session.in_flight} tokens of this session have not run yet")
 

@@ -57,6 +57,10 @@ class Worker:
         self._asked = (time.perf_counter(), 0.0)  # for the load: when, and what had been computed by then
         self._trial: _Trial | None = None
 
+    def check_room(self, client: str, size: int) -> None:
+        """Raise Refusal unless there is room for so many more bytes of hidden states of a client."""
+        self._queue.check_room(client, size)
+
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
         self._queue.add(job)

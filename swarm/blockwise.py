@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 BLOCK = 64
 _MOST = 127  # -128 is not used: as many steps below 0 as above
-_LARGEST_SCALE = 0x7B80  # 2^120 as bfloat16: even 128 times that is a number
+_LARGEST_SCALE = 0x5980  # 2^52 as bfloat16: 128 times that is as large as values of hidden states may be
 _MAGNITUDE = 0x7FFF  # all bits of a bfloat16 but the sign; as integers they are in the order of the values
 
 

@@ -306,7 +306,7 @@ class Libp2pNetwork:
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                await relay.serve(info.peer_id, reader, writer)
+                await relay.serve(info.peer_id, reader, writer, host_of(str(info.addr)))
             except Exception as error:  # hivemind would keep it to itself
                 report(f"relaying for {info.peer_id} failed", error)
 

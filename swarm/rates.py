@@ -31,6 +31,10 @@ class Rates:
         """Whether the caller may have so much more, or what fills a bucket if that is less; to ask changes nothing."""
         return self._debt(caller) + self._seconds(amount) <= self._refill + _ROUNDING
 
+    def seconds_until(self, caller: str, amount: int = 1) -> float:
+        """After which the caller may have so much more; 0 if it may now."""
+        return max(self._debt(caller) + self._seconds(amount) - self._refill, 0.0)
+
     def note(self, caller: str, amount: int = 1) -> None:
         """Take note that the caller has had so much."""
         now = self._clock()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -22,7 +22,7 @@ from hivemind.p2p import PeerID
 
 from swarm.circuits import STOP_PROTOCOL, Hop, HopType, Status, Stop, StopType, receive, send
 from swarm.complaints import Complaints
-from swarm.incoming import IncomingStreams
+from swarm.incoming import Guest, IncomingStreams
 from swarm.sockets import check_open
 from swarm.tasks import end, owned
 
@@ -72,10 +72,16 @@ class Relay:
         self._from = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
         self._to = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
 
-    async def serve(self, source: PeerID, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a node's stream of HOP_PROTOCOL to its end."""
+    async def serve(
+        self, source: PeerID, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str = ""
+    ) -> None:
+        """Serve a node's stream of HOP_PROTOCOL, from an address, to its end."""
         streams = (reader, writer)
-        with closing(writer), contextlib.suppress(EOFError, OSError):
+        asking = self._from.taken_by(str(source), host, close=writer.close)
+        with closing(writer), contextlib.suppress(EOFError, OSError), asking as guest:
+            if guest is None:
+                await _answer(streams, Status.RESOURCE_LIMIT_EXCEEDED)
+                return
             try:
                 async with asyncio.timeout(_SETUP_SECONDS):
                     request = await receive(reader, Hop)
@@ -86,7 +92,7 @@ class Relay:
                 case HopType.RESERVE:
                     await self._reserve(source, streams)
                 case HopType.CONNECT:
-                    await self._connect(source, PeerID(request.peer.id), streams)
+                    await self._connect(source, PeerID(request.peer.id), streams, guest)
                 case HopType.STATUS:  # there was no question
                     await _answer(streams, Status.MALFORMED_MESSAGE)
 
@@ -101,20 +107,20 @@ class Relay:
             self._reserved[peer] = now + RESERVED_SECONDS
             await _answer(streams, Status.OK, reservation={"expire": int(time.time() + RESERVED_SECONDS)})
 
-    async def _connect(self, source: PeerID, peer: PeerID, here: Streams) -> None:
-        """A circuit from `source` to the peer, until one of them ends it."""
+    async def _connect(self, source: PeerID, peer: PeerID, here: Streams, asking: Guest) -> None:
+        """A circuit from `source` to the peer, until one of them ends it, or others need its place."""
         if self._reserved.get(peer, 0.0) <= self._clock():
             await _answer(here, Status.NO_RESERVATION)
             return
-        with self._from.taken_by(str(source)) as asking, self._to.taken_by(str(peer)) as reached:
-            if asking is None or reached is None:
+        with self._to.taken_by(str(peer), asking.host, close=here[1].close) as reached:
+            if reached is None:
                 await _answer(here, Status.RESOURCE_LIMIT_EXCEEDED)
             elif (there := await self._reach(peer, source)) is None:
                 await _answer(here, Status.CONNECTION_FAILED)
             else:
                 with closing(there[1]):
                     await send(here[1], Hop(type=HopType.STATUS, status=Status.OK))
-                    await _copy_both_ways(here, there)
+                    await self._copy_both_ways(here, there, (asking, reached))
                     await _have_it_closed(there)
 
     async def _reach(self, peer: PeerID, source: PeerID) -> Streams | None:
@@ -132,6 +138,30 @@ class Relay:
             opened.pop_all()
             return reader, writer
 
+    async def _copy_both_ways(self, one: Streams, other: Streams, guests: Sequence[Guest]) -> None:
+        """Until one of them ends. What is copied keeps the circuit's place: those on which nothing comes go first."""
+
+        def note_use() -> None:
+            for places, guest in zip((self._from, self._to), guests, strict=True):
+                places.note_use(guest)
+
+        ways = ((one[0], other[1]), (other[0], one[1]))
+        copying = [
+            owned(_copy(*way, note_use), "copying on a circuit", outcomes=(EOFError, OSError)) for way in ways
+        ]
+        try:
+            await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(*copying)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note_use: Callable[[], None]) -> None:
+    while data := await reader.read(_CHUNK):
+        check_open(writer)
+        writer.write(data)
+        await writer.drain()
+        note_use()
+
 
 async def _answer(streams: Streams, status: Status, **fields: Any) -> None:
     """The last word on a stream. Waits until it is read: of a stream that is closed the daemon drops what is left."""
@@ -139,16 +169,6 @@ async def _answer(streams: Streams, status: Status, **fields: Any) -> None:
     await send(writer, Hop(type=HopType.STATUS, status=status, **fields))
     async with asyncio.timeout(_SETUP_SECONDS):
         await reader.read(1)
-
-
-async def _copy_both_ways(one: Streams, other: Streams) -> None:
-    """Until one of them ends."""
-    ways = ((one[0], other[1]), (other[0], one[1]))
-    copying = [owned(_copy(*way), "copying on a circuit", outcomes=(EOFError, OSError)) for way in ways]
-    try:
-        await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await end(*copying)
 
 
 async def _have_it_closed(there: Streams) -> None:
@@ -163,10 +183,3 @@ async def _have_it_closed(there: Streams) -> None:
     async with asyncio.timeout(_SETUP_SECONDS):
         while await reader.read(_CHUNK):
             pass
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_CHUNK):
-        check_open(writer)
-        writer.write(data)
-        await writer.drain()

@@ -54,5 +54,5 @@ def from_rows(data: bytes, form: str, size: int) -> Tensor:
 
 
 def are_finite(data: bytes, form: str, size: int) -> bool:
-    """Whether all values in whole rows are numbers, and none is infinite."""
+    """Whether all values in whole rows are numbers, none infinite, nor so large that computing with it would be so."""
     return blockwise.is_finite(data, size) if form == INT8 else is_finite(data, DTYPES[form])

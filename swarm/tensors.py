@@ -16,6 +16,8 @@ _EXPONENTS: dict[torch.dtype, tuple[type[np.unsignedinteger[Any]], int]] = {
     torch.float16: (np.uint16, 0x7C00),
 }
 """The exponent bits of a value, all of which are set in infinities and in what is not a number, and only there."""
+_BEYOND: dict[torch.dtype, int] = {torch.float32: 187 << 23, torch.bfloat16: 187 << 7, torch.float16: 0x7C00}
+"""Those from which on a value is beyond all reason: of 2^60, whose square is near the end of float32; norms square."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -34,6 +36,6 @@ def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tenso
 
 
 def is_finite(data: bytes, dtype: torch.dtype) -> bool:
-    """Whether all raw values in `data` are numbers, and none is infinite."""
+    """Whether all raw values in `data` are numbers, none infinite, nor so large that computing with it would be so."""
     kind, mask = _EXPONENTS[dtype]
-    return bool(((np.frombuffer(data, kind) & kind(mask)) != mask).all())
+    return bool(((np.frombuffer(data, kind) & kind(mask)) < _BEYOND[dtype]).all())

@@ -8,6 +8,8 @@ whoever opens a stream of a private swarm   Hello
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -62,6 +64,8 @@ MAX_COMPLAINT = 200  # ... and characters of one
 _OVERHEAD = 1000  # bytes of a message in memory beside its states and tokens
 
 NO_SESSION = bytes(16)  # stands where a message concerns no session
+
+_OWN = 8  # bytes of a session's id that say whose it is
 
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 PeerId = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -120,7 +124,7 @@ class Open(Message, frozen=True, tag=1):
     Without `upstream` token ids come from the client; the last hop, without `downstream`, judges by `sampling` and
     answers the client. Another hop without it only computes and keeps, until a Relink makes it part of the chain.
     Silence is consent: the first round may follow at once. The session ends with the stream it was opened on. Who opens
-    an open session again replaces it.
+    an open session again replaces it. Its id is one of this client's (see `new_session_id`).
 
     What this hop computes for positions below `holds` it keeps, but does not pass on: the next hop has them already.
     Whatever it passes on goes in messages of at most `chunk` tokens.
@@ -450,6 +454,20 @@ AnyMessage = (
     | Inspect
     | Inspected
 )
+
+
+def new_session_id(client: str) -> bytes:
+    """A fresh id of a session of that client, a peer id: nobody else may open it, also who has heard of it."""
+    return _mark(client) + secrets.token_bytes(16 - _OWN)
+
+
+def is_session_of(session: bytes, client: str) -> bool:
+    """Whether this client may open a session of that id."""
+    return session[:_OWN] == _mark(client)
+
+
+def _mark(client: str) -> bytes:
+    return hashlib.sha256(client.encode()).digest()[:_OWN]
 
 
 def size_of(message: AnyMessage) -> int:

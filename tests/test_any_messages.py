@@ -41,10 +41,10 @@ from swarm.wire import (
 from tests import faulty
 from tests.faulty import FaultyStream
 from tests.toy import VOCAB, reference
-from tests.toy_chain import IDS, LAYERS, LIMITS, assert_consistent, hidden, open_at, snapshot, toy_chain
+from tests.toy_chain import IDS, LAYERS, LIMITS, assert_consistent, hidden, id_of, open_at, snapshot, toy_chain
 from tests.toy_swarm import FINGERPRINT, PROMPT, ToyClient, ToySwarm, introduction
 
-ids = st.sampled_from([*IDS[:1] * 4, *IDS])
+ids = st.sampled_from([*IDS[:1] * 4, *IDS, *(id_of("mallory", number) for number in range(2))])
 peer_ids = st.sampled_from(["first", "middle", "last", "eve", "mallory", "nobody"])
 introductions = st.none() | peer_ids.map(introduction)
 counts = st.integers(0, 40)
@@ -97,7 +97,7 @@ lawful_opens = st.builds(
         introduction(["first", "middle", "last"][hop + 1]) if hop < 2 else None,
         0,
         16,
-        Sampling(),
+        Sampling(temperature=0.5 if rule == "rejection" else 0.0),
         7,
         rule,
         Leniency() if rule == "semantic" else None,

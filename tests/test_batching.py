@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from peer import compute
 from peer.batching import PrefillPass, is_prefill, next_batch
 from peer.compute import Engine, Failure, Job, Outcome
 from peer.session import Session
@@ -237,6 +239,27 @@ def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:
     first, second = (outcome for _, outcome in delivered)
     assert isinstance(first, Outcome) and isinstance(second, Outcome)
     assert first.tokens == second.tokens
+
+
+def test_a_round_that_cannot_be_judged_fails_alone_and_its_pass_is_not_run_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, forward, passes = compute._judge, stage.forward, list[int]()
+
+    def judge_others(job: Job, logits: Tensor) -> Any:
+        return judge(job, logits if job.session is not bad else logits[:0])
+
+    def counted(slices: Any) -> Any:
+        passes.append(len(slices))
+        return forward(slices)
+
+    bad, before = open_session(stage, 1), open_session(stage, 2)
+    others = [open_session(stage, i) for i in range(3, 6)]
+    monkeypatch.setattr(compute, "_judge", judge_others)
+    monkeypatch.setattr(stage, "forward", counted)
+    delivered = work(stage, [job_of(one, 0, 0, (4,)) for one in (before, bad, *others)])
+    failed = {job.session.id for job, outcome in delivered if isinstance(outcome, Failure)}
+    assert (failed, passes) == ({bad.id}, [1, 4])
 
 
 def test_failing_round_fails_alone_and_the_worker_goes_on(stage: Stage) -> None:

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
+import torch
+from msgspec.structs import replace
 
 from peer.early import MAX_RESULTS, EarlyResults
 from swarm.codec import encode
 from swarm.speculation.sampling import Sampling
+from swarm.tensors import to_bytes
 from swarm.wire import (
     MAX_PEER_ROUND,
     MAX_SESSION_MESSAGE,
     NO_SESSION,
     PUSH_PROTOCOL,
+    SESSION_PROTOCOL,
     Broken,
     Contact,
     Hidden,
     Introduction,
     Open,
+    Ping,
+    Pong,
     Refused,
     Round,
     Verdict,
 )
 from tests import faulty
-from tests.toy_chain import IDS, assert_consistent, hidden, open_at, opened, snapshot, toy_chain
+from tests.toy_chain import IDS, assert_consistent, hidden, id_of, open_at, opened, snapshot, toy_chain
 
 
 @pytest.mark.parametrize("sender", ["eve", "mallory", "last"])
@@ -78,7 +85,9 @@ def test_states_that_are_not_finite_are_blamed_on_who_sent_them() -> None:
         spoilt = Round(IDS[0], 1, 2, (3, 4, 5), 0, False)
         await push.send(hidden(spoilt, 1, 2, "float32"))
         await push.send(hidden(Round(IDS[0], 1, 5, (6,), 0, True, continues=True), 1, 0, "float32"))
-        assert await client.receive() == Broken(IDS[0], "first", "its hidden states are not finite")
+        assert await client.receive() == Broken(
+            IDS[0], "first", "its hidden states are not finite, or beyond all reason"
+        )
         await asyncio.sleep(1)
         assert (session.tokens, session.computed, session.in_flight) == ([1, 2], 2, 0)
         assert_consistent(swarm)
@@ -114,8 +123,8 @@ def test_in_a_full_peer_a_newcomer_gets_a_place_of_the_client_who_has_most() -> 
         for stream, i in zip(streams, (1, 0, 2), strict=True):
             await stream.send(Round(IDS[i], 0, 0, (1,), 0, True))
             await asyncio.sleep(1)
-        await opened(swarm, "first", open_at(0, IDS[3]), "late")
-        assert {session.id for session in swarm.tables["first"]} == {IDS[0], IDS[2], IDS[3]}
+        await opened(swarm, "first", open_at(0, id_of("late", 1)), "late")
+        assert {session.id for session in swarm.tables["first"]} == {IDS[0], IDS[2], id_of("late", 1)}
 
     faulty.run(run())
 
@@ -147,9 +156,9 @@ def test_a_peer_whose_memory_is_taken_refuses_and_holds_no_more_than_it_may() ->
         table = swarm.tables["first"]
         why = Counter[str]()
         for i in range(10):
-            stream = await opened(swarm, "first", open_at(0, bytes([i]) * 16))
+            stream = await opened(swarm, "first", open_at(0, id_of("eve", i)))
             for start in range(0, 320, 16):
-                await stream.send(Round(bytes([i]) * 16, 0, start, (1,) * 16, 0, False))
+                await stream.send(Round(id_of("eve", i), 0, start, (1,) * 16, 0, False))
                 await asyncio.sleep(0.05)
                 assert sum(table._reserved.values()) <= memory
             await asyncio.sleep(1)
@@ -181,3 +190,74 @@ def test_messages_of_a_client_are_small() -> None:
         Broken(NO_SESSION, "p" * 128, "\N{SNOWMAN}" * 1024),
     ]
     assert all(len(encode(message)) <= MAX_SESSION_MESSAGE for message in largest)
+
+
+def of_many_stages(message: Hidden) -> Hidden:
+    return replace(message, compute=(0.1,) * 256)
+
+
+def beyond_all_reason(message: Hidden) -> Hidden:
+    return replace(message, states=to_bytes(torch.full((len(message.round.tokens), 1), 3.4e38)))
+
+
+def in_another_form(message: Hidden) -> Hidden:
+    return replace(message, dtype="int8")
+
+
+def cut(message: Hidden) -> Hidden:
+    return replace(message, states=message.states[:-1])
+
+
+@pytest.mark.parametrize("spoil", [of_many_stages, beyond_all_reason, in_another_form, cut])
+def test_who_pushes_what_no_hop_takes_is_named_and_not_who_refuses_it(spoil: Callable[[Hidden], Hidden]) -> None:
+    """Else its victim would pass on what the next one refuses, or seem to refuse for no reason."""
+
+    async def run() -> None:
+        swarm = await toy_chain()
+        swarm.kill("first")
+        liar = swarm.network.join("first")
+        client = await opened(swarm, "middle", open_at(1))
+        push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
+        await push.send(spoil(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32")))
+        said = await client.receive()
+        assert isinstance(said, Broken)
+        assert said.peer_id == "first"
+        assert_consistent(swarm)
+
+    faulty.run(run())
+
+
+def test_nobody_opens_a_session_under_the_id_of_anothers() -> None:
+    """Who knows it, a hop of its chain say, could keep the client from all who might replace a hop."""
+
+    async def run() -> None:
+        swarm = await toy_chain()
+        mallory = await opened(swarm, "first", open_at(0, IDS[0]), "mallory")
+        refused = await mallory.receive()
+        assert isinstance(refused, Refused)
+        assert refused.why == "unlawful"
+        await opened(swarm, "first", open_at(0, IDS[0]))
+        assert [session.client for session in swarm.tables["first"]] == ["eve"]
+
+    faulty.run(run())
+
+
+def test_who_brings_more_messages_than_its_sessions_can_want_waits_and_nobody_else() -> None:
+    async def run() -> None:
+        swarm = await toy_chain()
+        streams = [
+            await swarm.network.join(name).open(Contact("first"), SESSION_PROTOCOL) for name in ("eve", "client")
+        ]
+        loop, seconds = asyncio.get_running_loop(), list[float]()
+        for stream, count in zip(streams, (600, 20), strict=True):
+            started = loop.time()
+            await stream.send(*map(Ping, range(count)))
+            while await stream.receive() != Pong(count - 1):
+                pass
+            seconds.append(loop.time() - started)
+        assert 3.0 < seconds[0] < 6.0
+        assert seconds[1] < 1.0
+        complaints = swarm.services["first"]._complaints.recent
+        assert {(one.peer_id, one.kind) for one in complaints} == {("eve", "pace")}
+
+    faulty.run(run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.early import EarlyResults
+from peer.early import MAX_SESSIONS, EarlyResults
 from swarm.wire import PUSH_PROTOCOL, Contact, Hidden, Refused, Relink, Round
 from tests import faulty
 from tests.toy_chain import IDS, hidden, open_at, opened, toy_chain
@@ -80,3 +80,14 @@ def test_an_early_result_that_does_not_fit_takes_none_of_the_others_with_it() ->
         assert (session.source, session.tokens) == ("other", [1, 2])
 
     faulty.run(run())
+
+
+def test_a_sender_has_early_results_for_so_many_sessions_and_the_oldest_of_its_own_make_room() -> None:
+    early = EarlyResults(clock=lambda: 0.0)
+    honest = result(1)
+    assert early.hold(honest, "honest")
+    kept = [early.hold(result(number), "flood") for number in range(2, 2 + MAX_SESSIONS + 10)]
+    assert kept == [True] * MAX_SESSIONS + [False] * 10
+    assert not early.claim(result(2).round.session, "flood")
+    assert early.claim(result(12).round.session, "flood")
+    assert early.claim(honest.round.session, "honest") == [honest]

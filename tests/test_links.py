@@ -194,6 +194,38 @@ def test_dials_of_one_host_wait_for_each_other_and_not_those_of_others() -> None
     asyncio.run(run())
 
 
+def test_of_those_who_wait_the_client_with_fewest_dials_under_way_goes_first() -> None:
+    """A few who have silent hosts dialled do not keep the others of such a host waiting for long."""
+
+    async def run() -> None:
+        dials, begun, ended = Dials(), list[str](), dict[str, asyncio.Event]()
+
+        async def dial(client: str, number: int, contact: Contact) -> None:
+            name = f"{client} {number}"
+            ended[name] = asyncio.Event()
+            async with dials.turn(contact, client):
+                begun.append(name)
+                await ended[name].wait()
+
+        silent, reached = Contact("peer", ("/ip4/1.1.1.1/tcp/1",)), Contact("other", ("/ip4/1.1.1.1/tcp/2",))
+        dials.note_reached(reached)
+        async with asyncio.TaskGroup() as group:
+            for client, number in [("eve", i) for i in range(PER_HOST + 4)] + [("honest", 0)]:
+                group.create_task(dial(client, number, silent))
+            group.create_task(dial("another", 0, reached))
+            group.create_task(dial("own", 0, Contact("here", ("/ip4/127.0.0.1/tcp/1",))))
+            await asyncio.sleep(0)
+            assert begun == [f"eve {i}" for i in range(PER_HOST)] + ["another 0", "own 0"]
+            ended["eve 3"].set()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert begun[-1] == "honest 0"
+            for event in ended.values():
+                event.set()
+
+    asyncio.run(run())
+
+
 def taken(link: Link) -> list[AnyMessage]:
     return link._take()
 

@@ -14,7 +14,7 @@ from peer.compute import Engine, Job
 from peer.intake import States
 from peer.limits import DEFAULTS, Limits
 from peer.session import Neighbour, Refusal, Session
-from peer.table import SessionTable
+from peer.table import MAX_JUDGED, SessionTable
 from swarm.model.cache import PIECE
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
@@ -423,3 +423,23 @@ def test_a_peer_that_leaves_takes_no_new_sessions(first: Stage) -> None:
         table.open(request(2), CLIENT)
     assert refusal.value.why == "leaving"
     table.admit(session, round_of(session, 5), 0, CLIENT)
+
+
+def test_few_rounds_of_a_session_wait_to_be_judged_at_a_time(last: Stage) -> None:
+    """Each of them holds the text up to it: short ones after a long text would take a lot of memory."""
+    table = table_of(last)
+    session = table.open(to_last(), CLIENT)
+    rounds = [round_of(session, 1, number=number) for number in range(MAX_JUDGED + 1)]
+    for round in rounds[:-1]:
+        table.admit(session, round, 2, "before")
+    with pytest.raises(Refusal, match="not been judged"):
+        table.admit(session, rounds[-1], 2, "before")
+    session.ran(rounds[0])
+    table.admit(session, rounds[-1], 2, "before")
+
+
+def test_a_rule_that_draws_needs_a_temperature(last: Stage) -> None:
+    table = table_of(last)
+    with pytest.raises(Refusal, match="temperature above 0"):
+        table.open(to_last(rule="rejection", sampling=Sampling(top_p=0.5)), CLIENT)
+    assert table.open(to_last(rule="rejection", sampling=Sampling(temperature=0.5, top_p=0.5)), CLIENT)

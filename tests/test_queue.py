@@ -14,7 +14,7 @@ from peer.batching import next_batch
 from peer.compute import Job
 from peer.intake import States
 from peer.queue import Queue, num_tokens
-from peer.session import Session
+from peer.session import Refusal, Session
 from peer.standing import ENOUGH, PROBATION, Standing
 from swarm.model.cache import KVCache
 from swarm.packing import pack
@@ -159,7 +159,7 @@ def test_a_prefill_in_parts_is_the_same_text_in_order(text: int, drafts: int, mo
         one.ran(part.round)
     assert (one.waiting, one.in_flight, one.computed) == (0, 0, round.end)
     assert sum((part.round.tokens for part in parts), ()) == round.tokens
-    assert torch.cat([part.states.read() for part in parts if part.states]).equal(rows)
+    assert torch.cat([part.states.read(torch.float32) for part in parts if part.states]).equal(rows)
     assert [part.round.position for part in parts] == [7 + most * i for i in range(len(parts))]
     assert all(part.compute == (0.5,) and part.round.number == 3 for part in parts)
     *before, last = parts
@@ -181,3 +181,26 @@ def test_rounds_that_are_not_wanted_any_more_are_counted_no_more() -> None:
     queue.forget(one.id)
     queue.forget(other.id)
     assert (queue.num_tokens, len(queue), queue.heads()) == (0, 0, [])
+
+
+def test_of_the_memory_for_states_that_wait_each_client_has_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peer.queue.MAX_BYTES", 100 * 4)
+    queue = Queue()
+    greedy, late = session(1, "greedy"), session(2, "late")
+
+    def waiting(of: Session, tokens: int) -> Job:
+        states = States.of(bytes(4 * tokens), "float32", 1, sender="before")
+        return Job(of, Round(of.id, 0, 0, (1,) * tokens, 0, judged=False), states, ())
+
+    jobs = [waiting(greedy, 30) for _ in range(3)]
+    for job in jobs:
+        queue.check_room("greedy", job.num_bytes)
+        queue.add(job)
+    with pytest.raises(Refusal, match="wait here to be computed"):
+        queue.check_room("greedy", 4 * 30)
+    queue.check_room("late", 4 * 40)
+    queue.add(waiting(late, 40))
+    queue.forget(greedy.id)
+    assert queue.num_bytes == 4 * 40
+    queue.take(queue.heads(), 10)
+    assert queue.num_bytes == 4 * 30

@@ -175,6 +175,26 @@ def test_one_node_has_so_many_circuits_and_gets_more_when_it_ends_some() -> None
     asyncio.run(run())
 
 
+def test_a_circuit_on_which_nothing_comes_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MAX_CIRCUITS", 2)
+
+    async def run() -> None:
+        async with a_place() as place:
+            assert await place.reserve()
+            idle, busy = [(await place.connect())[1] for _ in range(2)]
+            place.now += 1
+            busy[1].write(b"x")
+            for there in place.there:
+                await receive(there[0], Stop)
+            assert await place.there[1][0].readexactly(1) == b"x"
+            assert (await place.connect())[0] == Status.OK
+            assert await idle[0].read() == b""
+            busy[1].write(b"y")
+            assert await place.there[1][0].readexactly(1) == b"y"
+
+    asyncio.run(run())
+
+
 def test_places_are_limited_but_one_that_is_held_can_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "MAX_RESERVED", 2)
 
@@ -230,7 +250,11 @@ def test_who_writes_to_an_end_that_is_gone_hears_so_in_the_usual_way() -> None:
         more = asyncio.StreamReader()
         more.feed_data(b"x")
         answer = Hop(type=HopType.STATUS, status=Status.OK)
-        for writing in (send(writer, answer), relay._copy(more, writer), relay._have_it_closed((reader, writer))):
+        for writing in (
+            send(writer, answer),
+            relay._copy(more, writer, lambda: None),
+            relay._have_it_closed((reader, writer)),
+        ):
             with pytest.raises(OSError):
                 await writing
 

@@ -187,3 +187,20 @@ def test_a_log_that_is_being_read_goes_last() -> None:
     store.keep(Round(bytes([1]) * 16, 0, 5, (1, 1), 0, judged=False), rows_of((1, 1), 5), ())
     assert [log.num_bytes for log in logs] == [4 * ROW, 0]
     assert sum(len(round.tokens) for round, *_ in again) == 4
+
+
+def test_over_the_budget_whoever_has_most_loses_a_log_newcomers_together() -> None:
+    def keep(number: int, count: int) -> None:
+        tokens = (1,) * count
+        store.keep(Round(bytes([number]) * 16, 0, 0, tokens, 0, judged=False), rows_of(tokens, 0), ())
+
+    store = SentStore(20 * ROW, is_new=lambda client: client.startswith("new"))
+    clients = ["known", "known", "greedy", "new 1", "new 2", "new 3"]
+    logs = [store.open(bytes([number]) * 16, client) for number, client in enumerate(clients)]
+    for number, count in enumerate((1, 1, 7, 3, 4, 3)):
+        keep(number, count)
+    assert all(log.num_bytes for log in logs)
+    keep(1, 3)  # 21 in all: of newcomers 10, and of one of them 4
+    assert [log.num_bytes // ROW for log in logs] == [1, 3, 7, 3, 0, 3]
+    keep(0, 5)  # 21 again: of the known clients one has 8, more than the newcomers
+    assert [log.num_bytes // ROW for log in logs] == [5, 0, 7, 3, 0, 3]

@@ -19,7 +19,18 @@ from swarm.model.source import ModelSource
 from swarm.records import Announcement
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream
-from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Hidden, Open, Ping, Pong, Refused, Round, Verdict
+from swarm.wire import (
+    PUSH_PROTOCOL,
+    SESSION_PROTOCOL,
+    Hidden,
+    Open,
+    Ping,
+    Pong,
+    Refused,
+    Round,
+    Verdict,
+    new_session_id,
+)
 from tests import memory_swarm
 from tests.models import greedy, load_whole
 
@@ -194,7 +205,7 @@ def test_states_pushed_into_a_first_hop_by_its_own_client_are_refused(target: Pa
         async with memory_swarm.peers(target, ["0:4"], tmp_path) as network:
             place = network.join("eve")
             [peer] = await Directory(place).all_peers()
-            session, states = bytes(15) + b"1", bytes(4 * 64)
+            session, states = new_session_id("eve"), bytes(4 * 64)
             control = await place.open(peer.contact, SESSION_PROTOCOL)
             await control.send(Open(session, peer.fingerprint, 0, 4, None, None, 0, 512, Sampling()))
             push = await place.open(peer.contact, PUSH_PROTOCOL)

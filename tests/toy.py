@@ -53,7 +53,7 @@ class ToyEngine:
         """Rows, counted once for each layer."""
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
-        return [spoiled_by(job) or self._run(job) for job in jobs]
+        return [spoiled_by(job, torch.float32) or self._run(job) for job in jobs]
 
     def _run(self, job: Job) -> Outcome:
         session, round = job.session, job.round
@@ -120,7 +120,7 @@ def logits_of(row: Row) -> Tensor:
 
 
 def _read(states: States) -> list[Row]:
-    return [int(row) for row in states.read().flatten()]
+    return [int(row) for row in states.read(torch.float32).flatten()]
 
 
 class ToyCache:

@@ -16,13 +16,20 @@ from swarm.blockwise import to_int8
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.tensors import to_bytes
-from swarm.wire import SESSION_PROTOCOL, Contact, Hidden, Open, Round
+from swarm.wire import SESSION_PROTOCOL, Contact, Hidden, Open, Round, new_session_id
 from tests.faulty import FaultyNetwork, FaultyStream
 from tests.toy_swarm import FINGERPRINT, ToySwarm, introduction
 
 LAYERS = 3
 LIMITS = Limits.model_construct(max_client_sessions=4, max_in_flight=64, max_drafts=8, max_session_tokens=100)
-IDS = [bytes([i]) * 16 for i in range(1, 6)]
+
+
+def id_of(client: str, number: int) -> bytes:
+    """Of a session of that client."""
+    return new_session_id(client)[:8] + bytes([number]) * 8
+
+
+IDS = [id_of("eve", number) for number in range(1, 6)]
 
 
 async def toy_chain(seed: int = 1, **options: Any) -> ToySwarm:

@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from secrets import token_bytes
 
 from benchmarks.jsonlines import say, standard_input
 from swarm import records
@@ -40,6 +39,7 @@ from swarm.wire import (
     Progress,
     Relink,
     Round,
+    new_session_id,
 )
 
 CHUNK = 512  # tokens of the text in one round
@@ -84,7 +84,7 @@ class Stranger:
                 opened.enter_context(closing(await transport.open(peer.introduction.contact, SESSION_PROTOCOL)))
                 for peer in chain
             ]
-            stranger = cls(streams, chain, token_bytes(16))
+            stranger = cls(streams, chain, new_session_id(transport.peer_id))
             await stranger._begin(fingerprint, length)
             reading = [owned(_read(stream), f"reading what {stream.peer_id} says") for stream in streams]
             try:
