@@ -71,6 +71,8 @@ class AsyncSwarmModel:
         tokenizer: Any,
         draft: DraftModel | None,
         thread: ThreadPoolExecutor,
+        *,
+        shares_thread: bool = False,
     ) -> None:
         self.config = settings
         self.target = target
@@ -80,6 +82,8 @@ class AsyncSwarmModel:
             asked = ", ".join(self._defaults.unapplied)
             log.warning("%s asks for %s: not applied here", self._defaults.file, asked)
         self.thread = thread
+        self.shares_thread = shares_thread
+        """Whether others of this program compute on it, too."""
         self.cost = Cost()
         """What trips and drafts have cost in the generations so far."""
         self._draft = draft
@@ -131,7 +135,7 @@ class AsyncSwarmModel:
             await insist(partial(target.refresh, is_enough=target.has_chain))
             freshness = owned(kept_up(target.keep_fresh, "looking at the swarm"), "looking at the swarm")
             try:
-                yield cls(settings, source, target, tokenizer, draft, computing)
+                yield cls(settings, source, target, tokenizer, draft, computing, shares_thread=thread is not None)
             finally:
                 await end(freshness)
                 await target.close()

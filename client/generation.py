@@ -85,7 +85,7 @@ class Generation:
             drafter = model.new_sparse_drafter(terms.sampling, options.evidence_k, self._cost)
         else:
             drafter = model.new_drafter(terms.sampling, TREE_WIDTH if tree else 1, terms.leniency)
-        self._draft = Draft(drafter, model.thread, window, overlap, self._cost)
+        self._draft = Draft(drafter, model.thread, window, overlap, self._cost, in_turns=model.shares_thread)
         self._text = TextStream(model.tokenizer, prompt)
         self._statistics = Statistics()
         self._pieces: list[str] = []

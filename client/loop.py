@@ -31,12 +31,23 @@ MAX_FLIGHT = 256
 class Draft:
     """A drafter on the torch thread, as the event loop sees it, and how much of it a round gets."""
 
-    def __init__(self, drafter: Drafter, thread: Executor, window: Window, overlap: Overlap, cost: Cost) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        thread: Executor,
+        window: Window,
+        overlap: Overlap,
+        cost: Cost,
+        *,
+        in_turns: bool = False,
+    ) -> None:
+        """`in_turns`: others wait for the thread, and have it between any two steps."""
         self._drafter = drafter
         self._thread = thread
         self._window = window
         self._overlap = overlap
         self._cost = cost
+        self._in_turns = in_turns
         self._next_round = 0.0  # from when on a tree on its way may get more
         self.sent_more = 0
         """Drafts that came to trees on their way."""
@@ -45,7 +56,14 @@ class Draft:
         """Drafts that may follow `tokens`, at most `room` tokens far."""
         if room <= 0 or not self._window.limit:
             return NOTHING
-        return await self._on_thread(self._propose, tokens, room)
+        if not self._in_turns:
+            return await self._on_thread(self._propose, tokens, room)
+        await self._on_thread(self._drafter.follow, tokens, room)
+        while await self._on_thread(self._drafter.catch_up):
+            pass
+        while not self._is_enough() and await self._on_thread(self._grow) > 0:
+            pass
+        return self._best()
 
     async def follow(self, tokens: Sequence[int], room: int) -> None:
         """Go on with what is on its way after `tokens`."""
@@ -91,10 +109,16 @@ class Draft:
         return True
 
     def _propose(self, tokens: Sequence[int], room: int) -> DraftTree:
-        drafter, window = self._drafter, self._window
-        drafter.follow(tokens, room)
-        while not window.is_enough(drafter.chances(window.limit), drafter.promise) and self._grow():
+        self._drafter.follow(tokens, room)
+        while not self._is_enough() and self._grow():
             pass
+        return self._best()
+
+    def _is_enough(self) -> bool:
+        return self._window.is_enough(self._drafter.chances(self._window.limit), self._drafter.promise)
+
+    def _best(self) -> DraftTree:
+        drafter, window = self._drafter, self._window
         tree = drafter.tree(window.size(drafter.chances(window.limit)))
         window.sent(len(tree))
         return tree

@@ -38,6 +38,10 @@ class ReplayDrafter:
             self._growth.advance(text[self._length :])
         self._length = len(text)
 
+    def catch_up(self) -> bool:
+        """It has no model that reads."""
+        return False
+
     def grow(self) -> int:
         """Work the likeliest open nodes out."""
         if self._growth.num_worked_out >= MAX_NODES:

@@ -20,11 +20,13 @@ from client.config import ClientConfig
 from client.generation import Generation
 from peer.config import PeerConfig
 from peer.node import Beside
+from swarm import awake
 from swarm.errors import BadMessage, PeerLost, PeerRefused, SpecswarmError, UsageError
 from swarm.permits import permits
 from swarm.transport import Network, Stream
 from swarm.wire import DRAFT_PROTOCOL, NO_SESSION, Generate, Generated, Ping, Pong, Refused
 
+_READ_SECONDS = 30.0  # for the client to take a verdict
 _GOODBYE_SECONDS = 10.0  # for the client to close its stream when it has all tokens
 
 
@@ -101,7 +103,11 @@ class DraftingService:
             raise PeerRefused(own, "unlawful", str(error)) from None
         async with contextlib.aclosing(_verdicts(generation)) as verdicts:
             async for verdict in verdicts:
-                await stream.send(verdict)
+                try:
+                    async with awake.timeout(_READ_SECONDS):
+                        await stream.send(verdict)
+                except TimeoutError:
+                    raise PeerLost(stream.peer_id, "it does not read what was generated for it") from None
 
     @contextlib.contextmanager
     def _place_for(self, client: str) -> Iterator[None]:

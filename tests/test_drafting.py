@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.loop import Draft
 from swarm.drafting.drafter import Drafter, NoDrafter
 from swarm.drafting.model import DraftModel, ModelDrafter
 from swarm.drafting.ngram import NgramDrafter, continuation
+from swarm.drafting.sparse import SparseDrafter
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
 from swarm.model.stage import Slice, Stage
 from swarm.span import Span
+from swarm.speculation.cost import Cost
+from swarm.speculation.overlap import Overlap
 from swarm.speculation.processors import Processors
 from swarm.speculation.sampling import Sampling, choose, contest
 from swarm.speculation.tree import NOTHING, DraftTree, depths
+from swarm.speculation.windows import FixedWindow
 from tests.models import VOCAB, save_llama
 
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
@@ -266,3 +274,55 @@ def test_drafters_of_one_model_do_not_share_their_texts(stage: Stage) -> None:
             tokens = list(drafts(drafter, text, 3).tokens)
             assert tokens == own_choices(stage, Sampling(), text, 3)
             text.extend(tokens)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_long_text_that_is_read_in_parts_is_the_same_text(
+    stage: Stage, is_sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others wait for the thread, they have it in between."""
+    for module in ("model", "sparse"):
+        monkeypatch.setattr(f"swarm.drafting.{module}.READ_TOKENS", 16)
+
+    def drafter() -> Drafter:
+        if is_sparse:
+            return SparseDrafter(stage, VOCAB, Sampling(1.0), 8, lambda: 0.0)
+        return ModelDrafter(stage, VOCAB, Sampling(), 2)
+
+    text = [(7 * i) % 50 + 5 for i in range(2 * 16 + 10)]
+    whole, parted = drafter(), drafter()
+    parted.follow(text, FAR)
+    reads = [parted.catch_up() for _ in range(3)]
+    assert reads == [True, False, False]
+    for one in (whole, parted):
+        one.follow(text, FAR)
+        for _ in range(4):
+            assert one.grow()
+    assert parted.tree(4).tokens == whole.tree(4).tokens
+    parted.follow([*text, 9], FAR)
+    assert not parted.catch_up()
+    assert parted.grow()
+
+
+class Counting(ThreadPoolExecutor):
+    """Counts what it is given to do."""
+
+    jobs = 0
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        self.jobs += 1
+        return super().submit(*arguments, **options)
+
+
+def test_where_a_thread_is_shared_each_step_of_drafting_is_a_job_of_its_own(stage: Stage) -> None:
+    async def jobs(*, in_turns: bool) -> int:
+        with Counting(1) as thread:
+            cost = Cost()
+            drafter, overlap = ModelDrafter(stage, VOCAB, Sampling(), 1), Overlap(cost, 1)
+            draft = Draft(drafter, thread, FixedWindow(6), overlap, cost, in_turns=in_turns)
+            tree = await draft.propose([5, 6, 7], FAR)
+            assert len(tree) > 1
+            return thread.jobs
+
+    assert asyncio.run(jobs(in_turns=False)) == 1
+    assert asyncio.run(jobs(in_turns=True)) >= 4  # following the text, reading it, and each draft

@@ -18,6 +18,9 @@ class Drafter(Protocol):
     def follow(self, text: Sequence[int], room: int) -> None:
         """From now on guess what follows `text`, at most `room` tokens far."""
 
+    def catch_up(self) -> bool:
+        """Read some of a long text that is new; whether more is left of it than `grow` should read at once."""
+
     def grow(self) -> int:
         """Work on the most promising guess; how many guesses that took, 0 when there is nothing to be done."""
 
@@ -36,6 +39,10 @@ class Drafter(Protocol):
         likeliest first, their parents numbered as in the whole tree."""
 
 
+READ_TOKENS = 128
+"""That are read at once where others wait for the torch thread."""
+
+
 class NoDrafter:
     """Proposes nothing: plain decoding."""
 
@@ -43,6 +50,10 @@ class NoDrafter:
 
     def follow(self, text: Sequence[int], room: int) -> None:
         """Any text is the same to it."""
+
+    def catch_up(self) -> bool:
+        """It reads nothing."""
+        return False
 
     def grow(self) -> int:
         """There is never anything to be done."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from swarm.drafting.drafter import READ_TOKENS
 from swarm.drafting.growth import AT_ONCE, MAX_NODES, Growth, Node
 from swarm.drafting.ngram import Repeats, hint_among
 from swarm.drafting.recording import record
@@ -74,6 +75,16 @@ class ModelDrafter:
             self._growth.plant(text[-1])
         self._text = list(text)
         self._repeats.follow(text)
+
+    def catch_up(self) -> bool:
+        """Run a part of the text that the cache lacks; whether it still lacks a longer one."""
+        lacking = self._text[self._cached : self._base]
+        if len(lacking) <= READ_TOKENS or self._slots or self._is_lost:
+            return False
+        part = torch.tensor(lacking[:READ_TOKENS])
+        self._stage.forward([Slice(self._cache, self._cached, part, num_logits=0)])
+        self._cached += READ_TOKENS
+        return len(lacking) > 2 * READ_TOKENS
 
     def grow(self) -> int:
         """Run the likeliest open nodes; before them, the text that the cache lacks."""

@@ -33,6 +33,10 @@ class NgramDrafter:
                     break
         self._text, self._room, self._found = list(text), room, None
 
+    def catch_up(self) -> bool:
+        """It has no model that reads."""
+        return False
+
     def grow(self) -> int:
         """Look the text's end up, once."""
         if self._found is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from swarm.drafting.drafter import READ_TOKENS
 from swarm.drafting.texts import common_prefix
 from swarm.model.stage import Slice, Stage
 from swarm.speculation.evidence import Evidence, evidence
@@ -50,6 +51,16 @@ class SparseDrafter:
             self._num_cached = min(self._num_cached, known)
         self._length = len(text)
         self._room = min(room, self._stage.info.max_positions - len(text), _FARTHEST)
+
+    def catch_up(self) -> bool:
+        """Run a part of the text that the cache lacks; whether it still lacks a longer one."""
+        lacking = self._expected[self._num_cached :]
+        if len(lacking) <= READ_TOKENS or not self.promise:
+            return False
+        part = torch.tensor(lacking[:READ_TOKENS])
+        self._stage.forward([Slice(self._cache, self._num_cached, part, num_logits=0)])
+        self._num_cached += READ_TOKENS
+        return len(lacking) > 2 * READ_TOKENS
 
     def grow(self) -> int:
         """Draw one more token."""
