@@ -5,6 +5,7 @@ The table in `client.chain` says what follows from what.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from client.mending import stuck_at
@@ -29,6 +30,7 @@ class Diagnosis:
     def __init__(self, target: Target, timer: TripTimer) -> None:
         self._target = target
         self._timer = timer
+        self._contradicted = Counter[str]()  # by peer: how often one that it says is lost answered, in this text
 
     def blame(self, session: ChainSession | None, error: PeerError) -> None:
         """Have the session mended, or, where the peer is no hop of it, leave the peer alone for now."""
@@ -66,8 +68,8 @@ class Diagnosis:
             lost[peer_id] = error
         for peer_id, (accuser, error) in session.accused.items():
             if {accuser, peer_id} <= reports.keys():
-                pending.contradicted[accuser] += 1
-                if pending.contradicted[accuser] > 1:
+                self._contradicted[accuser] += 1
+                if self._contradicted[accuser] > 1:
                     lost[accuser] = PeerLost(
                         accuser, f"it says again that peer {peer_id} is lost, which answers us"
                     )

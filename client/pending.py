@@ -41,7 +41,6 @@ class Pending:
         self.queues: dict[str, Queue] = {}
         """By peer: that in which rounds wait, or have waited."""
         self.unlawful = Counter[str]()
-        self.contradicted = Counter[str]()
         self.is_astray = self.was_astray = is_astray
         self.is_disturbed = False
         self.is_told = False
