@@ -22,12 +22,13 @@ class Waiting(Protocol):
 T = TypeVar("T", bound=Waiting)
 
 _LEAST_PREFILL = 4  # tokens of a pass, however long their text
+_LONGER = 2.0  # times as long as a decoding pass it may take: what each pass takes beside its tokens is paid less often
 _OLD = 0.9  # weight of what decoding passes took before, against one more
 
 
 class PrefillPass:
-    """How many tokens of prefill share a pass beside which others decode: as many as take about as long as a decoding
-    pass does. The longer a text is, the longer its tokens take."""
+    """How many tokens of prefill share a pass beside which others decode: as many as take about twice as long as a
+    decoding pass does. The longer a text is, the longer its tokens take."""
 
     def __init__(self, most: int) -> None:
         """`most` tokens."""
@@ -42,7 +43,7 @@ class PrefillPass:
     def note_prefill(self, tokens: int, seconds: float) -> None:
         """A pass of so many tokens took that long."""
         if self._decode_seconds and seconds:
-            fitting = int(tokens * self._decode_seconds / seconds)
+            fitting = round(tokens * _LONGER * self._decode_seconds / seconds)
             self.tokens = min(max(fitting, _LEAST_PREFILL), self.most)
 
 
