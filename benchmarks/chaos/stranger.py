@@ -262,16 +262,14 @@ async def _read(stream: Stream) -> None:
                 await stream.receive()
 
 
-async def _obey(orders: asyncio.StreamReader, attacks: Mapping[str, Attack]) -> None:
-    """Attack as told, until standard input ends; say how often something was asked for. `attacks`: by where."""
+async def _obey(orders: asyncio.StreamReader, attack: Attack) -> None:
+    """Attack as told, until standard input ends; say how often something was asked for."""
     attacking: list[asyncio.Task[None]] = []
     async for line in orders:
         order = json.loads(line)
         await end(*attacking)
-        attacking = [
-            owned(kept_up(partial(KINDS[kind], attacks[order["where"]]), kind), kind) for kind in order["attack"]
-        ]
-        say(done={where: attack.done for where, attack in attacks.items()})
+        attacking = [owned(kept_up(partial(KINDS[kind], attack), kind), kind) for kind in order["attack"]]
+        say(done=attack.done)
     await end(*attacking)
 
 
@@ -286,14 +284,8 @@ async def main() -> None:
         ]
         found = await Directory(networks[0]).peers_of(job["fingerprint"])
         peers = sorted(found, key=lambda peer: peer.start)
-        here = [peer for peer in peers if peer.peer_id in job["used"]]
-        elsewhere = [peer for peer in peers if peer.peer_id not in job["used"]]
         say(event="ready", peers=len(peers), peer_ids=[network.peer_id for network in networks])
-        attacks = {
-            "here": Attack(networks, here, job["address"]),
-            "elsewhere": Attack(networks, elsewhere, job["address"]),
-        }
-        await _obey(orders, attacks)
+        await _obey(orders, Attack(networks, peers, job["address"]))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Part 6 of `make chaos`: a stranger who asks for a lot, lawfully, beside an honest client. Needs root.
 
-Each kind of wish alone, then all together. An honest client generates by turns while nobody is attacked, while the
-stranger does the same to other peers, and while he does it to those that the client uses. The stranger and the others
-have half of this machine's processors to themselves: what they compute is not the question. The client and its peers
-share the other half, where what one peer computes for the stranger makes all of them slower. Prints a table and the
-bars, writes JSON; the exit code is 1 if a bar was missed.
+Each kind of wish alone, then all together. An honest client generates by turns while nobody is attacked, and while the
+stranger attacks the peers that it uses. Each host has a share of this machine's processors to itself, as if it were a
+machine of its own, a slow one: what one peer computes for the stranger makes that peer slower, and no other. Prints a
+table and the bars, writes JSON; the exit code is 1 if a bar was missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -38,17 +36,15 @@ from benchmarks.chaos.stranger import KINDS
 from benchmarks.deployment import Client, start_client
 from benchmarks.jsonlines import JsonProcess
 from benchmarks.lab import Lab, LabUnavailable
+from benchmarks.lab.machines import machines
 from swarm.model.source import ModelSource
 
 SPANS = ("0:2", "2:4", "4:6", "6:8")
-"""Of the peers that the client uses, and of as many others."""
-CLIENT, STRANGER = 2 * len(SPANS) + 1, 2 * len(SPANS) + 2  # their hosts
-NOWHERE, ELSEWHERE, HERE = "nowhere", "elsewhere", "here"
-"""Where a stranger is: at no peers, at others, at those that the client uses."""
+"""Of the peers."""
+CLIENT, STRANGER = len(SPANS) + 1, len(SPANS) + 2  # their hosts
 ALL = "all together"
-UPLINK_MBIT = (
-    200.0  # of each host: what one machine's processors bring about with others' bytes is not the question
-)
+UPLINK_MBIT = 200.0  # of each host
+SHARE = 0.3  # of a processor, that each host has
 CACHE_MIB, REPLAY_MIB, MAX_STREAMS = 64, 32, 128
 MARGIN_MIB = 64 + 260
 """For results that come too early, and for messages that are on their way in."""
@@ -65,7 +61,7 @@ class Trial:
 
     attack: str
     """Beside which it ran, or by turns with which."""
-    where: str
+    is_attacked: bool
     exact: bool
     error: str
     reroutes: int
@@ -92,8 +88,8 @@ class Siege:
     """Nodes that were not there any more."""
     seen: dict[str, str]
     """By kind: a line in which the log of an attacked node tells of the stranger; empty if none does."""
-    asked: dict[str, dict[str, int]]
-    """By where, and by kind: how often the stranger asked for something."""
+    asked: dict[str, int]
+    """By kind: how often the stranger asked for something."""
 
 
 def figures(siege: Siege) -> dict[Bar, float]:
@@ -127,32 +123,13 @@ def figures(siege: Siege) -> dict[Bar, float]:
     return found
 
 
-def _speed(trials: Sequence[Trial], attack: str, where: str = HERE) -> float:
-    """Of generations while the stranger is there, as a share of that while he is nowhere."""
-    return _tokens_per_second(trials, attack, where) / _tokens_per_second(trials, attack, NOWHERE)
+def _speed(trials: Sequence[Trial], attack: str) -> float:
+    """Of generations beside the attack, as a share of the undisturbed speed."""
+    return _tokens_per_second(trials, attack, True) / _tokens_per_second(trials, attack, False)
 
 
-def _tokens_per_second(trials: Sequence[Trial], attack: str, where: str) -> float:
-    return median(one.tokens_per_second for one in trials if (one.attack, one.where) == (attack, where))
-
-
-class Apart:
-    """The lab, of whose processors the stranger and the peers that the client does not use have half to themselves."""
-
-    def __init__(self, lab: Lab) -> None:
-        processors = sorted(os.sched_getaffinity(0))
-        half = len(processors) // 2
-        self._lab = lab
-        self._own, self._others = processors[half:], processors[:half] or processors
-
-    def popen(self, host: int, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """As Lab.popen."""
-        used = {0, CLIENT, *range(1, len(SPANS) + 1)}
-        processors = ",".join(map(str, self._own if host in used else self._others))
-        return self._lab.popen(host, ["taskset", "--cpu-list", processors, *argv], **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lab, name)
+def _tokens_per_second(trials: Sequence[Trial], attack: str, is_attacked: bool) -> float:
+    return median(one.tokens_per_second for one in trials if (one.attack, one.is_attacked) == (attack, is_attacked))
 
 
 class Course:
@@ -168,7 +145,7 @@ class Course:
         self._stranger = stranger
         self._prompt = prompts.long_code()
         self._trials = list[Trial]()
-        self._asked = dict[str, dict[str, int]]()
+        self._asked = dict[str, int]()
         for _ in range(2):  # the first one of all takes longer
             self._expected = client.generate(self._prompt, **OPTIONS)["token_ids"]
         self._before, self._held_before = self.usage(), self.held()
@@ -177,19 +154,19 @@ class Course:
     def attack(
         self, name: str, kinds: Sequence[str], console: Console, *, turns: int = 0, seconds: float = 0.0
     ) -> None:
-        """Generate with the stranger nowhere, elsewhere and here by turns: so many, and for so long here."""
-        begun, here = [len(log) for log in self._logs()], 0.0
-        while turns > 0 or here < seconds:
+        """Generate undisturbed and attacked by turns: so many, and for so long attacked."""
+        begun, attacked = [len(log) for log in self._logs()], 0.0
+        while turns > 0 or attacked < seconds:
             turns -= 1
-            self._generate(name, NOWHERE)
-            for where in (ELSEWHERE, HERE):
-                started = time.monotonic()
-                with self._attacked(kinds, where):
-                    for _ in range(2):
-                        self._generate(name, where)
-                    for host, usage in self.usage().items():
-                        self._peak[host] = max(self._peak[host], usage.memory)
-                here += time.monotonic() - started if where == HERE else 0.0
+            for _ in range(2):
+                self._generate(name, is_attacked=False)
+            started = time.monotonic()
+            with self._attacked(kinds):
+                for _ in range(2):
+                    self._generate(name, is_attacked=True)
+                for host, usage in self.usage().items():
+                    self._peak[host] = max(self._peak[host], usage.memory)
+            attacked += time.monotonic() - started
         console.print(f"{name}: {100 * _speed(self._trials, name):.0f} % of the speed", highlight=False)
         if name != ALL:
             lines = [
@@ -239,8 +216,8 @@ class Course:
         return {host: _gauges(program.communicate()[0]) for host, program in asked.items()}
 
     def _logs(self) -> list[str]:
-        """What the peers that the client uses have logged so far."""
-        return [self._fleet.log(node) for node in self._fleet.peers[: len(SPANS)]]
+        """What the peers have logged so far."""
+        return [self._fleet.log(node) for node in self._fleet.peers]
 
     def usage(self) -> dict[int, Usage]:
         """Of each node that is up, by host."""
@@ -251,19 +228,19 @@ class Course:
         }
 
     @contextmanager
-    def _attacked(self, kinds: Sequence[str], where: str) -> Iterator[None]:
-        self._stranger.write({"attack": list(kinds), "where": where})
+    def _attacked(self, kinds: Sequence[str]) -> Iterator[None]:
+        self._stranger.write({"attack": list(kinds)})
         self._stranger.read()
         yield
-        self._stranger.write({"attack": [], "where": where})
+        self._stranger.write({"attack": []})
         self._asked = self._stranger.read()["done"]
 
-    def _generate(self, attack: str, where: str) -> None:
+    def _generate(self, attack: str, *, is_attacked: bool) -> None:
         *_, line = self._client.watch(self._prompt, **OPTIONS)
         self._trials.append(
             Trial(
                 attack=attack,
-                where=where,
+                is_attacked=is_attacked,
                 exact=line.get("token_ids") == self._expected,
                 error=line.get("error", ""),
                 reroutes=line.get("reroutes", 0),
@@ -280,24 +257,23 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="specswarm-strangers-") as folder,
+            machines(STRANGER + 1, SHARE) as shares,
             Lab(hosts=STRANGER + 1, delay_ms=LINK_MS, rate_mbit=UPLINK_MBIT, seed=options.seed) as lab,
         ):
-            apart: Any = Apart(lab)
-            fleet = Fleet(apart, Path(folder), SPANS * 2, options=("--config", str(_config(Path(folder)))))
+            apart: Any = shares.of(lab)
+            fleet = Fleet(apart, Path(folder), SPANS, options=("--config", str(_config(Path(folder)))))
             with (
                 closing(JsonProcess("benchmarks.chaos.stranger", popen=partial(apart.popen, STRANGER))) as stranger,
                 fleet.running(),
                 closing(start_client(partial(apart.popen, CLIENT))) as client,
             ):
-                used = [node.peer_id for node in fleet.peers[: len(SPANS)]]
-                client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1, allow=used)
+                client.connect(model=MODEL, initial_peers=fleet.initial_peers, draft=DRAFT, threads=1)
                 client.await_peers(len(SPANS))
                 stranger.write(
                     {
                         "initial_peers": fleet.initial_peers,
                         "fingerprint": ModelSource.resolve(MODEL).fingerprint(),
                         "address": lab.address(STRANGER),
-                        "used": used,
                     }
                 )
                 course = Course(lab, fleet, client, stranger, stranger.read()["peer_ids"])
@@ -336,9 +312,8 @@ def _table(siege: Siege) -> Table:
     made = Table(title=f"{len(siege.trials)} generations beside a stranger; {LINK_MS} ms links, embedded pair")
     headings = (
         "what the stranger does",
-        "nowhere, t/s",
-        "elsewhere",
-        "here",
+        "undisturbed, t/s",
+        "beside it",
         "share",
         "exact",
         "reroutes",
@@ -350,7 +325,7 @@ def _table(siege: Siege) -> Table:
         own = [one for one in siege.trials if one.attack == attack]
         made.add_row(
             attack,
-            *(f"{_tokens_per_second(own, attack, where):.1f}" for where in (NOWHERE, ELSEWHERE, HERE)),
+            *(f"{_tokens_per_second(own, attack, is_attacked):.1f}" for is_attacked in (False, True)),
             f"{_speed(own, attack):.2f}",
             f"{sum(one.exact for one in own)}/{len(own)}",
             str(sum(one.reroutes for one in own)),

@@ -9,6 +9,7 @@ Everything else about them is real too: nothing is mocked, and nothing they send
     router.py      the process that moves the packets
     control.py     starts, asks and stops that process
     namespaces.py  hosts: made, found again after a crash, removed, with the processes in them
+    machines.py    hosts with a share of the processors each
     signals.py     Ctrl-C, SIGTERM and SIGHUP while a lab is up
     lab.py         `Lab`, which owns it all
 
