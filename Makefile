@@ -44,7 +44,7 @@ bench-eclipse: $(STAMP)
 overhead: $(STAMP)
 	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
-# Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and two hours.
+# Peers die, hang and leave, links break, a stranger attacks; the tokens must stay the same. Needs root, and three hours.
 # Each part can be made alone; `make -k chaos` goes on where one has missed a bar.
 chaos: chaos-orders chaos-faults chaos-attack chaos-deceit chaos-strangers chaos-soak
 	$(BIN)/python -m benchmarks.chaos.summary

@@ -11,5 +11,5 @@ PROTOCOL = 6
 """The version of what nodes say to each other; it moves whenever one of the last could not make sense of it any more.
 
 Messages and announcements depend on it, and with them the names of the protocols. What does not, so that nodes of
-different versions see each other: the DHT's keys and calls, a record's signature, and its envelope.
+different versions see each other: the DHT's keys and calls, a record's envelope and, from version 6 on, its signature.
 """
