@@ -2,7 +2,8 @@
 
 Whatever goes wrong, the remedy is the same: ask every hop how far it got, put others in the place of those that are
 lost, tell the hops who their neighbours are, and send the round again under the same number. What the new hops lack,
-they get from the hop before them. With the rule `match` the tokens come out as if nothing had happened, but for rounding.
+they get from the hop before them. With the rule `match` the tokens come out as if nothing had happened, as far as the
+rows are the same.
 
     a hop is about to leave                 another one is prepared meanwhile, and takes over between two rounds
     trips take much longer than announced   others are, if they promise to be much faster

@@ -52,6 +52,8 @@ class Job:
     """Under the rule `semantic`, of branching nodes."""
     last_number: int = -1
     """The round before, of those that were admitted."""
+    has_rest: bool = False
+    """Whether the rest of its round waits: it was parted."""
 
     @property
     def num_bytes(self) -> int:
@@ -63,7 +65,7 @@ class Job:
         first, rest = parted(self.round, tokens)
         states = (None, None) if self.states is None else self.states.parted(tokens)
         return (
-            Job(self.session, first, states[0], self.compute, last_number=self.last_number),
+            Job(self.session, first, states[0], self.compute, last_number=self.last_number, has_rest=True),
             replace(self, round=rest, states=states[1]),
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from functools import partial
+from functools import partial, reduce
 
 from peer.compute import FAILED, Engine, Failure, Job, Outcome
 from peer.intake import States
@@ -15,7 +15,7 @@ from peer.links import Links
 from peer.metrics import COMPUTE_SECONDS, FAILURES, LAYER_TOKENS, REPLAYED_BYTES, ROUNDS, STALE
 from peer.outbox import Outbox
 from peer.queue import Queue
-from peer.sent import Again
+from peer.sent import CHUNK, Again
 from peer.session import Session
 from peer.table import SessionTable
 from peer.worker import Worker
@@ -36,6 +36,7 @@ from swarm.wire import (
     Verdict,
     beyond,
     fitting,
+    joined,
 )
 
 
@@ -173,6 +174,7 @@ class Rounds:
         if session.is_given_up(job.round):
             STALE.inc()
             return
+        self._pass_on_parts(session, job.compute)
         later = self._worker.leave_out(session.id, lambda _: True)
         for other in later:
             session.ran(other.round)
@@ -196,13 +198,25 @@ class Rounds:
         compute = (*job.compute, result.seconds)
         if result.states is not None:
             self._table.keep(round, result.states, compute)
-            self._pass_on(session, round, result.states, compute)
+            if session.parts and session.parts[-1][0].end != round.position:
+                self._pass_on_parts(session, job.compute)
+            session.parts.append((round, result.states, result.seconds))
+            if not job.has_rest or sum(len(part.tokens) for part, *_ in session.parts) >= CHUNK:
+                self._pass_on_parts(session, job.compute)
         elif result.tokens:
             reply.post(Verdict(session.id, round.number, result.tokens, compute, result.margin))
         for question in list(session.asked):
             if (answer := self.progress(session, question)) is not None:
                 session.asked.remove(question)
                 reply.post(answer)
+
+    def _pass_on_parts(self, session: Session, earlier: Compute) -> None:
+        """What was computed of one round in parts, in one message, for each takes time here and there; `earlier`:
+        seconds of the stages before."""
+        parts, session.parts = session.parts, []
+        if parts:
+            rounds, rows, seconds = zip(*parts, strict=True)
+            self._pass_on(session, reduce(joined, rounds), b"".join(rows), (*earlier, sum(seconds)))
 
     def _pass_on(self, session: Session, round: Round, states: bytes, compute: Compute) -> None:
         """Push a result, as far as the next peer lacks it, and at most as much at a time as that one takes."""

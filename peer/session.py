@@ -154,6 +154,8 @@ class Session:
     """... and those of them whose verdict looks at the whole text."""
     computed: int = 0
     """Positions up to the end of the round that ran last."""
+    parts: list[tuple[Round, bytes, float]] = field(default_factory=list)
+    """Of a round that runs in parts: results that wait to be passed on together, and the seconds they took."""
     asked: list[Ask] = field(default_factory=list)
     """Questions to be answered when the cache holds what they ask for."""
     last_used: float = 0.0
@@ -282,6 +284,7 @@ class Session:
         self.source = request.upstream or self.client
         self.downstream = downstream.contact if downstream else None
         self.holds = request.holds
+        self.parts = []  # the log has them
         self.chunk = downstream.chunk(request.chunk) if downstream else request.chunk
 
 

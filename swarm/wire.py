@@ -514,6 +514,13 @@ def parted(round: Round, tokens: int) -> tuple[Round, Round]:
     return first, msgspec.structs.replace(round, position=position, tokens=rest, continues=True)
 
 
+def joined(first: Round, second: Round) -> Round:
+    """One round of two parts of one, the second of which follows the first: what `parted` parts."""
+    return msgspec.structs.replace(
+        second, position=first.position, tokens=first.tokens + second.tokens, continues=first.continues
+    )
+
+
 def beyond(round: Round, position: int) -> Round | None:
     """The part of a round from `position` on, None if there is none.
 

@@ -261,3 +261,25 @@ def test_who_brings_more_messages_than_its_sessions_can_want_waits_and_nobody_el
         assert {(one.peer_id, one.kind) for one in complaints} == {("eve", "pace")}
 
     faulty.run(run())
+
+
+def test_results_of_a_prefill_that_runs_in_parts_go_on_together_and_in_order() -> None:
+    """Each message takes time of both ends, for which nobody's share pays."""
+
+    async def run() -> None:
+        swarm = await toy_chain()
+        pushed = list[Hidden]()
+        links = swarm.services["first"]._links
+        push = links.push
+        links.push = lambda session, message: pushed.append(message) or push(session, message)  # type: ignore[method-assign]
+        worker = swarm.services["first"]._rounds._worker
+        worker._prefill.tokens = 4
+        worker._queue.is_disturbing = lambda *_: True  # type: ignore[method-assign]
+        stream = await opened(swarm, "first", open_at(0))
+        await stream.send(Round(IDS[0], 0, 0, tuple(range(1, 15)), 0, False))
+        await asyncio.sleep(5)
+        assert [message.round.tokens for message in pushed] == [tuple(range(1, 15))]
+        assert swarm.tables["first"].find(IDS[0]).parts == []
+        assert_consistent(swarm)
+
+    faulty.run(run())

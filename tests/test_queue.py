@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from swarm.packing import pack
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.tensors import to_bytes
-from swarm.wire import Round
+from swarm.wire import Round, joined
 
 CHUNK = 512
 
@@ -162,6 +163,8 @@ def test_a_prefill_in_parts_is_the_same_text_in_order(text: int, drafts: int, mo
     assert torch.cat([part.states.read(torch.float32) for part in parts if part.states]).equal(rows)
     assert [part.round.position for part in parts] == [7 + most * i for i in range(len(parts))]
     assert all(part.compute == (0.5,) and part.round.number == 3 for part in parts)
+    assert [part.has_rest for part in parts] == [True] * (len(parts) - 1) + [False]
+    assert reduce(joined, [part.round for part in parts]) == round
     *before, last = parts
     assert all(not part.round.judged and not part.round.num_drafts and not part.context for part in before)
     assert (last.round.judged, last.round.num_drafts, last.context) == (is_judged, drafts, (1, 2))
