@@ -68,7 +68,7 @@ class States:
             size = packed_size(parcel.data)
             parcel.data, parcel.is_packed = unpack(parcel.data, size, rows.value_bytes(self.form)), False
         if not rows.are_finite(parcel.data, self.form, self.hidden_size):
-            raise BadMessage("its hidden states are not finite, or beyond all reason")
+            raise BadMessage("its hidden states are not finite")
         if dtype == torch.float16 and self.form != "float16":
             whole = rows.from_rows(parcel.data, self.form, self.hidden_size)
             if not bool(whole.to(dtype).isfinite().all()):

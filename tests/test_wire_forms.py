@@ -13,7 +13,7 @@ import pytest
 from benchmarks.chaos.liar import Lie
 from client.generation import Result
 from swarm.packing import pack
-from swarm.wire import PUSH_PROTOCOL, AnyMessage, Broken, Contact, Hidden, Open, Refused, Round
+from swarm.wire import PUSH_PROTOCOL, AnyMessage, Broken, Contact, Hidden, Open, Round
 from tests import faulty, memory_swarm
 from tests.models import greedy, load_whole
 from tests.toy_chain import IDS, hidden, open_at, opened, snapshot, toy_chain
@@ -158,10 +158,12 @@ IN_INT8 = msgspec.structs.replace(open_at(1), wire="int8")
     ],
     ids=["too short", "too long", "not in int8", "in int8 unasked"],
 )
-def test_states_that_the_session_did_not_ask_for_are_refused(request_: Open, message: Hidden, reason: str) -> None:
+def test_states_that_the_session_did_not_ask_for_are_blamed_on_who_sent_them(
+    request_: Open, message: Hidden, reason: str
+) -> None:
     answer = faulty.run(pushed(message, request_))
-    assert isinstance(answer, Refused)
-    assert answer.why == "unlawful"
+    assert isinstance(answer, Broken)
+    assert answer.peer_id == "first"
     assert answer.reason.startswith(reason)
 
 
@@ -172,8 +174,9 @@ def test_scales_that_are_no_numbers_are_blamed_on_who_sent_them(packed: bool) ->
     assert faulty.run(pushed(message, IN_INT8)) == Broken(IDS[0], "first", "its hidden states are not finite")
 
 
-def test_a_round_that_is_too_long_is_refused_before_it_is_unpacked() -> None:
+def test_a_round_that_is_too_long_is_blamed_on_who_sent_it_before_it_is_unpacked() -> None:
     long = Round(IDS[0], 0, 0, (1,) * 17, 0, False)
     answer = faulty.run(pushed(Hidden(long, 1, "float32", b"garbage", (), packed=True), open_at(1)))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Broken)
+    assert answer.peer_id == "first"
     assert "takes 16 at a time" in answer.reason

@@ -90,6 +90,7 @@ class ToySwarm:
         max_cache_bytes: int = 1 << 20,
         max_sessions: int = 100,
         limits: Limits = DEFAULTS,
+        prefill_tokens: int | None = None,
     ) -> None:
         self.network = network
         self.num_layers = num_layers
@@ -101,6 +102,7 @@ class ToySwarm:
         self._max_cache_bytes = max_cache_bytes
         self._max_sessions = max_sessions
         self.limits = limits
+        self.prefill_tokens = prefill_tokens
         """Of the peers that start from now on."""
 
     async def start(self, name: str, span: Span, max_round: int = 16) -> None:
@@ -118,7 +120,9 @@ class ToySwarm:
             limits=self.limits,
             clock=asyncio.get_running_loop().time,
         )
-        service = PeerService(node, stage, table, engine, SlowThread(self.network), 64, introduced)
+        service = PeerService(
+            node, stage, table, engine, SlowThread(self.network), 64, introduced, prefill_tokens=self.prefill_tokens
+        )
         self.services[name] = service
         await service.start()
         node.start(service.run(1000.0))
