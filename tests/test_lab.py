@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lab import Lab, LabError, LabUnavailable
+from benchmarks.lab.machines import machines
 from benchmarks.lab.namespaces import processes_in
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,15 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         times.append(time.monotonic())
         sink.settimeout(0.5)
 print(8 * sum(sizes[1:]) / (times[-1] - times[0]))
+"""
+
+# prints its processor time of a second
+SPIN = """
+import time
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    pass
+print(time.process_time())
 """
 
 FLOOD = """
@@ -270,3 +280,17 @@ def family(namespace: str) -> set[int]:
     """Ids of a shell and its two children, once all run there."""
     assert eventually(lambda: len(processes_in([namespace])) == 3)
     return processes_in([namespace])
+
+
+def test_hosts_have_a_share_of_the_processors_each_and_leave_nothing_behind() -> None:
+    try:
+        with machines(2, 0.25) as shares, Lab(hosts=2) as lab:
+            folder = shares._folder
+            programs = [
+                shares.of(lab).popen(host, [sys.executable, "-c", SPIN], stdout=subprocess.PIPE, text=True) for host in (0, 1)
+            ]
+            seconds = [float(program.communicate()[0]) for program in programs]
+    except LabUnavailable as reason:
+        pytest.skip(str(reason))
+    assert all(each < 0.6 for each in seconds)
+    assert not folder.exists()

@@ -249,7 +249,7 @@ def _introduced(like: Announcement, identity: Identity, maddr: str) -> Introduct
 
 
 async def _keep_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with closing(writer):
+    with closing(writer), contextlib.suppress(OSError):
         while await reader.read(1 << 16):
             pass
 
