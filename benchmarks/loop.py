@@ -59,7 +59,7 @@ HIDDEN, LAYERS, SPAN = 8192, 3, Span(1, 2)
 FINGERPRINT = "f" * 64
 LOCAL = ("/ip4/127.0.0.1/tcp/0",)
 ROUNDS = 8  # of long states
-CROWD = 20_000  # small messages
+CROWD = 2_000  # small messages: ten seconds of what a node without a session may bring
 ANSWERS = 20
 LONGEST = Bar("processor time of the loop's thread in one callback, longest", 20.0, "ms")
 
@@ -151,7 +151,7 @@ class Stranger:
         session = new_session_id(self._network.peer_id)
         with closing(await self._network.open(self._peer, PUSH_PROTOCOL)) as push:
             small = Hidden(Round(session, 0, 0, (1,), 0, False), SPAN.start, "float32", bytes(4 * HIDDEN), ())
-            for _ in range(CROWD // 100):
+            for _ in range(CROWD // 10):
                 await push.send(*[small] * 4)
             with closing(await self._network.open(self._peer, SESSION_PROTOCOL)) as client:
                 await client.send(self._open(session))

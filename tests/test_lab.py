@@ -287,7 +287,8 @@ def test_hosts_have_a_share_of_the_processors_each_and_leave_nothing_behind() ->
         with machines(2, 0.25) as shares, Lab(hosts=2) as lab:
             folder = shares._folder
             programs = [
-                shares.of(lab).popen(host, [sys.executable, "-c", SPIN], stdout=subprocess.PIPE, text=True) for host in (0, 1)
+                shares.of(lab).popen(host, [sys.executable, "-c", SPIN], stdout=subprocess.PIPE, text=True)
+                for host in (0, 1)
             ]
             seconds = [float(program.communicate()[0]) for program in programs]
     except LabUnavailable as reason:
