@@ -61,9 +61,9 @@ class Draft:
         await self._on_thread(self._drafter.follow, tokens, room)
         while await self._on_thread(self._drafter.catch_up):
             pass
-        while not self._is_enough() and await self._on_thread(self._grow) > 0:
+        while await self._on_thread(self._step):
             pass
-        return self._best()
+        return await self._on_thread(self._best)
 
     async def follow(self, tokens: Sequence[int], room: int) -> None:
         """Go on with what is on its way after `tokens`."""
@@ -110,12 +110,14 @@ class Draft:
 
     def _propose(self, tokens: Sequence[int], room: int) -> DraftTree:
         self._drafter.follow(tokens, room)
-        while not self._is_enough() and self._grow():
+        while self._step():
             pass
         return self._best()
 
-    def _is_enough(self) -> bool:
-        return self._window.is_enough(self._drafter.chances(self._window.limit), self._drafter.promise)
+    def _step(self) -> bool:
+        """Work on one more guess, unless the round has enough of them; whether there may be more to do."""
+        drafter, window = self._drafter, self._window
+        return not window.is_enough(drafter.chances(window.limit), drafter.promise) and self._grow() > 0
 
     def _best(self) -> DraftTree:
         drafter, window = self._drafter, self._window

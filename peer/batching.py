@@ -22,9 +22,7 @@ class Waiting(Protocol):
 T = TypeVar("T", bound=Waiting)
 
 _LEAST_PREFILL = 4  # tokens of a pass, however long their text
-_LONGER = (
-    2.0  # times as long as a decoding pass it may take: what each pass takes beside its tokens is paid less often
-)
+_LONGER = 2.0  # times as long as a decoding pass: what a pass takes beside its tokens is paid less often
 _OLD = 0.9  # weight of what decoding passes took before, against one more
 
 

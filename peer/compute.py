@@ -93,6 +93,7 @@ class Failure:
 FAILED = Failure("it failed inside; its log has the cause")
 """By a bug, or for want of memory."""
 OVERFLOWN = Failure("its results are not finite in its dtype")
+"""Nobody's fault but the weights' or the dtype's."""
 
 
 class Engine:

@@ -14,7 +14,6 @@ from contextlib import closing
 from functools import partial
 
 from peer.dials import Dials
-from peer.metrics import LINKS
 from peer.session import Refusal, Session
 from peer.shares import Turns
 from swarm.errors import BadMessage, PeerLost
@@ -141,10 +140,12 @@ class Links:
         self._change = change
         self._dials = Dials()
         self._links: dict[Contact, Link] = {}  # a peer that came back elsewhere is another contact
-        LINKS.set_function(lambda: len(self._links))
         self._results: dict[bytes, Flow] = {}  # by session: to its next peer
         self._closing: set[asyncio.Task[None]] = set()
         self._copies: dict[bytes, Flow] = {}  # by session: to one that is to take the next one's place
+
+    def __len__(self) -> int:
+        return len(self._links)
 
     @property
     def full(self) -> set[bytes]:

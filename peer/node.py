@@ -21,7 +21,7 @@ from peer.compute import Engine
 from peer.config import PeerConfig
 from peer.fit import layers_that_fit
 from peer.introductions import Introductions
-from peer.metrics import FREE_TOKENS, SESSIONS
+from peer.metrics import FREE_TOKENS, LINKS, SESSIONS
 from peer.pace import Pace
 from peer.service import PeerService
 from peer.table import SessionTable
@@ -132,6 +132,7 @@ async def _load_and_serve(
             limits=config,
         )
         SESSIONS.set_function(lambda: len(table))
+        LINKS.set_function(lambda: service.num_links)
         FREE_TOKENS.set_function(lambda: table.free_tokens)
         service = PeerService(
             network,

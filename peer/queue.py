@@ -16,7 +16,7 @@ from peer.session import Refusal
 from peer.shares import Turns
 from peer.standing import Standing
 
-MAX_BYTES = 1 << 30  # of hidden states that wait, above which a client has but a share of them
+MAX_BYTES = 256 << 20  # of hidden states that wait, above which a client has but a share of them
 _LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
 
 
@@ -43,13 +43,13 @@ class Queue:
 
     def check_room(self, client: str, size: int) -> None:
         """Raise Refusal unless there is room for `size` more bytes of hidden states: where there is not for all, each
-        client has a share of it."""
+        client has a share of it, and all together twice as much at most."""
         if self.num_bytes + size <= MAX_BYTES:
             return
         waiting = Counter({client: size})
         for jobs in self._waiting.values():
             waiting[jobs[0].session.client] += sum(job.num_bytes for job in jobs)
-        if waiting[client] > MAX_BYTES / len(waiting):
+        if waiting[client] > MAX_BYTES / len(waiting) or waiting.total() > 2 * MAX_BYTES:
             raise Refusal("full", "full: too many results of the hop before wait here to be computed")
 
     def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:

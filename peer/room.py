@@ -48,12 +48,17 @@ def giving_way(
 def _next(left: list[Holding], client: str, own: int, is_new: Callable[[str], bool]) -> Holding | None:
     left = [one for one in left if one.size]
     idle = [one for one in left if one.unused >= IDLE]
-    return max(idle or _of_the_greatest(left, client, own, is_new), key=lambda one: one.unused, default=None)
+    return max(idle or of_the_greatest(left, is_new, client, own), key=lambda one: one.unused, default=None)
 
 
-def _of_the_greatest(left: list[Holding], client: str, own: int, is_new: Callable[[str], bool]) -> list[Holding]:
-    """The sessions of the client who has most, of all such clients; none, if he who asks is one."""
-    clients, accounts = Counter({client: own}), Counter[str]()
+def of_the_greatest(
+    left: list[Holding], is_new: Callable[[str], bool], client: str | None = None, own: int = 0
+) -> list[Holding]:
+    """The sessions of the client who has most, of all such clients; none, if he who asks for more, and would have `own`
+    of it in one session, is one."""
+    clients, accounts = Counter[str](), Counter[str]()
+    if client is not None:
+        clients[client] = own
     for holding in left:
         clients[holding.client] += holding.size
     account = {one: NEWCOMERS if is_new(one) else one for one in clients}

@@ -8,13 +8,14 @@ newest round it has the branches, too.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from weakref import WeakSet
 
 import msgspec
 
+from peer.room import Holding, of_the_greatest
 from swarm.wire import MAX_STATES, Compute, Round, beyond
 
 CHUNK = 128
@@ -208,20 +209,12 @@ class SentStore:
 
     def _make_room(self) -> None:
         """Of one client those that are being read go last: a mend hangs on each."""
-        held, of_class = Counter[str](), Counter[bool]()
-        for session, log in self._logs.items():
-            client = self._clients[session]
-            held[client] += log.num_bytes
-            of_class[self._is_new(client)] += log.num_bytes
         while self.num_bytes > self._max_bytes:
-            known = max((size for client, size in held.items() if not self._is_new(client)), default=0)
-            are_new = of_class[True] > known
-            client = max((one for one in held if self._is_new(one) == are_new), key=held.__getitem__)
-            own = [log for session, log in self._logs.items() if self._clients[session] == client and log.num_bytes]
-            log = min(own, key=lambda one: one.is_read)  # of several, the first
-            held[client] -= log.num_bytes
-            of_class[are_new] -= log.num_bytes
-            self._drop(log)
+            held = [
+                Holding(session, self._clients[session], log.num_bytes, 0.0) for session, log in self._logs.items()
+            ]
+            logs = [self._logs[one.session] for one in of_the_greatest(held, self._is_new) if one.size]
+            self._drop(min(logs, key=lambda log: log.is_read))  # of several, the one that was not used for longest
 
     def _drop(self, log: Sent) -> None:
         self.num_bytes -= log.num_bytes

@@ -22,6 +22,7 @@ from peer.links import Links
 from peer.metrics import LINKS_LOST, REFUSALS
 from peer.outbox import Outbox
 from peer.packer import UPLINK_MBIT, Packer
+from peer.quota import Quota
 from peer.rounds import Rounds
 from peer.session import Neighbour, Refusal, Session, TooLong, check_neighbours
 from peer.table import SessionTable
@@ -29,7 +30,6 @@ from swarm import awake
 from swarm.errors import BadMessage, PeerLost, Why
 from swarm.inspection import is_owners
 from swarm.model.stage import Stage
-from swarm.rates import Rates
 from swarm.tasks import kept_up
 from swarm.transport import Stream, Transport
 from swarm.wire import (
@@ -63,15 +63,8 @@ from swarm.wire import (
 
 log = logging.getLogger("specswarm")
 
-_MESSAGES, _PACE_SECONDS = 200, 2.0
-"""Messages of a node that are read at once and in so many seconds, if it has no session; as many more for each."""
-_PACE = 1 << 20  # what all of these cost
 MAX_QUESTIONS = 8  # of one session, that wait to be answered; the oldest goes
 _COMPLAINTS: Collection[Why] = ("full", "rate", "stranger", "unlawful")  # the others are nobody's doing
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class PeerService:
@@ -98,7 +91,7 @@ class PeerService:
         self._introduced = introduced
         self._early = EarlyResults()
         self._complaints = transport.complaints
-        self._paces = Rates(_PACE, _now, _PACE_SECONDS)  # of those who bring messages
+        self._quota = Quota(self._complaints)
         self._replies: dict[bytes, Outbox] = {}  # by session: the way to its client
         self._rounds = Rounds(
             transport.peer_id,
@@ -117,6 +110,11 @@ class PeerService:
     def load(self) -> float:
         """The share of the time since the last question in which the stage computed, 0..1."""
         return self._rounds.load()
+
+    @property
+    def num_links(self) -> int:
+        """Ways to next peers that are open, or being opened."""
+        return len(self._links)
 
     @property
     def num_clients(self) -> int:
@@ -166,8 +164,10 @@ class PeerService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(replies.run(stream))
                 while True:
-                    await self._keep_pace(stream.peer_id, self._clients()[stream.peer_id])
-                    answer = self._answer(await self._receive(stream), stream.peer_id, replies)
+                    await self._quota.wait(stream.peer_id)
+                    message = await self._receive(stream)
+                    self._quota.note(stream.peer_id, message, self._clients()[stream.peer_id])
+                    answer = self._answer(message, stream.peer_id, replies)
                     if answer is not None and not replies.post(answer):
                         self._complaints.about(
                             "answers", stream.peer_id, "it does not read its answers: it is cut off"
@@ -185,9 +185,10 @@ class PeerService:
         One who may not push is read nevertheless: if its stream ended, it would tell its clients that we are lost.
         """
         while True:
-            if not any(session.source == stream.peer_id for session in self._table):
-                await self._keep_pace(stream.peer_id, 0)
+            await self._quota.wait(stream.peer_id)
             message = await self._receive(stream)
+            if not any(session.source == stream.peer_id for session in self._table):
+                self._quota.note(stream.peer_id, message, 0)
             if not isinstance(message, Hidden):
                 name = type(message).__name__
                 self._complaints.about("nonsense", stream.peer_id, f"it pushes {name}: ignored")
@@ -196,15 +197,6 @@ class PeerService:
                 self._complaints.about("denied", stream.peer_id, "it pushes results: nothing is taken from it")
                 continue
             self._take_hidden(message, stream.peer_id)
-
-    async def _keep_pace(self, peer_id: str, uses: int) -> None:
-        """Wait, if a node brings more messages than its sessions can want: whatever one is, it takes the event loop
-        some time."""
-        cost = _PACE // (_MESSAGES * (1 + uses))
-        self._paces.note(peer_id, cost)
-        if not self._paces.allows(peer_id, 0):
-            self._complaints.about("pace", peer_id, "it brings more messages than are read: they wait")
-            await asyncio.sleep(self._paces.seconds_until(peer_id))
 
     async def _receive(self, stream: Stream) -> AnyMessage:
         """The next well-formed message; anything else is reported to the log and skipped."""

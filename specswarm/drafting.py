@@ -70,7 +70,7 @@ class DraftingService:
         try:
             async with asyncio.TaskGroup() as group:
                 listening = group.create_task(_answer_pings(stream))
-                await stream.send(await self._ended(request, stream))
+                await _send(stream, await self._ended(request, stream))
                 await asyncio.wait([listening], timeout=_GOODBYE_SECONDS)  # what is closed at once may not arrive
                 listening.cancel()
         except* (PeerLost, BadMessage):
@@ -103,11 +103,7 @@ class DraftingService:
             raise PeerRefused(own, "unlawful", str(error)) from None
         async with contextlib.aclosing(_verdicts(generation)) as verdicts:
             async for verdict in verdicts:
-                try:
-                    async with awake.timeout(_READ_SECONDS):
-                        await stream.send(verdict)
-                except TimeoutError:
-                    raise PeerLost(stream.peer_id, "it does not read what was generated for it") from None
+                await _send(stream, verdict)
 
     @contextlib.contextmanager
     def _place_for(self, client: str) -> Iterator[None]:
@@ -126,6 +122,15 @@ class DraftingService:
         finally:
             self._running[client] -= 1
             self._running += Counter()  # forgets those that have none
+
+
+async def _send(stream: Stream, message: Generated | Refused) -> None:
+    """Raises PeerLost if the client does not take it."""
+    try:
+        async with awake.timeout(_READ_SECONDS):
+            await stream.send(message)
+    except TimeoutError:
+        raise PeerLost(stream.peer_id, "it does not read what was generated for it") from None
 
 
 async def _answer_pings(stream: Stream) -> None:

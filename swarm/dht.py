@@ -33,9 +33,7 @@ DEADLINE_SECONDS = 10.0  # of a look-up, and of storing a record
 _WALK_SECONDS = DEADLINE_SECONDS - ANSWER_SECONDS  # leaves time to store
 _AT_ONCE = 32  # nodes being asked at the same time
 _MOST_ANSWERS = 3 * NEAREST  # after which nobody else of another network, or nearer, is hoped for
-MAX_FOUND = (
-    2 * MAX_SUBKEYS
-)  # records of a look-up: honest nodes have no more, and what they have is mostly the same
+MAX_FOUND = 2 * MAX_SUBKEYS  # records of a look-up: what honest nodes have is mostly the same
 _AT_A_TIME = 32  # records, each of which takes a tenth of a millisecond or two to check
 _MOST_BAD = 16  # records that are none, after which no more of an answer is heeded: honest nodes keep none
 

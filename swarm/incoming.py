@@ -102,23 +102,19 @@ class IncomingStreams:
         """Memory for a large message while it comes in; False if it is to be thrown away."""
         guest.coming = size if self._makes_room(guest, size) else 0
         if not guest.coming:
-            self._complaints.about(
-                "messages", guest.peer_id, f"no room for a message of {size} bytes: it is thrown away"
-            )
+            self.complain(guest, f"no room for a message of {size} bytes: it is thrown away")
         try:
             yield guest.coming > 0
         except TimeoutError:
-            self._complaints.about("messages", guest.peer_id, f"a message of {size} bytes does not come")
+            self.complain(guest, f"a message of {size} bytes does not come")
             raise
         finally:
             guest.coming = 0
             self.note_use(guest)
 
-    def note_too_long(self, guest: Guest, size: int, most: int) -> None:
-        """A message is announced that is longer than any may be."""
-        self._complaints.about(
-            "messages", guest.peer_id, f"it sends a message of {size} bytes; at most {most} are taken"
-        )
+    def complain(self, guest: Guest, text: str) -> None:
+        """Take note of what is wrong with a message."""
+        self._complaints.about("messages", guest.peer_id, text)
 
     def note_use(self, guest: Guest) -> None:
         """A message has come."""

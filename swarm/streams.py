@@ -76,12 +76,11 @@ class Libp2pStream:
             try:
                 size = int.from_bytes(await self._reader.readexactly(_HEADER), "big")
                 if size > self._max_message:  # nothing after it can be made sense of
+                    reason = f"it sends a message of {size} bytes; at most {self._max_message} are taken"
                     if self._limits is not None:
                         limits, guest = self._limits
-                        limits.note_too_long(guest, size, self._max_message)
-                    raise PeerLost(
-                        self.peer_id, f"it sends a message of {size} bytes; at most {self._max_message} are taken"
-                    )
+                        limits.complain(guest, reason)
+                    raise PeerLost(self.peer_id, reason)
                 if size == 0:
                     raise EOFError
                 data = await self._body(size)

@@ -11,7 +11,9 @@ import torch
 from msgspec.structs import replace
 
 from peer.early import MAX_RESULTS, EarlyResults
+from peer.quota import Quota
 from swarm.codec import encode
+from swarm.complaints import Complaints
 from swarm.speculation.sampling import Sampling
 from swarm.tensors import to_bytes
 from swarm.wire import (
@@ -259,6 +261,22 @@ def test_who_brings_more_messages_than_its_sessions_can_want_waits_and_nobody_el
         assert {(one.peer_id, one.kind) for one in complaints} == {("eve", "pace")}
 
     faulty.run(run())
+
+
+def test_a_node_with_a_session_brings_more_and_rounds_most_of_all() -> None:
+    quota, seconds = Quota(Complaints()), list[float]()
+
+    async def run() -> None:
+        round, loop = Round(IDS[0], 0, 0, (1,), 0, True), asyncio.get_running_loop()
+        for name, message, sessions in (("eve", round, 0), ("client", Ping(1), 1), ("fast", round, 1)):
+            started = loop.time()
+            for _ in range(1000):
+                await quota.wait(name)
+                quota.note(name, message, sessions)
+            seconds.append(loop.time() - started)
+
+    faulty.run(run())
+    assert seconds == [pytest.approx(8.0, abs=0.1), pytest.approx(3.0, abs=0.1), 0.0]
 
 
 def test_results_of_a_prefill_that_runs_in_parts_go_on_together_and_in_order() -> None:

@@ -25,7 +25,7 @@ from specswarm.drafting import DraftingService
 from specswarm.processes import LOOPBACK, Place, running_swarm
 from swarm.errors import PeerLost, UsageError
 from swarm.identity import Identity
-from swarm.memory import MemoryNetwork
+from swarm.memory import MemoryNetwork, MemoryStream
 from swarm.model.speed import Speed
 from swarm.speculation.sampling import Sampling
 from swarm.transport import Stream
@@ -299,6 +299,35 @@ def test_senseless_requests_are_refused_and_hurt_nobody(target: Path, draft: Pat
             ]
             result = await model.generate(PROMPT, max_new_tokens=8)
         assert result.drafted_at is not None
+
+    asyncio.run(run())
+
+
+def test_who_does_not_take_its_text_is_left_and_its_place_is_free(
+    target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specswarm.drafting._READ_SECONDS", 0.2)
+    send, stuck = MemoryStream.send, asyncio.Event()
+
+    async def hold(stream: MemoryStream, *messages: AnyMessage) -> None:
+        if stream.peer_id == "stranger" and isinstance(messages[0], Generated | Refused):
+            await stuck.wait()
+        await send(stream, *messages)
+
+    monkeypatch.setattr(MemoryStream, "send", hold)
+
+    async def run() -> None:
+        async with (
+            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_generations=1) as network,
+            memory_swarm.client(network, target, draft_at="peer") as model,
+        ):
+            contact = model.target.roster.seats(tokens=8)[0].contact
+            assert contact is not None
+            stream = await network.join("stranger").open(contact, DRAFT_PROTOCOL)
+            await stream.send(request(model, count=1000, window=1))
+            with pytest.raises(PeerLost):
+                await stream.receive()
+            assert (await model.generate(PROMPT, max_new_tokens=8)).drafted_at is not None
 
     asyncio.run(run())
 
