@@ -34,7 +34,17 @@ from swarm.wire import (
     Verdict,
 )
 from tests import faulty
-from tests.toy_chain import IDS, assert_consistent, hidden, id_of, open_at, opened, snapshot, toy_chain
+from tests.toy_chain import (
+    IDS,
+    assert_consistent,
+    fed_by_a_liar,
+    hidden,
+    id_of,
+    open_at,
+    opened,
+    snapshot,
+    toy_chain,
+)
 
 
 @pytest.mark.parametrize("sender", ["eve", "mallory", "last"])
@@ -77,11 +87,7 @@ def test_a_session_that_ends_leaves_none_of_its_rounds_waiting() -> None:
 
 def test_states_that_are_not_finite_are_blamed_on_who_sent_them() -> None:
     async def run() -> None:
-        swarm = await toy_chain()
-        swarm.kill("first")
-        liar = swarm.network.join("first")
-        client = await opened(swarm, "middle", open_at(1))
-        push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
+        swarm, client, push = await fed_by_a_liar(open_at(1))
         [session] = swarm.tables["middle"]
         await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32"))
         spoilt = Round(IDS[0], 1, 2, (3, 4, 5), 0, False)
@@ -213,11 +219,7 @@ def test_who_pushes_what_no_hop_takes_is_named_and_not_who_refuses_it(spoil: Cal
     """Else its victim would pass on what the next one refuses, or seem to refuse for no reason."""
 
     async def run() -> None:
-        swarm = await toy_chain()
-        swarm.kill("first")
-        liar = swarm.network.join("first")
-        client = await opened(swarm, "middle", open_at(1))
-        push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
+        swarm, client, push = await fed_by_a_liar(open_at(1))
         await push.send(spoil(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32")))
         said = await client.receive()
         assert isinstance(said, Broken)

@@ -13,10 +13,10 @@ import pytest
 from benchmarks.chaos.liar import Lie
 from client.generation import Result
 from swarm.packing import pack
-from swarm.wire import PUSH_PROTOCOL, AnyMessage, Broken, Contact, Hidden, Open, Round
+from swarm.wire import AnyMessage, Broken, Hidden, Open, Round
 from tests import faulty, memory_swarm
 from tests.models import greedy, load_whole
-from tests.toy_chain import IDS, hidden, open_at, opened, snapshot, toy_chain
+from tests.toy_chain import IDS, fed_by_a_liar, hidden, open_at, snapshot
 
 PROMPT = [7 * i % 251 for i in range(150)]
 NEW_TOKENS = 24
@@ -113,11 +113,7 @@ ROUND = Round(IDS[0], 0, 0, (1, 2), 1, True)
 
 async def pushed(message: Hidden, request: Open) -> AnyMessage:
     """What the middle hop says to its client when the first one pushes this; nothing else has come of it."""
-    swarm = await toy_chain()
-    swarm.kill("first")
-    liar = swarm.network.join("first")
-    client = await opened(swarm, "middle", request)
-    push = await liar.open(Contact("middle"), PUSH_PROTOCOL)
+    swarm, client, push = await fed_by_a_liar(request)
     [session] = swarm.tables["middle"]
     before = snapshot(session)
     await push.send(message)

@@ -16,7 +16,7 @@ from swarm.blockwise import to_int8
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
 from swarm.tensors import to_bytes
-from swarm.wire import SESSION_PROTOCOL, Contact, Hidden, Open, Round, new_session_id
+from swarm.wire import PUSH_PROTOCOL, SESSION_PROTOCOL, Contact, Hidden, Open, Round, new_session_id
 from tests.faulty import FaultyNetwork, FaultyStream
 from tests.toy_swarm import FINGERPRINT, ToySwarm, introduction
 
@@ -75,6 +75,14 @@ async def opened(swarm: ToySwarm, receiver: str, request: Open, client: str = "e
     await stream.send(request)
     await asyncio.sleep(0.1)
     return stream
+
+
+async def fed_by_a_liar(request: Open) -> tuple[ToySwarm, FaultyStream, FaultyStream]:
+    """A chain whose first peer is another program now: its client's stream to the middle one, and the liar's."""
+    swarm = await toy_chain()
+    swarm.kill("first")
+    client = await opened(swarm, "middle", request)
+    return swarm, client, await swarm.network.join("first").open(Contact("middle"), PUSH_PROTOCOL)
 
 
 def open_at(hop: int, id_: bytes = IDS[0]) -> Open:

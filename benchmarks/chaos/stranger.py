@@ -25,7 +25,7 @@ from swarm.libp2p import Libp2pNetwork
 from swarm.records import Announcement
 from swarm.span import Span
 from swarm.speculation.sampling import Sampling
-from swarm.tasks import end, kept_up, owned
+from swarm.tasks import end, owned
 from swarm.transport import Stream, Transport
 from swarm.wire import (
     MAX_AHEAD,
@@ -262,13 +262,21 @@ async def _read(stream: Stream) -> None:
                 await stream.receive()
 
 
+async def _kept_up(kind: str, attack: Attack) -> None:
+    """Until cancelled; begun again, where what others wish of the same stranger has ended it."""
+    while True:
+        with contextlib.suppress(PeerLost, TimeoutError, OSError):
+            await KINDS[kind](attack)
+        await asyncio.sleep(_PAUSE)
+
+
 async def _obey(orders: asyncio.StreamReader, attack: Attack) -> None:
     """Attack as told, until standard input ends; say how often something was asked for."""
     attacking: list[asyncio.Task[None]] = []
     async for line in orders:
         order = json.loads(line)
         await end(*attacking)
-        attacking = [owned(kept_up(partial(KINDS[kind], attack), kind), kind) for kind in order["attack"]]
+        attacking = [owned(_kept_up(kind, attack), kind) for kind in order["attack"]]
         say(done=attack.done)
     await end(*attacking)
 
