@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -96,6 +96,21 @@ OVERFLOWN = Failure("its results are not finite in its dtype")
 """Nobody's fault but the weights' or the dtype's."""
 
 
+class Break:
+    """What else is computed between two layers of a pass."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self.seconds = 0.0
+        """That it took so far."""
+
+    def __call__(self) -> None:
+        """Do it."""
+        started = time.perf_counter()
+        self._work()
+        self.seconds += time.perf_counter() - started
+
+
 class Engine:
     """Runs jobs on a stage, or on the parts of it that sessions use."""
 
@@ -106,38 +121,40 @@ class Engine:
         self._failures = 0
         self._said: float | None = None  # when the log last told of one
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
-        """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails."""
+    def run(self, jobs: Sequence[Job], between: Break | None = None) -> list[Outcome | Failure]:
+        """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails.
+
+        `between` two layers, jobs of other sessions may be run."""
         spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job, self._whole.dtype))}
-        outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled]))
+        outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled], between))
         return [spoiled[i] if i in spoiled else next(outcomes) for i in range(len(jobs))]
 
-    def _run_sound(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
+    def _run_sound(self, jobs: Sequence[Job], between: Break | None) -> list[Outcome | Failure]:
         try:
-            return self._run(jobs)
+            return self._run(jobs, between)
         except Exception as error:
             if len(jobs) > 1:
-                return [result for job in jobs for result in self._run_sound([job])]
+                return [result for job in jobs for result in self._run_sound([job], between)]
             return [self._failed(error)]
 
-    def _run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
+    def _run(self, jobs: Sequence[Job], between: Break | None) -> list[Outcome | Failure]:
         """Jobs of the same layers share a forward pass."""
         outcomes: dict[int, Outcome | Failure] = {}
         for span in dict.fromkeys(job.session.span for job in jobs):
             chosen = [i for i, job in enumerate(jobs) if job.session.span == span]
-            outcomes |= zip(chosen, self._run_part(span, [jobs[i] for i in chosen]), strict=True)
+            outcomes |= zip(chosen, self._run_part(span, [jobs[i] for i in chosen], between), strict=True)
         return [outcomes[i] for i in range(len(jobs))]
 
-    def _run_part(self, span: Span, jobs: Sequence[Job]) -> list[Outcome | Failure]:
-        started = time.perf_counter()
+    def _run_part(self, span: Span, jobs: Sequence[Job], between: Break | None) -> list[Outcome | Failure]:
+        started = _now(between)
         stage = self._part(span)
-        outputs = stage.forward([_slice(stage, job) for job in jobs])
+        outputs = stage.forward([_slice(stage, job) for job in jobs], between)
         if stage.is_last:
             verdicts = [self._judged(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
-            seconds = time.perf_counter() - started
+            seconds = _now(between) - started
             return [one if isinstance(one, Failure) else Outcome(None, one[0], seconds, one[1]) for one in verdicts]
         states = [_passed_on(job, hidden) for job, hidden in zip(jobs, outputs, strict=True)]
-        seconds = time.perf_counter() - started
+        seconds = _now(between) - started
         return [one if isinstance(one, Failure) else Outcome(one, (), seconds) for one in states]
 
     def _judged(self, job: Job, logits: Tensor) -> tuple[tuple[int, ...], float | None] | Failure:
@@ -166,6 +183,11 @@ class Engine:
         if self._uses[span] == _FLATTEN_AFTER and span != self._whole.span:
             self._parts[span].flatten()
         return self._parts[span]
+
+
+def _now(between: Break | None) -> float:
+    """On a clock that stands still while something else is computed."""
+    return time.perf_counter() - (between.seconds if between else 0.0)
 
 
 def _passed_on(job: Job, hidden: Tensor) -> bytes | Failure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from peer.batching import is_prefill
 from peer.compute import Job
@@ -17,7 +18,27 @@ from peer.shares import Turns
 from peer.standing import Standing
 
 MAX_BYTES = 256 << 20  # of hidden states that wait, above which a client has but a share of them
-_LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
+_LATELY, _LONG_AGO = (
+    1.0,
+    60.0,
+)  # seconds in which a session that decodes sends its next round: at least, and at most
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """When a session last had a short round, and how long after the one before."""
+
+    at: float
+    interval: float = 0.0
+
+    def next(self, now: float) -> _Decoded:
+        """One more."""
+        return _Decoded(now, now - self.at)
+
+    def is_going_on(self, now: float) -> bool:
+        """Whether another one is to be expected. A slow chain's session counts between its rounds, too: else others'
+        long passes, which make it slow, would keep it so."""
+        return now - self.at < min(max(2 * self.interval, _LATELY), _LONG_AGO)
 
 
 class Queue:
@@ -28,7 +49,7 @@ class Queue:
         self._standing = standing or Standing()
         self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
         self._turns = Turns()
-        self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round
+        self._decoded: dict[bytes, _Decoded] = {}  # by session
         self.num_tokens = self.num_bytes = 0
         """Of all; bytes of hidden states."""
 
@@ -55,7 +76,16 @@ class Queue:
     def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:
         """The first round of each session that is not held up, in the order in which they should run."""
         heads = [jobs[0] for session_id, jobs in self._waiting.items() if session_id not in held_up]
-        return sorted(heads, key=lambda job: self._turns.so_far(job.session.client, job.session.id))
+        return sorted(heads, key=self._turn)
+
+    def breaking(self, batch: Sequence[Job], held_up: Collection[bytes]) -> list[Job]:
+        """The short rounds that need not wait for these to be done: whose turn would be first now."""
+        first = min(map(self._turn, batch))
+        heads = self.heads({*held_up, *(job.session.id for job in batch)})
+        return [job for job in heads if not is_prefill(job.round) and self._turn(job) <= first]
+
+    def _turn(self, job: Job) -> tuple[float, float]:
+        return self._turns.so_far(job.session.client, job.session.id)
 
     def take(self, batch: Sequence[Job], prefill_tokens: int) -> list[Job]:
         """These, each the first of its session, as they are to be run: of a longer prefill so many tokens, and the rest
@@ -75,9 +105,9 @@ class Queue:
 
     def is_disturbing(self, batch: Iterable[Job], now: float) -> bool:
         """Whether others wait for short rounds while these run: sessions that have decoded lately, or do so now."""
-        self._decoded = {session: at for session, at in self._decoded.items() if at > now - _LATELY}
         batch = list(batch)
-        decoding = self._decoded.keys() | {job.session.id for job in batch if not is_prefill(job.round)}
+        decoding = {session for session, last in self._decoded.items() if last.is_going_on(now)}
+        decoding |= {job.session.id for job in batch if not is_prefill(job.round)}
         return any(decoding - {job.session.id} for job in batch if is_prefill(job.round))
 
     def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
@@ -102,7 +132,7 @@ class Queue:
 
     def charge(self, batch: Sequence[Job], seconds: float, now: float) -> None:
         """The stage has worked so long for these, each of another session: each pays by its tokens."""
-        self._decoded |= {job.session.id: now for job in batch if not is_prefill(job.round)}
+        self._note_decoded((job.session.id for job in batch if not is_prefill(job.round)), now)
         present = {jobs[0].session.client for jobs in self._waiting.values()}
         crowd = sum(map(self._standing.is_new, present | {job.session.client for job in batch}))
         costs = dict[tuple[str, bytes], float]()
@@ -112,6 +142,12 @@ class Queue:
             self._standing.note(client, cost)
         self._turns.charge(costs)
         self._turns.keep(present)
+
+    def _note_decoded(self, sessions: Iterable[bytes], now: float) -> None:
+        self._decoded = {session: last for session, last in self._decoded.items() if now - last.at < _LONG_AGO}
+        for session in sessions:
+            last = self._decoded.get(session)
+            self._decoded[session] = last.next(now) if last else _Decoded(now)
 
 
 def num_tokens(jobs: Iterable[Job]) -> int:

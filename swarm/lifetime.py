@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from swarm.tasks import end, owned, report_strays
@@ -116,13 +118,22 @@ def end_at_once(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def torch_thread() -> Iterator[ThreadPoolExecutor]:
-    """The thread of a program that computes; who leaves does not wait for what it is at: loading may take minutes."""
-    thread = ThreadPoolExecutor(1, "torch")
+def torch_thread(niceness: int = 0) -> Iterator[ThreadPoolExecutor]:
+    """The thread of a program that computes; who leaves does not wait for what it is at: loading may take minutes.
+
+    `niceness`: by how much all else goes before it, other threads of this program too, where a thread has a priority of
+    its own.
+    """
+    thread = ThreadPoolExecutor(1, "torch", initializer=partial(_give_way, niceness))
     try:
         yield thread
     finally:
         thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way(niceness: int) -> None:
+    if sys.platform == "linux":  # elsewhere it is the whole process's
+        os.nice(niceness)
 
 
 async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, object]) -> None:

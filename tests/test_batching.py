@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from peer import compute
 from peer.batching import PrefillPass, is_prefill, next_batch
-from peer.compute import Engine, Failure, Job, Outcome
+from peer.compute import Break, Engine, Failure, Job, Outcome
 from peer.session import Session
 from peer.worker import Worker
 from swarm.model.cache import KVCache
@@ -214,9 +215,9 @@ def test_a_pass_is_of_those_who_decode_or_of_others_who_prefill(stage: Stage) ->
     passes = list[list[tuple[bytes, bool]]]()
 
     class Noting(Engine):
-        def run(self, batch: Sequence[Job]) -> Any:
+        def run(self, batch: Sequence[Job], between: Break | None = None) -> Any:
             passes.append([(job.session.client.encode(), is_prefill(job.round)) for job in batch])
-            return super().run(batch)
+            return super().run(batch, between)
 
     writer, reader = (
         Session(session_id(i), name, stage.span, name, None, Sampling(), stage.new_cache())
@@ -230,6 +231,61 @@ def test_a_pass_is_of_those_who_decode_or_of_others_who_prefill(stage: Stage) ->
     assert {len(kind) for kind in kinds} == {1}
     assert sum(kind == {True} for kind in kinds) > 1
     assert kinds.index({True}) < len(kinds) - 1 - kinds[::-1].index({False})
+
+
+@pytest.mark.parametrize("comes", ["between two layers", "when the last one is done"])
+def test_a_short_round_does_not_wait_for_the_end_of_others_prefill(comes: str, tmp_path: Path) -> None:
+    """And both get what each gets alone."""
+    source = ModelSource.resolve(str(save_llama(tmp_path, layers=2, hidden=16)))
+    stage, text, came = load_stage(source, Span(0, 2)), tuple(range(3, 43)), threading.Event()
+    layers = list[int]()
+
+    class Slow(Engine):
+        """Its layers take until the short round is there."""
+
+        def run(self, batch: Sequence[Job], between: Break | None = None) -> Any:
+            if not is_prefill(batch[0].round) or between is None:
+                return super().run(batch, between)
+
+            def work() -> None:
+                layers.append(len(layers))
+                if comes == "between two layers":
+                    assert came.wait(10)
+                    between()
+
+            results = super().run(batch, Break(work))
+            assert came.wait(10)
+            return results
+
+    def jobs() -> tuple[Job, Job]:
+        reader, writer = (
+            Session(session_id(i), name, stage.span, name, None, Sampling(), stage.new_cache())
+            for i, name in enumerate(("reader", "writer"))
+        )
+        long = Round(reader.id, 0, 0, text, 0, judged=True)
+        return Job(reader, long, None, (), text), job_of(writer, 0, 0, (5,))
+
+    async def delivered() -> list[tuple[Job, Outcome | Failure]]:
+        found = asyncio.Queue[tuple[Job, Outcome | Failure]]()
+        with ThreadPoolExecutor(1) as thread:
+            worker = Worker(Slow(stage), thread, lambda *result: found.put_nowait(result), 64)
+            for job in jobs():
+                worker.submit(job)
+            assert worker.queued == len(text) + 1
+            came.set()
+            async with asyncio.timeout(10):
+                return [await found.get() for _ in range(2)]
+
+    alone = {job.session.client: Engine(stage).run([job])[0] for job in jobs()}
+    got = asyncio.run(delivered())
+    assert [job.session.client for job, _ in got] == (
+        ["writer", "reader"] if comes == "between two layers" else ["reader", "writer"]
+    )
+    assert len(layers) == 2
+    for job, outcome in got:
+        expected = alone[job.session.client]
+        assert isinstance(outcome, Outcome) and isinstance(expected, Outcome)
+        assert outcome.tokens == expected.tokens
 
 
 def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:
@@ -249,9 +305,9 @@ def test_a_round_that_cannot_be_judged_fails_alone_and_its_pass_is_not_run_again
     def judge_others(job: Job, logits: Tensor) -> Any:
         return judge(job, logits if job.session is not bad else logits[:0])
 
-    def counted(slices: Any) -> Any:
+    def counted(slices: Any, between: Break | None) -> Any:
         passes.append(len(slices))
-        return forward(slices)
+        return forward(slices, between)
 
     bad, before = open_session(stage, 1), open_session(stage, 2)
     others = [open_session(stage, i) for i in range(3, 6)]

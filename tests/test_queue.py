@@ -135,6 +135,35 @@ def test_prefill_beside_those_who_decode_runs_in_short_passes() -> None:
     assert not queue.is_disturbing([prefill(reader)], now=2.0)
 
 
+def test_a_short_round_breaks_into_others_prefill_if_its_turn_is_first() -> None:
+    queue = Queue()
+    reader, writer, greedy = session(1, "reader"), session(2, "writer"), session(3, "greedy")
+    running = [prefill(reader)]
+    for one in (reader, writer, greedy):
+        queue.add(decode(one))
+    queue.add(prefill(session(4, "other")))
+    assert {job.session.client for job in queue.breaking(running, ())} == {"writer", "greedy"}
+    assert [job.session.client for job in queue.breaking(running, {writer.id})] == ["greedy"]
+    queue.charge([decode(greedy)], 1.0, now=0.0)
+    assert [job.session.client for job in queue.breaking(running, ())] == ["writer"]
+    queue.charge(running, 2.0, now=0.0)
+    assert {job.session.client for job in queue.breaking(running, ())} == {"writer", "greedy"}
+
+
+def test_a_slow_chains_session_decodes_between_its_rounds_too() -> None:
+    """Else others' long passes, which made it slow, would keep it slow."""
+    queue = Queue()
+    reader, writer = session(1, "reader"), session(2, "writer")
+    for now in (0.0, 5.0):
+        queue.charge([decode(writer)], 1.0, now)
+        assert queue.is_disturbing([prefill(reader)], now=now + 1.1) == (now > 0.0)
+    assert queue.is_disturbing([prefill(reader)], now=14.9)
+    assert not queue.is_disturbing([prefill(reader)], now=15.1)
+    queue.charge([decode(writer)], 1.0, now=50.0)
+    assert queue.is_disturbing([prefill(reader)], now=109.9)
+    assert not queue.is_disturbing([prefill(reader)], now=110.1), "it may never come back"
+
+
 def test_who_decodes_is_not_disturbed_by_himself() -> None:
     queue = Queue()
     writer = session(1, "writer")

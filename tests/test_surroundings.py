@@ -231,7 +231,7 @@ def test_a_log_that_nobody_can_read_ends_nothing(name: str, commands: Commands) 
     assert ended.out or name == "key"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "demo"])
 def test_an_odd_place_is_a_place(name: str, target: Path, tmp_path: Path, initial_peer: str) -> None:
     """No home, no folder for what is temporary, names that are not UTF-8, a terminal that knows ASCII alone."""
     folder = tmp_path / os.fsdecode(b"\xff\xfe")

@@ -6,6 +6,8 @@ import ast
 import asyncio
 import contextlib
 import logging
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -285,6 +287,28 @@ def test_whatever_the_torch_thread_raises_the_session_is_told_and_the_thread_goe
             assert any("computing failed" in line for line in logged())
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_a_peer_computes_behind_all_else_that_runs(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, found = Engine.run, set[int]()
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)  # of the thread that asks
+
+    def run(self: Engine, *batch: Any) -> Any:
+        found.add(niceness())
+        return right(self, *batch)
+
+    async def generate() -> None:
+        async with swarm(target, tmp_path, ["0:4"]) as model:
+            await model.generate(PROMPT, max_new_tokens=4)
+
+    monkeypatch.setattr(Engine, "run", run)
+    asyncio.run(generate())
+    assert found == {niceness() + 5}
 
 
 def test_a_link_that_fails_by_our_fault_is_not_blamed_on_the_neighbour(

@@ -6,7 +6,7 @@ written by position; the next token is made of the last layer's row and of all t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,15 +52,16 @@ class ToyEngine:
         self.computed = 0
         """Rows, counted once for each layer."""
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
-        return [spoiled_by(job, torch.float32) or self._run(job) for job in jobs]
+    def run(self, jobs: Sequence[Job], between: Callable[[], None] = bool) -> list[Outcome | Failure]:
+        return [spoiled_by(job, torch.float32) or self._run(job, between) for job in jobs]
 
-    def _run(self, job: Job) -> Outcome:
+    def _run(self, job: Job, between: Callable[[], None]) -> Outcome:
         session, round = job.session, job.round
         rows = list(round.tokens) if job.states is None else _read(job.states)
         parents = job.tree.all_parents if job.tree else tuple(range(-1, len(rows) - 1))
         position = job.tree.position if job.tree else round.position
         for layer in range(session.span.start, session.span.end):
+            between()
             cache = self._cache(session, layer)
             rows = cache.run(layer, position, rows, parents)
             if not round.grown:

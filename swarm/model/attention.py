@@ -7,7 +7,7 @@ token may see (earlier slots, its ancestors in a tree, a sliding window) is deci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,8 @@ class Packed:
     segments: list[Segment]
     hidden: Tensor | None = None
     """[1, tokens, hidden]: what enters the span's first layer, then what left its last one."""
+    between: Callable[[], None] | None = None
+    """Called before the attention of each layer; it may run other rounds, of other sessions."""
 
 
 def tree_mask(parents: Sequence[int], count: int) -> Tensor:
@@ -137,6 +139,8 @@ def attend(
         raise ModelUnsupported(f"{type(module).__name__} is not given the keyword arguments of the model")
     if attention_mask is not None:
         raise ModelUnsupported(f"{type(module).__name__} makes an attention mask of its own")
+    if packed.between is not None:
+        packed.between()
     layer: int = module.layer_idx  # type: ignore[assignment]
     outputs, start = [], 0
     queries, keys, values = query[0], key[0], value[0]

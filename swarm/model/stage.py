@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,14 @@ class Stage:
         self._forward = flat_form(self.model, run_model, self._trial_rounds) or self.run_model
 
     @torch.inference_mode()
-    def forward(self, slices: Sequence[Slice]) -> list[Tensor]:
+    def forward(self, slices: Sequence[Slice], between: Callable[[], None] | None = None) -> list[Tensor]:
         """Run the span on a packed round and write its keys and values into the caches.
 
-        Per slice: hidden states [n, hidden], or, from the last stage, logits float32 [num_logits, vocab].
+        Per slice: hidden states [n, hidden], or, from the last stage, logits float32 [num_logits, vocab]. `between` is
+        called before each layer's attention: it may run rounds of other caches.
         """
         packed, *tensors = self.pack(slices)
+        packed.between = between
         output = self._forward(packed, *tensors)[0]
         for segment in packed.segments:
             segment.cache.length = segment.end
