@@ -39,6 +39,7 @@ from peer.compute import Engine
 from peer.introductions import Introductions
 from peer.service import PeerService
 from peer.table import SessionTable
+from peer.worker import NICENESS
 from swarm import records
 from swarm.calls import Answer, DhtNode
 from swarm.directory import INDEX_KEY, Directory
@@ -243,7 +244,7 @@ def _row(name: str, watch: Stopwatch, started: float) -> Row:
 @contextlib.asynccontextmanager
 async def _peer(folder: Path, stage: Any) -> AsyncIterator[Contact]:
     """The real one, without a record: only who knows its address finds it."""
-    with Identity.hold(folder / "peer.key") as identity, torch_thread() as thread:
+    with Identity.hold(folder / "peer.key") as identity, torch_thread(NICENESS) as thread:
         async with Libp2pNetwork.join(identity, host_maddrs=LOCAL) as network:
             rows = most_rows("float32", HIDDEN)
             table = SessionTable(stage, FINGERPRINT, max_cache_bytes=1 << 30, max_sessions=64, max_round=rows)

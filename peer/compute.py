@@ -97,18 +97,25 @@ OVERFLOWN = Failure("its results are not finite in its dtype")
 
 
 class Break:
-    """What else is computed between two layers of a pass."""
+    """What else is computed between the layers of a pass: for no longer than the pass itself, whatever comes."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
+        self._started = time.perf_counter()
         self.seconds = 0.0
         """That it took so far."""
 
+    @property
+    def own_seconds(self) -> float:
+        """Of the pass itself, since this was made."""
+        return time.perf_counter() - self._started - self.seconds
+
     def __call__(self) -> None:
-        """Do it."""
-        started = time.perf_counter()
-        self._work()
-        self.seconds += time.perf_counter() - started
+        """Do it, if it is time."""
+        if self.seconds <= self.own_seconds:
+            started = time.perf_counter()
+            self._work()
+            self.seconds += time.perf_counter() - started
 
 
 class Engine:
@@ -124,7 +131,8 @@ class Engine:
     def run(self, jobs: Sequence[Job], between: Break | None = None) -> list[Outcome | Failure]:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails.
 
-        `between` two layers, jobs of other sessions may be run."""
+        `between`: may run jobs of other sessions, on a CPU; others are given all layers at once and are done later.
+        """
         spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job, self._whole.dtype))}
         outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled], between))
         return [spoiled[i] if i in spoiled else next(outcomes) for i in range(len(jobs))]
@@ -148,7 +156,9 @@ class Engine:
     def _run_part(self, span: Span, jobs: Sequence[Job], between: Break | None) -> list[Outcome | Failure]:
         started = _now(between)
         stage = self._part(span)
-        outputs = stage.forward([_slice(stage, job) for job in jobs], between)
+        outputs = stage.forward(
+            [_slice(stage, job) for job in jobs], between if stage.device.type == "cpu" else None
+        )
         if stage.is_last:
             verdicts = [self._judged(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
             seconds = _now(between) - started

@@ -25,6 +25,7 @@ from peer.metrics import FREE_TOKENS, LINKS, SESSIONS
 from peer.pace import Pace
 from peer.service import PeerService
 from peer.table import SessionTable
+from peer.worker import NICENESS
 from swarm import VERSION
 from swarm.directory import Directory, insist
 from swarm.errors import SwarmUnreachable, UsageError
@@ -50,7 +51,6 @@ log = logging.getLogger("specswarm")
 _WITHDRAW_SECONDS, _HASTE_SECONDS = 3.0, 0.5
 _LEAST_PREFILL = 16  # tokens: what a model of any size takes at a time without much ado
 _CHOICES = 10  # rounds in which peers that join together agree on their layers
-_NICENESS = 5  # of what is computed: what the owner does comes first, and messages for others
 _SETTLE_SECONDS = 0.5  # for the others' choices to reach the directory
 
 
@@ -114,7 +114,7 @@ async def _load_and_serve(
     beside: Beside,
 ) -> None:
     loop = asyncio.get_running_loop()
-    with torch_thread(_NICENESS) as thread:
+    with torch_thread(NICENESS) as thread:
         source, fingerprint = await loop.run_in_executor(thread, _find_model, config)
         offer = _offer(config, source, fingerprint, network.peer_id, tuple(await network.maddrs()))
         if config.layers is None:

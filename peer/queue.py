@@ -2,14 +2,14 @@
 
 Its law: the stage's time is shared by client, and a client's by session; all newcomers (see `peer.standing`) have one
 client's share together. Rounds of one session keep their order, so only its first can be next. While a session decodes,
-others' prefill runs in short passes beside it, and its rounds go first as long as its client has had less.
+others' prefill runs in short passes beside it, and its rounds go first as long as its client has had less: they do not
+even wait for the end of a pass.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 
 from peer.batching import is_prefill
 from peer.compute import Job
@@ -18,27 +18,7 @@ from peer.shares import Turns
 from peer.standing import Standing
 
 MAX_BYTES = 256 << 20  # of hidden states that wait, above which a client has but a share of them
-_LATELY, _LONG_AGO = (
-    1.0,
-    60.0,
-)  # seconds in which a session that decodes sends its next round: at least, and at most
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """When a session last had a short round, and how long after the one before."""
-
-    at: float
-    interval: float = 0.0
-
-    def next(self, now: float) -> _Decoded:
-        """One more."""
-        return _Decoded(now, now - self.at)
-
-    def is_going_on(self, now: float) -> bool:
-        """Whether another one is to be expected. A slow chain's session counts between its rounds, too: else others'
-        long passes, which make it slow, would keep it so."""
-        return now - self.at < min(max(2 * self.interval, _LATELY), _LONG_AGO)
+_LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
 
 
 class Queue:
@@ -49,7 +29,7 @@ class Queue:
         self._standing = standing or Standing()
         self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
         self._turns = Turns()
-        self._decoded: dict[bytes, _Decoded] = {}  # by session
+        self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round
         self.num_tokens = self.num_bytes = 0
         """Of all; bytes of hidden states."""
 
@@ -78,14 +58,25 @@ class Queue:
         heads = [jobs[0] for session_id, jobs in self._waiting.items() if session_id not in held_up]
         return sorted(heads, key=self._turn)
 
-    def breaking(self, batch: Sequence[Job], held_up: Collection[bytes]) -> list[Job]:
-        """The short rounds that need not wait for these to be done: whose turn would be first now."""
-        first = min(map(self._turn, batch))
-        heads = self.heads({*held_up, *(job.session.id for job in batch)})
-        return [job for job in heads if not is_prefill(job.round) and self._turn(job) <= first]
+    def breaking(self, batch: Sequence[Job], max_tokens: int) -> list[Job]:
+        """The short rounds, of `max_tokens` at most, that need not wait for the end of this pass of others.
+
+        Their turn is not after that of any round in it.
+        """
+        running = {job.session.id for job in batch}
+        heads = (jobs[0] for session_id, jobs in self._waiting.items() if session_id not in running)
+        short = [job for job in heads if not is_prefill(job.round) and len(job.round.tokens) <= max_tokens]
+        return sorted((job for job in short if not any(self._is_after(job, one) for one in batch)), key=self._turn)
 
     def _turn(self, job: Job) -> tuple[float, float]:
         return self._turns.so_far(job.session.client, job.session.id)
+
+    def _is_after(self, job: Job, other: Job) -> bool:
+        """Whether the other's turn is first; what sessions have had compares within a client alone."""
+        (client, session), (others_client, others_session) = self._turn(job), self._turn(other)
+        if job.session.client == other.session.client:
+            return session > others_session
+        return client > others_client
 
     def take(self, batch: Sequence[Job], prefill_tokens: int) -> list[Job]:
         """These, each the first of its session, as they are to be run: of a longer prefill so many tokens, and the rest
@@ -105,9 +96,9 @@ class Queue:
 
     def is_disturbing(self, batch: Iterable[Job], now: float) -> bool:
         """Whether others wait for short rounds while these run: sessions that have decoded lately, or do so now."""
+        self._decoded = {session: at for session, at in self._decoded.items() if at > now - _LATELY}
         batch = list(batch)
-        decoding = {session for session, last in self._decoded.items() if last.is_going_on(now)}
-        decoding |= {job.session.id for job in batch if not is_prefill(job.round)}
+        decoding = self._decoded.keys() | {job.session.id for job in batch if not is_prefill(job.round)}
         return any(decoding - {job.session.id} for job in batch if is_prefill(job.round))
 
     def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
@@ -130,10 +121,13 @@ class Queue:
         self.leave_out(session_id, lambda _: True)
         self._decoded.pop(session_id, None)
 
-    def charge(self, batch: Sequence[Job], seconds: float, now: float) -> None:
-        """The stage has worked so long for these, each of another session: each pays by its tokens."""
-        self._note_decoded((job.session.id for job in batch if not is_prefill(job.round)), now)
-        present = {jobs[0].session.client for jobs in self._waiting.values()}
+    def charge(self, batch: Sequence[Job], seconds: float, now: float, beside: Sequence[Job] = ()) -> None:
+        """The stage has worked so long for these, each of another session: each pays by its tokens. `beside`: what is
+        still run."""
+        self._decoded |= {job.session.id: now for job in batch if not is_prefill(job.round)}
+        present = {jobs[0].session.client for jobs in self._waiting.values()} | {
+            job.session.client for job in beside
+        }
         crowd = sum(map(self._standing.is_new, present | {job.session.client for job in batch}))
         costs = dict[tuple[str, bytes], float]()
         for job in batch:
@@ -142,12 +136,6 @@ class Queue:
             self._standing.note(client, cost)
         self._turns.charge(costs)
         self._turns.keep(present)
-
-    def _note_decoded(self, sessions: Iterable[bytes], now: float) -> None:
-        self._decoded = {session: last for session, last in self._decoded.items() if now - last.at < _LONG_AGO}
-        for session in sessions:
-            last = self._decoded.get(session)
-            self._decoded[session] = last.next(now) if last else _Decoded(now)
 
 
 def num_tokens(jobs: Iterable[Job]) -> int:

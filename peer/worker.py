@@ -1,6 +1,6 @@
 """The torch thread and its queue: rounds in, outcomes out, one batch after the other.
 
-But for short rounds: they do not wait for the end of others' prefill, they run between two of its layers.
+Short rounds do not wait for the end of others' prefill: they run between two of its layers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from peer.compute import FAILED, Break, Engine, Failure, Job, Outcome
 from peer.queue import Queue, num_tokens
 from swarm.tasks import report
 
+NICENESS = 5  # of the torch thread: messages for others go first, and what the peer's owner does
 _WORKED = 1 << 30  # tokens, at which their count begins anew
+_SHORT = 128  # tokens of rounds that run together within others' pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,24 @@ class _Trial:
     work: Callable[[], float]
     due: float
     result: asyncio.Future[float]
+
+
+class _Handed:
+    """Rounds that one thread leaves for another, which may come too late: who takes them has them."""
+
+    def __init__(self) -> None:
+        self._batches = deque[list[Job]]()
+
+    def put(self, batch: list[Job]) -> None:
+        """Leave them there; nothing may be there."""
+        self._batches.append(batch)
+
+    def take(self) -> list[Job]:
+        """What is there; no jobs if nothing is."""
+        try:
+            return self._batches.popleft()
+        except IndexError:
+            return []
 
 
 class Worker:
@@ -55,8 +75,8 @@ class Worker:
         self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
         self._running: list[Job] = []
-        self._between: list[Job] = []  # short rounds that are run between two layers of those, or are to be
-        self._handed = deque[list[Job]]()  # the same, until the torch thread has taken them
+        self._between: list[Job] = []  # short rounds that are run between two layers of those, or are to be, ...
+        self._handed = _Handed()  # ... which the torch thread has not begun with yet
         self._busy_seconds = 0.0
         self.worked = 0
         """Tokens of the rounds that have been run, up to _WORKED and then from 0 on again."""
@@ -70,6 +90,8 @@ class Worker:
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
         self._queue.add(job)
+        if self._is_busy and not is_prefill(job.round):
+            self._break()
         self.go_on()
 
     async def time(self, work: Callable[[], float], patience: float) -> float:
@@ -94,6 +116,10 @@ class Worker:
     def drop(self, session_id: bytes) -> None:
         """Forget the waiting rounds of a session that ended."""
         self._queue.forget(session_id)
+        handed = self._handed.take()
+        if handed:
+            self._between = []
+            self._hand_over([job for job in handed if job.session.id != session_id])
 
     def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
         """Forget waiting rounds of a session that are not wanted any more; which these were."""
@@ -102,19 +128,16 @@ class Worker:
     def stop(self) -> None:
         """Start nothing more."""
         self._is_stopped = True
+        self._handed.take()
 
     def go_on(self) -> None:
-        """Hand the next batch to the torch thread, unless none may run; or a trial, whose turn it is. While it is busy
-        with prefill, short rounds may go between."""
-        if self._is_stopped:
+        """Hand the next batch to the torch thread, unless it has one or none may run; or a trial, whose turn it is."""
+        if self._is_busy or self._is_stopped:
             return
-        if self._is_busy:
-            self._break()
-            return
-        if self._between:  # they came too late for the pass that is done
-            self._handed.clear()
-            batch, self._between = self._between, []
-            self._start(batch)
+        late = self._handed.take()
+        if late:  # for the pass that is done
+            self._between = []
+            self._start(late)
             return
         loop, trial = asyncio.get_running_loop(), self._trial
         ready = self._queue.heads(self._held_up()) if self._queue else []
@@ -128,17 +151,23 @@ class Worker:
     def _start(self, batch: list[Job]) -> None:
         self._is_busy, self._running = True, batch
         self._thread.submit(self._run, batch, asyncio.get_running_loop())
+        self._break()
 
     def _break(self) -> None:
-        """Hand over the short rounds that need not wait for what is run to be done, if that is prefill."""
-        if self._between or not (
-            self._queue and self._running and all(is_prefill(job.round) for job in self._running)
-        ):
+        """Hand over the short rounds that need not wait for the end of what is run, if that is prefill."""
+        is_prefilling = self._running and all(is_prefill(job.round) for job in self._running)
+        if self._is_stopped or self._between or not is_prefilling:
             return
-        ready = self._queue.breaking(self._running, self._held_up())
-        self._between = self._queue.take(next_batch(ready, self._max_batch_tokens), self._max_batch_tokens)
-        if self._between:
-            self._handed.append(self._between)
+        short = self._queue.breaking(self._running, _SHORT)
+        if short:
+            held_up = self._held_up()
+            batch = next_batch([job for job in short if job.session.id not in held_up], _SHORT)
+            self._hand_over(self._queue.take(batch, _SHORT))
+
+    def _hand_over(self, batch: list[Job]) -> None:
+        if batch:
+            self._between = batch
+            self._handed.put(batch)
 
     def _next(self, ready: Sequence[Job], now: float) -> list[Job]:
         """What is run of these: where some decode, and others' prefill would make them wait, either, as it is the turn
@@ -153,29 +182,24 @@ class Worker:
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
-        self._compute(batch, loop, self._finish, Break(partial(self._run_between, loop)))
+        between = Break(partial(self._run_between, loop))
+        results = self._results(batch, between)
+        _tell(loop, self._finish, batch, results, between.own_seconds)
 
     def _run_between(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The same, within a pass and between two of its layers, if there is anything."""
-        if self._handed:
-            self._compute(self._handed.popleft(), loop, self._finish_between)
+        """The same within a pass, of what was handed over for that; the loop hears of it before it does of the pass."""
+        batch = self._handed.take()
+        if batch:
+            started = time.perf_counter()
+            results = self._results(batch)
+            _tell(loop, self._finish_between, batch, results, time.perf_counter() - started)
 
-    def _compute(
-        self,
-        batch: list[Job],
-        loop: asyncio.AbstractEventLoop,
-        finish: Callable[[list[Job], list[Outcome | Failure], float], None],
-        between: Break | None = None,
-    ) -> None:
-        started = time.perf_counter()
-        results: list[Outcome | Failure] = [FAILED] * len(batch)
+    def _results(self, batch: list[Job], between: Break | None = None) -> list[Outcome | Failure]:
         try:
-            results = self._engine.run(batch, between)
+            return self._engine.run(batch, between)
         except BaseException as error:  # nothing may end the thread's work but the program
             report("computing failed", error)
-        seconds = time.perf_counter() - started - (between.seconds if between else 0.0)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the program has ended meanwhile
-            loop.call_soon_threadsafe(finish, batch, results, seconds)
+            return [FAILED] * len(batch)
 
     def _try(self, trial: _Trial, loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread."""
@@ -183,8 +207,7 @@ class Worker:
             outcome: float | Exception = trial.work()
         except Exception as error:
             outcome = error
-        with contextlib.suppress(RuntimeError):  # as above
-            loop.call_soon_threadsafe(self._finish_trial, trial, outcome)
+        _tell(loop, self._finish_trial, trial, outcome)
 
     def _finish_trial(self, trial: _Trial, outcome: float | Exception) -> None:
         self._is_busy = False
@@ -204,7 +227,7 @@ class Worker:
     def _finish_between(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._between = []
         self._bring_all(batch, results, seconds)
-        self.go_on()
+        self._break()
 
     def _bring_all(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         """Take note of what was run, and deliver what came of it."""
@@ -215,7 +238,7 @@ class Worker:
         elif all(is_prefill(job.round) for job in batch) and tokens <= self._prefill.most:
             self._prefill.note_prefill(tokens, seconds)
         self.worked = (self.worked + tokens) % _WORKED
-        self._queue.charge(batch, seconds, asyncio.get_running_loop().time())
+        self._queue.charge(batch, seconds, asyncio.get_running_loop().time(), self._running)
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
 
@@ -225,3 +248,8 @@ class Worker:
             self._deliver(job, result)
         except Exception as error:
             report("delivering a round's result failed", error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, finish: Callable[..., None], *arguments: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the program has ended meanwhile
+        loop.call_soon_threadsafe(finish, *arguments)

@@ -124,14 +124,14 @@ def torch_thread(niceness: int = 0) -> Iterator[ThreadPoolExecutor]:
     `niceness`: by how much all else goes before it, other threads of this program too, where a thread has a priority of
     its own.
     """
-    thread = ThreadPoolExecutor(1, "torch", initializer=partial(_give_way, niceness))
+    thread = ThreadPoolExecutor(1, "torch", initializer=partial(_lower_priority, niceness))
     try:
         yield thread
     finally:
         thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _give_way(niceness: int) -> None:
+def _lower_priority(niceness: int) -> None:
     if sys.platform == "linux":  # elsewhere it is the whole process's
         os.nice(niceness)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,59 +234,145 @@ def test_a_pass_is_of_those_who_decode_or_of_others_who_prefill(stage: Stage) ->
     assert kinds.index({True}) < len(kinds) - 1 - kinds[::-1].index({False})
 
 
-@pytest.mark.parametrize("comes", ["between two layers", "when the last one is done"])
-def test_a_short_round_does_not_wait_for_the_end_of_others_prefill(comes: str, tmp_path: Path) -> None:
+class Gated(Engine):
+    """Each layer of a prefill, or else its end, takes until it is let through."""
+
+    def __init__(self, stage: Stage, *, at_each_layer: bool) -> None:
+        super().__init__(stage)
+        self.gate = threading.Event()
+        self._at_each_layer = at_each_layer
+
+    def run(self, batch: Sequence[Job], between: Break | None = None) -> Any:
+        def work() -> None:
+            if self._at_each_layer and between is not None:
+                assert self.gate.wait(10)
+                between()
+
+        if not is_prefill(batch[0].round):
+            return super().run(batch, between)
+        results = super().run(batch, Break(work))
+        assert self.gate.wait(10)
+        return results
+
+
+@dataclass
+class BusyWorker:
+    """A worker whose thread is at a prefill, and what it has delivered."""
+
+    worker: Worker
+    engine: Gated
+    prefill: Job
+    results: asyncio.Queue[tuple[Job, Outcome | Failure]]
+
+    async def delivered(self, number: int) -> list[tuple[Job, Outcome | Failure]]:
+        """The next ones, once it is let through."""
+        self.engine.gate.set()
+        async with asyncio.timeout(10):
+            return [await self.results.get() for _ in range(number)]
+
+
+@contextlib.asynccontextmanager
+async def busy_worker(stage: Stage, *, at_each_layer: bool = True) -> AsyncIterator[BusyWorker]:
+    found = asyncio.Queue[tuple[Job, Outcome | Failure]]()
+    engine = Gated(stage, at_each_layer=at_each_layer)
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            worker = Worker(engine, thread, lambda *result: found.put_nowait(result), 64)
+            long = long_prefill(stage)
+            worker.submit(long)
+            yield BusyWorker(worker, engine, long, found)
+        finally:
+            engine.gate.set()
+
+
+def session_of(stage: Stage, client: str) -> Session:
+    return Session(client.encode().rjust(16), client, stage.span, client, None, Sampling(), stage.new_cache())
+
+
+def long_prefill(stage: Stage) -> Job:
+    reader, text = session_of(stage, "reader"), tuple(range(3, 43))
+    return Job(reader, Round(reader.id, 0, 0, text, 0, judged=True), None, (), text)
+
+
+@pytest.fixture(scope="module")
+def inner_stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """That passes hidden states on."""
+    source = ModelSource.resolve(str(save_llama(tmp_path_factory.mktemp("model"), layers=3, hidden=16)))
+    return load_stage(source, Span(0, 2))
+
+
+@pytest.mark.parametrize("at_each_layer", [True, False], ids=["between two layers", "after the last one"])
+def test_a_short_round_does_not_wait_for_the_end_of_others_prefill(at_each_layer: bool, inner_stage: Stage) -> None:
     """And both get what each gets alone."""
-    source = ModelSource.resolve(str(save_llama(tmp_path, layers=2, hidden=16)))
-    stage, text, came = load_stage(source, Span(0, 2)), tuple(range(3, 43)), threading.Event()
-    layers = list[int]()
 
-    class Slow(Engine):
-        """Its layers take until the short round is there."""
+    async def run() -> list[tuple[Job, Outcome | Failure]]:
+        async with busy_worker(inner_stage, at_each_layer=at_each_layer) as busy:
+            busy.worker.submit(job_of(session_of(inner_stage, "writer"), 0, 0, (5, 6)))
+            assert busy.worker.queued == 42
+            return await busy.delivered(2)
 
-        def run(self, batch: Sequence[Job], between: Break | None = None) -> Any:
-            if not is_prefill(batch[0].round) or between is None:
-                return super().run(batch, between)
-
-            def work() -> None:
-                layers.append(len(layers))
-                if comes == "between two layers":
-                    assert came.wait(10)
-                    between()
-
-            results = super().run(batch, Break(work))
-            assert came.wait(10)
-            return results
-
-    def jobs() -> tuple[Job, Job]:
-        reader, writer = (
-            Session(session_id(i), name, stage.span, name, None, Sampling(), stage.new_cache())
-            for i, name in enumerate(("reader", "writer"))
-        )
-        long = Round(reader.id, 0, 0, text, 0, judged=True)
-        return Job(reader, long, None, (), text), job_of(writer, 0, 0, (5,))
-
-    async def delivered() -> list[tuple[Job, Outcome | Failure]]:
-        found = asyncio.Queue[tuple[Job, Outcome | Failure]]()
-        with ThreadPoolExecutor(1) as thread:
-            worker = Worker(Slow(stage), thread, lambda *result: found.put_nowait(result), 64)
-            for job in jobs():
-                worker.submit(job)
-            assert worker.queued == len(text) + 1
-            came.set()
-            async with asyncio.timeout(10):
-                return [await found.get() for _ in range(2)]
-
-    alone = {job.session.client: Engine(stage).run([job])[0] for job in jobs()}
-    got = asyncio.run(delivered())
+    got = asyncio.run(run())
     assert [job.session.client for job, _ in got] == (
-        ["writer", "reader"] if comes == "between two layers" else ["reader", "writer"]
+        ["writer", "reader"] if at_each_layer else ["reader", "writer"]
     )
-    assert len(layers) == 2
+    alone = {"writer": job_of(session_of(inner_stage, "writer"), 0, 0, (5, 6)), "reader": long_prefill(inner_stage)}
     for job, outcome in got:
-        expected = alone[job.session.client]
+        [expected] = Engine(inner_stage).run([alone[job.session.client]])
         assert isinstance(outcome, Outcome) and isinstance(expected, Outcome)
-        assert outcome.tokens == expected.tokens
+        assert outcome.states == expected.states
+
+
+def test_who_breaks_in_and_fails_fails_alone(inner_stage: Stage) -> None:
+    async def run() -> list[tuple[Job, Outcome | Failure]]:
+        async with busy_worker(inner_stage) as busy:
+            busy.worker.submit(
+                job_of(session_of(inner_stage, "writer"), 0, 100, (5,))
+            )  # a gap, which no peer admits
+            return await busy.delivered(2)
+
+    (_, failed), (_, outcome) = asyncio.run(run())
+    assert isinstance(failed, Failure) and isinstance(outcome, Outcome)
+
+
+def test_a_session_that_ends_takes_back_what_was_to_break_in(inner_stage: Stage) -> None:
+    async def run() -> None:
+        async with busy_worker(inner_stage) as busy:
+            gone, other = (job_of(session_of(inner_stage, name), 0, 0, (5,)) for name in ("gone", "other"))
+            busy.worker.submit(gone)
+            busy.worker.drop(gone.session.id)
+            busy.worker.submit(other)
+            assert [job for job, _ in await busy.delivered(2)] == [other, busy.prefill]
+            assert busy.results.empty()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_stops_begins_with_nothing_more(inner_stage: Stage) -> None:
+    async def run() -> None:
+        async with busy_worker(inner_stage) as busy:
+            busy.worker.submit(job_of(session_of(inner_stage, "writer"), 0, 0, (5,)))
+            busy.worker.stop()
+            assert [job for job, _ in await busy.delivered(1)] == [busy.prefill]
+            assert busy.results.empty()
+
+    asyncio.run(run())
+
+
+def test_a_pass_is_broken_for_no_longer_than_it_takes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, breaks = 0.0, list[float]()
+
+    def work() -> None:
+        nonlocal now
+        breaks.append(now)
+        now += 3.0
+
+    monkeypatch.setattr(compute.time, "perf_counter", lambda: now)
+    between = Break(work)
+    for _ in range(8):
+        between()
+        now += 1.0
+    assert breaks == [0.0, 6.0, 12.0]
+    assert (between.seconds, between.own_seconds) == (9.0, 8.0)
 
 
 def test_worker_answers_a_round_as_often_as_it_was_sent(stage: Stage) -> None:

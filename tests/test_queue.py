@@ -135,33 +135,47 @@ def test_prefill_beside_those_who_decode_runs_in_short_passes() -> None:
     assert not queue.is_disturbing([prefill(reader)], now=2.0)
 
 
-def test_a_short_round_breaks_into_others_prefill_if_its_turn_is_first() -> None:
+def test_a_short_round_breaks_into_others_prefill_unless_its_turn_is_later() -> None:
     queue = Queue()
     reader, writer, greedy = session(1, "reader"), session(2, "writer"), session(3, "greedy")
     running = [prefill(reader)]
-    for one in (reader, writer, greedy):
-        queue.add(decode(one))
-    queue.add(prefill(session(4, "other")))
-    assert {job.session.client for job in queue.breaking(running, ())} == {"writer", "greedy"}
-    assert [job.session.client for job in queue.breaking(running, {writer.id})] == ["greedy"]
-    queue.charge([decode(greedy)], 1.0, now=0.0)
-    assert [job.session.client for job in queue.breaking(running, ())] == ["writer"]
+    for waiting in (decode(reader), decode(writer), decode(greedy), decode(session(4, "long"), drafts=200)):
+        queue.add(waiting)
+    queue.add(prefill(session(5, "other")))
+
+    def breaking() -> set[str]:
+        return {job.session.client for job in queue.breaking(running, max_tokens=100)}
+
+    assert breaking() == {"writer", "greedy"}
+    queue.charge([decode(greedy)], 1.0, now=0.0, beside=running)
+    assert breaking() == {"writer"}
     queue.charge(running, 2.0, now=0.0)
-    assert {job.session.client for job in queue.breaking(running, ())} == {"writer", "greedy"}
+    assert breaking() == {"writer", "greedy"}
 
 
-def test_a_slow_chains_session_decodes_between_its_rounds_too() -> None:
-    """Else others' long passes, which made it slow, would keep it slow."""
+def test_what_breaks_into_a_pass_is_paid_for_though_nobody_waits() -> None:
     queue = Queue()
-    reader, writer = session(1, "reader"), session(2, "writer")
-    for now in (0.0, 5.0):
-        queue.charge([decode(writer)], 1.0, now)
-        assert queue.is_disturbing([prefill(reader)], now=now + 1.1) == (now > 0.0)
-    assert queue.is_disturbing([prefill(reader)], now=14.9)
-    assert not queue.is_disturbing([prefill(reader)], now=15.1)
-    queue.charge([decode(writer)], 1.0, now=50.0)
-    assert queue.is_disturbing([prefill(reader)], now=109.9)
-    assert not queue.is_disturbing([prefill(reader)], now=110.1), "it may never come back"
+    reader, writer, others = session(1, "reader"), session(2, "writer"), session(3, "writer")
+    running = [prefill(reader)]
+    queue.add(decode(writer))
+    assert queue.take(queue.breaking(running, 100), CHUNK)
+    queue.charge([decode(writer)], 1.0, now=0.0, beside=running)
+    queue.add(decode(writer))
+    queue.add(decode(others))
+    assert not queue.breaking(running, 100)
+
+
+def test_of_one_client_the_session_that_has_had_less_breaks_in() -> None:
+    queue = Queue()
+    writer, reader, idle = (session(i, "one") for i in range(3))
+    for one in (writer, reader):
+        queue.add(prefill(one))
+    queue.charge([decode(writer)], 1.0, now=0.0)
+    queue.add(decode(idle))
+    assert [job.session.id for job in queue.breaking([prefill(reader)], 100)] == [idle.id]
+    queue.leave_out(writer.id, lambda _: True)
+    queue.add(decode(writer))
+    assert [job.session.id for job in queue.breaking([prefill(reader)], 100)] == [idle.id]
 
 
 def test_who_decodes_is_not_disturbed_by_himself() -> None:

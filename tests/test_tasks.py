@@ -25,6 +25,7 @@ from peer.compute import Engine
 from peer.links import Link
 from peer.rounds import Rounds
 from peer.service import PeerService
+from peer.worker import NICENESS
 from specswarm.cli import main
 from swarm import neighbours, tasks
 from swarm.calls import DhtNode
@@ -308,7 +309,7 @@ def test_a_peer_computes_behind_all_else_that_runs(
 
     monkeypatch.setattr(Engine, "run", run)
     asyncio.run(generate())
-    assert found == {niceness() + 5}
+    assert found == {niceness() + NICENESS}
 
 
 def test_a_link_that_fails_by_our_fault_is_not_blamed_on_the_neighbour(

@@ -52,7 +52,7 @@ class ToyEngine:
         self.computed = 0
         """Rows, counted once for each layer."""
 
-    def run(self, jobs: Sequence[Job], between: Callable[[], None] = bool) -> list[Outcome | Failure]:
+    def run(self, jobs: Sequence[Job], between: Callable[[], None] = lambda: None) -> list[Outcome | Failure]:
         return [spoiled_by(job, torch.float32) or self._run(job, between) for job in jobs]
 
     def _run(self, job: Job, between: Callable[[], None]) -> Outcome:

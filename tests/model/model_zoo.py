@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +185,19 @@ class Chain:
         self.caches = [[stage.new_cache() for _ in range(sessions)] for stage in stages]
 
     def run(
-        self, *rounds: tuple[int, torch.Tensor] | tuple[int, torch.Tensor, tuple[int, ...]]
+        self,
+        *rounds: tuple[int, torch.Tensor] | tuple[int, torch.Tensor, tuple[int, ...]],
+        between: Callable[[int], None] | None = None,
     ) -> list[torch.Tensor]:
-        """One packed round, (position, ids) or (position, ids, parents) per session; logits for every token."""
+        """One packed round, (position, ids) or (position, ids, parents) per session; logits for every token. `between`
+        is called at each layer, with the number of its stage."""
         values = [piece[1] for piece in rounds]
-        for stage, caches in zip(self.stages, self.caches, strict=True):
+        for number, (stage, caches) in enumerate(zip(self.stages, self.caches, strict=True)):
             slices = [
                 Slice(cache, piece[0], value, piece[2] if len(piece) == 3 else None, num_logits=len(piece[1]))
                 for cache, piece, value in zip(caches, rounds, values, strict=True)
             ]
-            values = stage.forward(slices)
+            values = stage.forward(slices, None if between is None else partial(between, number))
         return values
 
     def compact(self, session: int, base: int, kept: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from swarm.errors import ModelUnsupported
 from swarm.model.loading import load_stage
 from swarm.model.source import ModelSource
+from swarm.model.stage import Slice
 from swarm.span import Span
 
 SPANS = (Span(0, 2), Span(2, 3), Span(3, 5))
@@ -44,6 +46,23 @@ def check_family(model: Any, source: ModelSource, *, is_flat: bool = True) -> No
     advance((24, one[24:40]), (32, two[32:33]), (16, 1))
     assert_same(torch.cat(got[0]), zoo.whole_logits(model, one))
     assert_same(torch.cat(got[1]), zoo.whole_logits(model, two))
+    check_breaks(model, chain, one)
+
+
+def check_breaks(model: Any, chain: zoo.Chain, text: torch.Tensor) -> None:
+    """A round of another session within a pass of each stage, at its last layer."""
+    caches, values, layers = [stage.new_cache() for stage in chain.stages], [text[:5]], Counter[int]()
+
+    def between(number: int) -> None:
+        layers[number] += 1
+        stage = chain.stages[number]
+        if layers[number] == len(stage.span):
+            values.extend(stage.forward([Slice(caches[number], 0, values[-1], num_logits=5)]))
+
+    logits, _ = chain.run((0, text), (0, text[:9]), between=between)
+    assert_same(logits, zoo.whole_logits(model, text))
+    assert_same(values[-1], zoo.whole_logits(model, text[:5]))
+    assert layers == {number: len(stage.span) for number, stage in enumerate(chain.stages)}
 
 
 @pytest.mark.parametrize("family", zoo.SERVED)
