@@ -52,16 +52,17 @@ class ToyEngine:
         self.computed = 0
         """Rows, counted once for each layer."""
 
-    def run(self, jobs: Sequence[Job], between: Callable[[], None] = lambda: None) -> list[Outcome | Failure]:
+    def run(self, jobs: Sequence[Job], between: Callable[[], None] | None = None) -> list[Outcome | Failure]:
         return [spoiled_by(job, torch.float32) or self._run(job, between) for job in jobs]
 
-    def _run(self, job: Job, between: Callable[[], None]) -> Outcome:
+    def _run(self, job: Job, between: Callable[[], None] | None) -> Outcome:
         session, round = job.session, job.round
         rows = list(round.tokens) if job.states is None else _read(job.states)
         parents = job.tree.all_parents if job.tree else tuple(range(-1, len(rows) - 1))
         position = job.tree.position if job.tree else round.position
         for layer in range(session.span.start, session.span.end):
-            between()
+            if between is not None:
+                between()
             cache = self._cache(session, layer)
             rows = cache.run(layer, position, rows, parents)
             if not round.grown:
