@@ -17,9 +17,11 @@ from functools import partial
 from peer.batching import PrefillPass, is_prefill, next_batch
 from peer.compute import FAILED, Break, Engine, Failure, Job, Outcome
 from peer.queue import Queue, num_tokens
+from peer.sent import CHUNK
 from swarm.tasks import report
 
 NICENESS = 5  # of the torch thread: messages for others go first, and what the peer's owner does
+_LONG = 8  # times as many tokens of prefill where nobody decodes: enough for a pass, and the next hop begins early
 _WORKED = 1 << 30  # tokens, at which their count begins anew
 _SHORT = 128  # tokens of rounds that run together within others' pass
 
@@ -64,13 +66,14 @@ class Worker:
         queue: Queue | None = None,
         held_up: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
-        """`prefill_tokens`: most of a pass beside which others decode, None: as many as otherwise (see PrefillPass);
+        """`prefill_tokens`: most of a pass beside which others decode, None: `max_batch_tokens` (see PrefillPass);
         `held_up`: sessions none of whose rounds are to be run for now; `go_on` when there are fewer."""
         self._engine = engine
         self._thread = thread
         self._deliver = deliver
         self._max_batch_tokens = max_batch_tokens
         self._prefill = PrefillPass(min(prefill_tokens or max_batch_tokens, max_batch_tokens))
+        self._long_prefill = min(max(CHUNK, _LONG * self._prefill.most), max_batch_tokens)
         self._held_up = held_up
         self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
@@ -173,7 +176,9 @@ class Worker:
         """What is run of these: where some decode, and others' prefill would make them wait, either, as it is the turn
         of one or the other."""
         if not self._queue.is_disturbing(ready, now):
-            return self._queue.take(next_batch(ready, self._max_batch_tokens), self._max_batch_tokens)
+            return self._queue.take(
+                next_batch(ready, self._max_batch_tokens, self._long_prefill), self._long_prefill
+            )
         prefill = [job for job in ready if is_prefill(job.round)]
         decode = [job for job in ready if not is_prefill(job.round)]
         most = self._prefill.tokens

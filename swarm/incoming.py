@@ -4,7 +4,7 @@ Its law: identities are free, and whoever has opened a stream has shown no right
 here, or that makes use of us, is known; all others are strangers. A known node keeps a stream for each use, those on
 which something came last. A stranger, and any further stream, has a place as long as nobody else needs it; a stranger
 has memory for an early message, no more; what goes beyond is read and thrown away, so that a stream that others share
-goes on.
+goes on. Large messages of strangers are read at a pace: bytes cost time, whether anybody wants them or not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NODE_BYTES = 2 * MAX_MESSAGE  # in flight of one node, ...
 HOST_BYTES = 4 * NODE_BYTES  # ... of all strangers at one address, ...
 ALL_BYTES = 16 * MAX_MESSAGE  # ... and of everybody
 _PATIENCE = 10.0  # seconds that a large message may take, ...
-_RATE = 1 << 20  # ... and bytes a second beyond those
+_RATE = 1 << 20  # ... and bytes a second beyond those: as fast as those of all strangers at one address are read
 
 Known = Callable[[], Mapping[str, int]]
 """By peer id, the nodes that are known, and how many uses there are of each."""
@@ -73,6 +73,7 @@ class IncomingStreams:
         self._clock = clock
         self._complaints = complaints or Complaints(clock)
         self._guests: dict[Guest, None] = {}
+        self._due: dict[str, float] = {}  # by address of strangers: when what was read of them so far was due
 
     @contextlib.contextmanager
     def taken_by(
@@ -111,6 +112,16 @@ class IncomingStreams:
         finally:
             guest.coming = 0
             self.note_use(guest)
+
+    def pause_before(self, guest: Guest, size: int) -> float:
+        """Seconds to wait before so many more bytes of a large message are read."""
+        if guest.is_known:
+            return 0.0
+        now = self._clock()
+        self._due = {host: due for host, due in self._due.items() if due > now}
+        due = self._due.get(guest.host, now)
+        self._due[guest.host] = due + size / _RATE
+        return due - now
 
     def complain(self, guest: Guest, text: str) -> None:
         """Take note of what is wrong with a message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from contextlib import closing
 
 from swarm import awake
@@ -100,11 +101,17 @@ class Libp2pStream:
             return data
         with limits.room_for(guest, size) as is_taken:
             async with awake.timeout(seconds_for(size)):
-                if is_taken:
-                    return await self._reader.readexactly(size)
-                while size:
-                    size -= len(await self._reader.readexactly(min(size, _CHUNK)))
-                return None
+                parts = [part async for part in self._at_pace(size, limits, guest) if is_taken]
+                return b"".join(parts) if is_taken else None
+
+    async def _at_pace(self, size: int, limits: IncomingStreams, guest: Guest) -> AsyncIterator[bytes]:
+        while size:
+            part = min(size, _CHUNK)
+            pause = limits.pause_before(guest, part)
+            if pause > 0:
+                await asyncio.sleep(pause)
+            yield await self._reader.readexactly(part)
+            size -= part
 
     def close(self) -> None:
         """End the stream, both ways; calling it again does nothing."""

@@ -123,6 +123,7 @@ BOUNDED_BY = {
     "swarm/drafting/model.py DraftModel._calibrations": "checked here",
     "swarm/drafting/ngram.py Repeats._places": TEXT,
     "swarm/drafting/sparse.py SparseDrafter._proofs": TEXT,
+    "swarm/incoming.py IncomingStreams._due": "of streams that are open, and of a while before",
     "swarm/incoming.py IncomingStreams._guests": "checked here",
     "swarm/libp2p.py Libp2pNetwork._known": "checked here: _note_last",
     "swarm/libp2p.py Libp2pNetwork._reached": "checked here: _note_last",

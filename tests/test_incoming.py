@@ -189,6 +189,40 @@ def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on(monkeyp
     assert asyncio.run(run()) == 0
 
 
+def test_strangers_at_one_address_have_a_pace_together_and_known_nodes_none() -> None:
+    with open_streams() as streams:
+        eve, mallory, other = streams.guest("eve"), streams.guest("mallory"), streams.guest("other", "elsewhere")
+        pauses = [streams.limits.pause_before(one, 1 << 19) for one in (eve, mallory, eve, other)]
+        assert pauses == [0.0, 0.5, 1.0, 0.0]
+        streams.known["eve"] += 1
+        assert streams.limits.pause_before(eve, 1 << 19) == 0.0
+        streams.now += 1.25
+        assert streams.limits.pause_before(mallory, 1 << 19) == 0.25
+        streams.now += 10
+        assert streams.limits.pause_before(mallory, 1 << 19) == 0.0
+        assert len(streams.limits._due) == 1  # nobody else is remembered
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_large_message_comes_whole_at_a_strangers_pace_or_at_once(is_known: bool) -> None:
+    large = Hidden(Round(NO_SESSION, 0, 0, (1,), 0, True), 1, "float32", bytes(range(256)) * 1000, ())
+
+    async def run() -> None:
+        reader = asyncio.StreamReader()
+        streams, loop = IncomingStreams(), asyncio.get_running_loop()
+        with streams.taken_by("eve", "host", lambda: {"eve": 1} if is_known else {}) as guest:
+            assert guest
+            stream = Libp2pStream("eve", reader, None, max_message=MAX_MESSAGE, is_own=False)  # type: ignore[arg-type]
+            stream.limit(streams, guest)
+            data, started = encode(large), loop.time()
+            reader.feed_data(len(data).to_bytes(4, "big") + data)
+            assert await asyncio.wait_for(stream.receive(), 10) == large
+            assert is_known or loop.time() - started >= 3 * (1 << 16) / (1 << 20)
+            assert not (is_known and streams._due)
+
+    asyncio.run(run())
+
+
 def test_a_large_message_that_does_not_come_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_PATIENCE", 0.2)
     monkeypatch.setattr(limits, "_RATE", 1 << 30)
