@@ -303,6 +303,20 @@ def test_senseless_requests_are_refused_and_hurt_nobody(target: Path, draft: Pat
     asyncio.run(run())
 
 
+@contextlib.asynccontextmanager
+async def beside_a_stranger(
+    target: Path, draft: Path, folder: Path
+) -> AsyncIterator[tuple[AsyncSwarmModel, Callable[[], Awaitable[MemoryStream]]]]:
+    """A client of a peer that drafts one text at a time, and what opens a stranger's stream to that peer."""
+    async with (
+        memory_swarm.peers(target, SPANS[:2], folder, drafts={1: draft}, max_generations=1) as network,
+        memory_swarm.client(network, target, draft_at="peer") as model,
+    ):
+        contact = model.target.roster.seats(tokens=8)[0].contact
+        assert contact is not None
+        yield model, partial(network.join("stranger").open, contact, DRAFT_PROTOCOL)
+
+
 def test_who_does_not_take_its_text_is_left_and_its_place_is_free(
     target: Path, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,13 +331,8 @@ def test_who_does_not_take_its_text_is_left_and_its_place_is_free(
     monkeypatch.setattr(MemoryStream, "send", hold)
 
     async def run() -> None:
-        async with (
-            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_generations=1) as network,
-            memory_swarm.client(network, target, draft_at="peer") as model,
-        ):
-            contact = model.target.roster.seats(tokens=8)[0].contact
-            assert contact is not None
-            stream = await network.join("stranger").open(contact, DRAFT_PROTOCOL)
+        async with beside_a_stranger(target, draft, tmp_path) as (model, opened):
+            stream = await opened()
             await stream.send(request(model, count=1000, window=1))
             with pytest.raises(PeerLost):
                 await stream.receive()
@@ -334,14 +343,9 @@ def test_who_does_not_take_its_text_is_left_and_its_place_is_free(
 
 def test_nonsense_ends_a_stream_and_nothing_else(target: Path, draft: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        async with (
-            memory_swarm.peers(target, SPANS[:2], tmp_path, drafts={1: draft}, max_generations=1) as network,
-            memory_swarm.client(network, target, draft_at="peer") as model,
-        ):
-            contact = model.target.roster.seats(tokens=8)[0].contact
-            assert contact is not None
+        async with beside_a_stranger(target, draft, tmp_path) as (model, opened):
             for beginning in ([], [request(model, count=1000, window=1)]):
-                stream = await network.join("stranger").open(contact, DRAFT_PROTOCOL)
+                stream = await opened()
                 await stream.send(*beginning)
                 stream._outbox.put_nowait(b"\xc1")
                 with pytest.raises(PeerLost):
