@@ -235,7 +235,8 @@ async def _choose_layers(announcer: Announcer, offer: Announcement, num_layers: 
     """The offer, with the least-served layers, and published as joining.
 
     Peers that join at the same moment must not all take the same ones. So each publishes its choice and looks again:
-    whoever has the smaller peer id keeps it, the others make room, until nothing changes any more.
+    of those that are choosing, whoever has the smaller peer id keeps it, the others make room, until nothing changes
+    any more. Those that have settled, or serve, stay where they are.
     """
     chosen: Span | None = None
     for _ in range(_CHOICES):
@@ -243,16 +244,18 @@ async def _choose_layers(announcer: Announcer, offer: Announcement, num_layers: 
         fixed = [
             other.span
             for other in others
-            if other.state == "serving" or (chosen is None or other.peer_id < offer.peer_id)
+            if other.state != "choosing" or chosen is None or other.peer_id < offer.peer_id
             if other.peer_id != offer.peer_id
         ]
         span = placement.place(offer.num_layers, fixed, num_layers)
         if span == chosen:
             break
         chosen = span
-        offer = offer.model_copy(update={"start": span.start, "end": span.end})
+        offer = offer.model_copy(update={"start": span.start, "end": span.end, "state": "choosing"})
         await announcer.publish(offer)
         await asyncio.sleep(_SETTLE_SECONDS)
+    offer = offer.model_copy(update={"state": "joining"})
+    await announcer.publish(offer)
     return offer
 
 

@@ -128,9 +128,9 @@ class Directory:
         )
 
     async def peers_of(self, fingerprint: str, *, joining: bool = False) -> list[Announcement]:
-        """The live announcements of one model: the peers that serve it, and on request those still loading. Raises
+        """The live announcements of one model: the peers that serve it, and on request those that will. Raises
         LookupFailed."""
-        states = {"serving", "joining"} if joining else {"serving"}
+        states = {"serving", "joining", "choosing"} if joining else {"serving"}
         found = _announced(await self.look(model_key(fingerprint)))
         return [peer for peer in found if peer.fingerprint == fingerprint and peer.state in states]
 

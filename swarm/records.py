@@ -100,8 +100,9 @@ class Announcement(Envelope):
     """A draft model's step, if the peer drafts for clients; it knows the target's tokenizer."""
     links: Annotated[dict[PeerId, Seconds], Field(max_length=64)]
     """Round-trip seconds to other peers of this model, as measured from here."""
-    state: Literal["joining", "serving", "draining", "left"] = "serving"
-    """It has chosen its layers and loads them, serves them, serves only those who are there already, or is gone."""
+    state: Literal["choosing", "joining", "serving", "draining", "left"] = "serving"
+    """It would take these layers and may still make room, has settled on them and loads them, serves them, serves only
+    those who are there already, or is gone."""
     shared_key: bool = False
     """Another node publishes under the same key: a copy of the key file is in use elsewhere."""
     _seal: tuple[bytes, bytes] = (bytes(32), bytes(_SIGNATURE))

@@ -96,6 +96,7 @@ def test_signed_record_is_read_back(identity: Identity) -> None:
         {"quantize": "nf4"},
         {"state": "left"},
         {"state": "joining"},
+        {"state": "choosing"},
         {"maddrs": (), "links": {}, "start": 0, "end": 8},
         {"shared_key": True, "lifetime": 3.0},
     ):
