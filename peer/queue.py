@@ -129,9 +129,9 @@ class Queue:
             job.session.client for job in beside
         }
         crowd = sum(map(self._standing.is_new, present | {job.session.client for job in batch}))
-        costs = dict[tuple[str, bytes], float]()
+        costs, tokens = dict[tuple[str, bytes], float](), num_tokens(batch)
         for job in batch:
-            client, cost = job.session.client, seconds * len(job.round.tokens) / num_tokens(batch)
+            client, cost = job.session.client, seconds * len(job.round.tokens) / tokens
             costs[client, job.session.id] = cost * (crowd if self._standing.is_new(client) else 1)
             self._standing.note(client, cost)
         self._turns.charge(costs)

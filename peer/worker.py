@@ -158,8 +158,7 @@ class Worker:
 
     def _break(self) -> None:
         """Hand over the short rounds that need not wait for the end of what is run, if that is prefill."""
-        is_prefilling = self._running and all(is_prefill(job.round) for job in self._running)
-        if self._is_stopped or self._between or not is_prefilling:
+        if self._is_stopped or self._between or not _is_prefill(self._running):
             return
         short = self._queue.breaking(self._running, _SHORT)
         if short:
@@ -187,9 +186,11 @@ class Worker:
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
-        between = Break(partial(self._run_between, loop))
+        started = time.perf_counter()
+        between = Break(partial(self._run_between, loop)) if _is_prefill(batch) else None
         results = self._results(batch, between)
-        _tell(loop, self._finish, batch, results, between.own_seconds)
+        seconds = time.perf_counter() - started - (between.seconds if between else 0.0)
+        _tell(loop, self._finish, batch, results, seconds)
 
     def _run_between(self, loop: asyncio.AbstractEventLoop) -> None:
         """The same within a pass, of what was handed over for that; the loop hears of it before it does of the pass."""
@@ -225,25 +226,30 @@ class Worker:
         self.go_on()
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
-        self._is_busy, self._running = False, []
-        self._bring_all(batch, results, seconds)
+        self._running = []
+        self._bring_all(batch, results)
+        self._is_busy = False
+        self._account(batch, seconds)
         self.go_on()
 
     def _finish_between(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._between = []
-        self._bring_all(batch, results, seconds)
+        self._bring_all(batch, results)
+        self._account(batch, seconds)
         self._break()
 
-    def _bring_all(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
-        """Take note of what was run, and deliver what came of it."""
+    def _account(self, batch: list[Job], seconds: float) -> None:
+        """Take note of what was run; its results are on their way by then."""
         self._busy_seconds += seconds
         tokens = num_tokens(batch)
         if not any(is_prefill(job.round) for job in batch):
             self._prefill.note_decode(seconds)
-        elif all(is_prefill(job.round) for job in batch) and tokens <= self._prefill.most:
+        elif _is_prefill(batch) and tokens <= self._prefill.most:
             self._prefill.note_prefill(tokens, seconds)
-        self.worked = (self.worked + tokens) % _WORKED
         self._queue.charge(batch, seconds, asyncio.get_running_loop().time(), self._running)
+
+    def _bring_all(self, batch: list[Job], results: list[Outcome | Failure]) -> None:
+        self.worked = (self.worked + num_tokens(batch)) % _WORKED  # which the answers to questions tell
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
 
@@ -253,6 +259,11 @@ class Worker:
             self._deliver(job, result)
         except Exception as error:
             report("delivering a round's result failed", error)
+
+
+def _is_prefill(batch: Sequence[Job]) -> bool:
+    """Whether there is nothing else in it."""
+    return len(batch) > 0 and all(is_prefill(job.round) for job in batch)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, finish: Callable[..., None], *arguments: object) -> None:

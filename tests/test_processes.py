@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,25 @@ def test_ten_clients_at_once_get_what_each_gets_alone(target: Path, swarm: tuple
         return await asyncio.gather(*map(one, prompts))
 
     assert asyncio.run(all_at_once()) == [greedy(whole, prompt, 24) for prompt in prompts]
+
+
+def test_hops_that_compute_for_longer_than_is_waited_for_are_not_lost(
+    target: Path, swarm: tuple[list[str], list[Program]]
+) -> None:
+    """Clients ask after a fifth of a second; long prompts wait for each other's at every hop for many of these."""
+    whole = load_whole(target)
+    prompts = [[7 * i % VOCAB, i, 3] * 600 for i in range(6)]
+
+    async def one(prompt: list[int]) -> tuple[list[int], int]:
+        options = {"threads": 1, "wait_floor": 0.2, "wait_ceiling": 0.2}
+        async with AsyncSwarmModel.connect(str(target), initial_peers=swarm[0], **options) as model:
+            result = await model.generate(prompt, max_new_tokens=8)
+            return result.token_ids, result.reroutes
+
+    async def all_at_once() -> list[tuple[list[int], int]]:
+        return await asyncio.gather(*map(one, prompts))
+
+    assert asyncio.run(all_at_once()) == [(greedy(whole, prompt, 8), 0) for prompt in prompts]
 
 
 def test_generate_prints_one_object_and_streams_the_same_text(
@@ -280,6 +300,32 @@ def test_a_peer_without_layers_takes_the_least_served(target: Path, tmp_path: Pa
             assert peer.next(READY_SECONDS)["span"] == [2, 4]
         finally:
             peer.stop()
+
+
+def test_a_peer_that_hangs_holds_up_neither_an_audited_text_nor_new_clients(target: Path, tmp_path: Path) -> None:
+    """It would audit, is still announced, and answers nothing."""
+    expected = greedy(load_whole(target), [1, 2, 3], 30)
+    with running_swarm(str(target), ["0:4"] * 2, tmp_path, ready_seconds=READY_SECONDS) as (
+        initial_peers,
+        programs,
+    ):
+        options = {"initial_peers": initial_peers, "draft": "none", "audit": 1.0, "wait_floor": 0.2}
+        with SwarmModel.connect(str(target), **options) as model:
+            used = model.generate([1, 2, 3], max_new_tokens=1).chain[0][0]
+            peers = {program.ready["peer_id"]: program.process for program in programs if program.ready["span"]}
+            [other] = [process for peer_id, process in peers.items() if peer_id != used]
+            other.send_signal(signal.SIGSTOP)
+            try:
+                started = time.monotonic()
+                result = model.generate([1, 2, 3], max_new_tokens=30)
+                with SwarmModel.connect(str(target), **options) as late:
+                    result_of_late = late.generate([1, 2, 3], max_new_tokens=30)
+                seconds = time.monotonic() - started
+            finally:
+                other.send_signal(signal.SIGCONT)
+    assert result.token_ids == result_of_late.token_ids == expected
+    assert result.audits_skipped >= 1
+    assert seconds < 20.0
 
 
 def test_a_generation_survives_the_loss_of_a_peer(target: Path, tmp_path: Path) -> None:
