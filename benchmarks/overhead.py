@@ -47,6 +47,8 @@ class Cost:
 
     tokens: int
     seconds: float
+    computed: float
+    """Seconds of those in which the peers' stages computed: what differs here is the machine's, or the model code's."""
     cpu_seconds: float
     """Of all programs of the swarm together."""
     bytes: float
@@ -78,6 +80,7 @@ class Side:
         cost = Cost(
             len(result["token_ids"]),
             result["seconds"],
+            sum(result["compute_seconds"]),
             self._cpu_seconds() - before,
             result["bytes_sent"] + result["bytes_received"],
             result["rounds"],
@@ -197,6 +200,7 @@ def main() -> int:
     record |= {"window": args.window, **revisions}
     units = {
         "seconds": "s/token",
+        "computed": "s/token",
         "cpu_seconds": "s/token",
         "bytes": "/token",
         "rounds": "/token",
