@@ -186,11 +186,9 @@ class Worker:
 
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
-        started = time.perf_counter()
-        between = Break(partial(self._run_between, loop)) if _is_prefill(batch) else None
-        results = self._results(batch, between)
-        seconds = time.perf_counter() - started - (between.seconds if between else 0.0)
-        _tell(loop, self._finish, batch, results, seconds)
+        between = Break(partial(self._run_between, loop))
+        results = self._results(batch, between if _is_prefill(batch) else None)
+        _tell(loop, self._finish, batch, results, between.own_seconds)
 
     def _run_between(self, loop: asyncio.AbstractEventLoop) -> None:
         """The same within a pass, of what was handed over for that; the loop hears of it before it does of the pass."""
@@ -249,6 +247,7 @@ class Worker:
         self._queue.charge(batch, seconds, asyncio.get_running_loop().time(), self._running)
 
     def _bring_all(self, batch: list[Job], results: list[Outcome | Failure]) -> None:
+        """Deliver what came of these rounds."""
         self.worked = (self.worked + num_tokens(batch)) % _WORKED  # which the answers to questions tell
         for job, result in zip(batch, results, strict=True):
             self._bring(job, result)
@@ -262,7 +261,7 @@ class Worker:
 
 
 def _is_prefill(batch: Sequence[Job]) -> bool:
-    """Whether there is nothing else in it."""
+    """Whether a pass has some rounds, and all of them are prefill."""
     return len(batch) > 0 and all(is_prefill(job.round) for job in batch)
 
 

@@ -71,7 +71,7 @@ class Scores(tuple[float, ...]):
             best = max(self)
             weights = [math.exp((score - best) / scale) for score in self]
             whole = sum(weights)
-            found = self._shares[scale] = tuple([weight / whole for weight in weights])
+            found = self._shares[scale] = tuple(weight / whole for weight in weights)
         return found
 
     def likelihoods(self, taken: int) -> tuple[float, ...]:
