@@ -72,7 +72,7 @@ class Chain:
         self._terms = terms
         self._routes = routes
         self._timer = timer
-        self._diagnosis = Diagnosis(target, timer)
+        self._diagnosis = Diagnosis(target, timer, timeout=timeout)
         self._timeout = timeout
         self._session: ChainSession | None = None
         self._past = (0, 0)  # bytes sent and received by sessions that ended

@@ -116,7 +116,8 @@ class ClientConfig(Observed):
     wait_floor: Annotated[float, Field(gt=0)] = 1.0
     """Seconds that are waited for a verdict, at least, before the peers are asked what became of it, ..."""
     wait_ceiling: Annotated[float, Field(gt=0)] = 30.0
-    """... and at most. Peers that compute on are given more, by what they announce and how much there is to do."""
+    """... and at most. Peers that compute on are given more: half of `timeout`, and what their work may take by
+    what they announce."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds without any progress after which a generation is given up."""
 

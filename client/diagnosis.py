@@ -17,6 +17,7 @@ from swarm import awake
 from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.wire import Progress
 
+_LEAST_ANSWER = 2 * awake.PAUSE_SECONDS
 _UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
 
 
@@ -27,9 +28,11 @@ class Astray(SwarmUnreachable):
 class Diagnosis:
     """Asks the hops, and weighs what they say of themselves and of each other."""
 
-    def __init__(self, target: Target, timer: TripTimer) -> None:
+    def __init__(self, target: Target, timer: TripTimer, *, timeout: float) -> None:
+        """`timeout`: seconds without any progress after which a verdict is given up."""
         self._target = target
         self._timer = timer
+        self._believed = timeout / 2  # seconds that any queue may stand still: then there is time to mend
         self._contradicted = Counter[str]()  # by peer: how often one that it says is lost answered, in this text
 
     def blame(self, session: ChainSession | None, error: PeerError) -> None:
@@ -41,14 +44,19 @@ class Diagnosis:
 
     async def survey(self, session: ChainSession) -> dict[str, Progress]:
         """How far the hops got that have no fault; the silent ones get one. Raises SwarmUnreachable if it is us."""
-        reports = await session.survey(self._timer.wait())
+        reports = await session.survey(self._answer_seconds)
         others = session.peer_ids - session.missing - {self._target.transport.peer_id}  # that one is always near
         if others and others.isdisjoint(reports.keys() | _unwilling(session)):
             await self.check_network(session.peer_ids)
-            reports = await session.survey(self._timer.wait())  # it may have come back just now
+            reports = await session.survey(self._answer_seconds)  # it may have come back just now
         for peer_id in session.silent:
             self.blame(session, PeerLost(peer_id, "it is silent"))
         return reports
+
+    @property
+    def _answer_seconds(self) -> float:
+        """That an answer is waited for: at least as long as this program may have stood still without noticing."""
+        return max(self._timer.wait(), _LEAST_ANSWER)
 
     async def check_network(self, silent: Collection[str]) -> None:
         """Raise SwarmUnreachable if nobody else answers either: then it is us."""
@@ -118,8 +126,8 @@ class Diagnosis:
         for hop in session.hops:
             report = reports[hop.contact.peer_id]
             if report.waiting:
-                seconds = self._timer.ceiling + seconds_of_batch(hop, report)
-                most = self._timer.ceiling + seconds_of_queue(hop, report)
+                seconds = self._believed + seconds_of_batch(hop, report)
+                most = self._believed + seconds_of_queue(hop, report)
                 return pending.queue_moves(hop.contact.peer_id, report, now, seconds=seconds, most=most)
         return False
 

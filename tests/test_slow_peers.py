@@ -17,6 +17,8 @@ from tests.toy_swarm import PROMPT, ToyClient, ToySwarm
 
 CEILING = 5.0
 """Seconds that a toy client waits, at most, before it asks what became of a round; peers run 64 tokens at a time."""
+TIMEOUT = 2 * CEILING
+"""As much longer as it is by default: for half of it a queue may stand still."""
 TEXT = [7 * i % 50 for i in range(200)]
 
 
@@ -48,7 +50,7 @@ def test_work_that_takes_long_by_what_was_announced_is_waited_for() -> None:
     """Not even one part of the prompt is through a hop before the client asks for the first time."""
 
     async def run() -> None:
-        client = ToyClient(await slow_swarm(seconds=1.0, announced=0.3), window=3, prompt=TEXT)
+        client = ToyClient(await slow_swarm(seconds=1.0, announced=0.3), window=3, prompt=TEXT, timeout=TIMEOUT)
         assert await client.generate(8) == reference(TEXT, 8, 3)
         assert client.chain.reroutes == 0
 
@@ -64,7 +66,7 @@ def test_a_queue_that_moves_is_waited_for_though_it_takes_longer_than_announced(
         swarm = await slow_swarm(seconds=0.06, announced=0.01)
         for name in ("b0", "b1", "b2"):
             swarm.kill(name)
-        clients = [ToyClient(swarm, window=3, prompt=[i, *TEXT]) for i in range(8)]
+        clients = [ToyClient(swarm, window=3, prompt=[i, *TEXT], timeout=TIMEOUT) for i in range(8)]
         texts = await asyncio.gather(*(client.generate(8) for client in clients))
         assert texts == [reference([i, *TEXT], 8, 3) for i in range(8)]
         assert [client.chain.reroutes for client in clients] == [0] * 8
@@ -72,10 +74,30 @@ def test_a_queue_that_moves_is_waited_for_though_it_takes_longer_than_announced(
     faulty.run(run())
 
 
+def test_a_peer_whose_machine_is_busy_has_a_second_to_answer_however_short_a_client_waits() -> None:
+    async def run() -> None:
+        swarm = await slow_swarm(seconds=0.0, announced=0.001)
+        client = ToyClient(swarm, window=3, floor=0.05, timeout=TIMEOUT)
+        loop = asyncio.get_running_loop()
+        stood_still: list[str] = []
+
+        def stand_still(_: int) -> None:
+            if not stood_still:
+                node = swarm.network.nodes[client.hops[1].contact.peer_id]
+                node.is_hung = True
+                loop.call_later(0.8, node.resume)
+                stood_still.append(node.peer_id)
+
+        assert await client.generate(COUNT, stand_still) == reference(PROMPT, COUNT, 3)
+        assert client.chain.reroutes == 0
+
+    faulty.run(run())
+
+
 def test_a_peer_whose_computing_hangs_is_lost_although_it_answers() -> None:
     async def run() -> float:
         swarm = await slow_swarm(seconds=0.0, announced=0.001)
-        client = ToyClient(swarm, window=3)
+        client = ToyClient(swarm, window=3, timeout=TIMEOUT)
         stalled: list[str] = []
 
         def stall(done: int) -> None:
@@ -113,7 +135,7 @@ def test_a_peer_that_only_says_that_work_goes_on_is_left_in_the_end(moves: str) 
         liar = swarm.directory.peers["x0"].model_copy(update={"step_seconds": 0.0})
         swarm.directory.peers["x0"] = liar
         intercept(swarm, "x0", answer)
-        client = ToyClient(swarm, window=3)
+        client = ToyClient(swarm, window=3, timeout=TIMEOUT)
         assert await client.generate(COUNT) == reference(PROMPT, COUNT, LAYERS)
         assert "x0" not in {hop.contact.peer_id for hop in client.hops}
         return client.chain.stall_seconds
