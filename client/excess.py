@@ -88,33 +88,26 @@ class Trips:
     def __init__(self) -> None:
         self._pairs = deque[tuple[float, float]](maxlen=_TRIPS)  # seconds announced, and taken
         self._chain: object = None
+        self.seconds = 0.0
+        """Of a trip; 0 until there were enough."""
+        self.excess: float | None = None
+        """By how many seconds they took longer than announced: 0, unless that is so much that the chain is better left;
+        None until there were enough."""
 
     def of(self, chain: object) -> Trips:
         """Those of this chain: none, where the last ones were of another."""
         if chain != self._chain:
             self._chain = chain
             self._pairs.clear()
+            self.seconds, self.excess = 0.0, None
         return self
 
     def note(self, announced: float, taken: float, *, at_least: bool = False) -> None:
         """A trip took so many seconds. `at_least`: it was only waited for so long, for it was on its way before; it
         counts as one that took what was announced, unless that was waited for longer."""
         self._pairs.append((announced, max(taken, announced) if at_least else taken))
-
-    @property
-    def seconds(self) -> float:
-        """Of a trip; 0 until there were enough."""
-        return self._median(taken for _, taken in self._pairs)
-
-    @property
-    def excess(self) -> float | None:
-        """By how many seconds they took longer than announced: 0, unless that is so much that the chain is better left;
-        None until there were enough."""
-        if len(self._pairs) < _ENOUGH:
-            return None
-        announced = self._median(announced for announced, _ in self._pairs)
-        excess = self._median(taken - announced for announced, taken in self._pairs)
-        return excess if excess > max((MUCH - 1) * announced, _LEAST) else 0.0
-
-    def _median(self, values: Iterable[float]) -> float:
-        return median_low(values) if len(self._pairs) >= _ENOUGH else 0.0
+        if len(self._pairs) >= _ENOUGH:
+            self.seconds = median_low([taken for _, taken in self._pairs])
+            usual = median_low([announced for announced, _ in self._pairs])
+            excess = median_low([taken - announced for announced, taken in self._pairs])
+            self.excess = excess if excess > max((MUCH - 1) * usual, _LEAST) else 0.0

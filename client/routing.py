@@ -187,18 +187,22 @@ def trip_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
     """What a round of `tokens` tokens takes through a chain, and back to whoever has planned it."""
     places = [atlas.places.get(hop.contact.peer_id) for hop in hops]
     between = sum(
-        UNKNOWN_LINK if one is None or other is None else float(atlas.links[one, other])
-        for one, other in itertools.pairwise(places)
+        [
+            UNKNOWN_LINK if one is None or other is None else float(atlas.links[one, other])
+            for one, other in itertools.pairwise(places)
+        ]
     )
-    return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum(hop.seconds(tokens) for hop in hops)
+    return between + (hops[0].round_trip + hops[-1].round_trip) / 2 + sum([hop.seconds(tokens) for hop in hops])
 
 
 def expected_seconds(hops: Sequence[Hop], atlas: Atlas, *, tokens: int) -> float:
     """The same, and what rounds wait for others by the announced load."""
     waiting = sum(
-        float(atlas.waiting[atlas.places[hop.contact.peer_id]]) * hop.seconds(tokens)
-        for hop in hops
-        if hop.contact.peer_id in atlas.places
+        [
+            float(atlas.waiting[atlas.places[hop.contact.peer_id]]) * hop.seconds(tokens)
+            for hop in hops
+            if hop.contact.peer_id in atlas.places
+        ]
     )
     return trip_seconds(hops, atlas, tokens=tokens) + waiting
 

@@ -397,4 +397,4 @@ class ChainSession:
 
 def chunk_of(hops: Sequence[Hop]) -> int:
     """Most tokens that all these hops take at a time."""
-    return min(MAX_ROUND_TOKENS, *(hop.max_round for hop in hops))
+    return min(MAX_ROUND_TOKENS, *[hop.max_round for hop in hops])

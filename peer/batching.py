@@ -76,4 +76,4 @@ def _fill(items: Sequence[T], max_tokens: int) -> list[T]:
 
 def is_prefill(round: Round) -> bool:
     """Whether it brings text the caches lack, rather than the newest tokens and their drafts."""
-    return not round.judged or round.num_text > MAX_TAIL + 1
+    return not round.judged or len(round.tokens) - round.num_drafts > MAX_TAIL + 1

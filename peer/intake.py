@@ -34,6 +34,7 @@ class States:
     parcel: _Parcel
     form: str
     hidden_size: int
+    row_bytes: int
     sender: str
     start: int
     end: int
@@ -43,19 +44,18 @@ class States:
     def of(cls, data: bytes, form: str, hidden_size: int, *, sender: str, is_packed: bool = False) -> States:
         """Those that a message brought. Raises BadMessage where nothing is packed."""
         size = packed_size(data) if is_packed else len(data)
-        return cls(
-            _Parcel(data, is_packed), form, hidden_size, sender, 0, size // rows.row_bytes(form, hidden_size)
-        )
+        row_bytes = rows.row_bytes(form, hidden_size)
+        return cls(_Parcel(data, is_packed), form, hidden_size, row_bytes, sender, 0, size // row_bytes)
 
     @property
     def num_bytes(self) -> int:
         """Of the rows."""
-        return (self.end - self.start) * rows.row_bytes(self.form, self.hidden_size)
+        return (self.end - self.start) * self.row_bytes
 
     def parted(self, count: int) -> tuple[States, States]:
         """The first `count` rows, and the others."""
         at = self.start + count
-        shared = (self.parcel, self.form, self.hidden_size, self.sender)
+        shared = (self.parcel, self.form, self.hidden_size, self.row_bytes, self.sender)
         return States(*shared, self.start, at), States(*shared, at, self.end)
 
     def check(self, dtype: torch.dtype) -> None:
@@ -78,10 +78,8 @@ class States:
     def read(self, dtype: torch.dtype) -> Tensor:
         """The states [tokens, hidden size], in their own form. Raises BadMessage as `check` does."""
         self.check(dtype)
-        row_bytes = rows.row_bytes(self.form, self.hidden_size)
-        return rows.from_rows(
-            self.parcel.data[self.start * row_bytes : self.end * row_bytes], self.form, self.hidden_size
-        )
+        data = self.parcel.data[self.start * self.row_bytes : self.end * self.row_bytes]
+        return rows.from_rows(data, self.form, self.hidden_size)
 
 
 def states_of(message: Hidden, session: Session, sender: str, hidden_size: int) -> States:
@@ -98,9 +96,10 @@ def states_of(message: Hidden, session: Session, sender: str, hidden_size: int) 
         raise BadMessage(f"hidden states are {form}; this session reads {names}")
     if len(message.compute) >= MAX_HOPS:
         raise BadMessage(f"as many stages as {len(message.compute)} are said to have computed them")
-    expected = len(message.round.tokens) * rows.row_bytes(form, hidden_size)
+    states = States.of(message.states, form, hidden_size, sender=sender, is_packed=message.packed)
+    expected = len(message.round.tokens) * states.row_bytes
     if message.packed and (size := packed_size(message.states)) != expected:
         raise BadMessage(f"packed states of {size} bytes in place of {expected}")
     if not message.packed and len(message.states) != expected:
         raise BadMessage(f"{len(message.states)} bytes of hidden states; {expected} belong to this round")
-    return States.of(message.states, form, hidden_size, sender=sender, is_packed=message.packed)
+    return states

@@ -109,17 +109,25 @@ class Link:
     def _take(self) -> list[AnyMessage]:
         messages, size = list[AnyMessage](), 0
         while size < WRITE_BYTES and self._waiting:
-            flow = min(self._waiting, key=lambda one: self._turns.so_far(one.session.client, one.session.id))
+            flow = self._next()
             message = flow.take()
             if message is None:
                 del self._waiting[flow]
                 continue
             messages.append(message)
-            size += size_of(message)
-            self._turns.charge({(flow.session.client, flow.session.id): size_of(message)})
-        if not self._waiting:
-            self._turns.keep(())
+            cost = size_of(message)
+            size += cost
+            if len(self._waiting) > 1 or not self._turns.is_fresh:
+                self._turns.charge({(flow.session.client, flow.session.id): cost})
+        if not self._waiting and not self._turns.is_fresh:
+            self._turns.begin_anew()
         return messages
+
+    def _next(self) -> Flow:
+        """Whose turn it is."""
+        if len(self._waiting) == 1:
+            return next(iter(self._waiting))
+        return min(self._waiting, key=lambda one: self._turns.so_far(one.session.client, one.session.id))
 
 
 class Links:
@@ -150,13 +158,16 @@ class Links:
     @property
     def full(self) -> set[bytes]:
         """Sessions whose results wait for a neighbour that reads slowly: more of them would only wait, too."""
-        held_up = {session for session, flow in self._results.items() if flow.num_bytes > FLOW_BYTES}
+        flows = [flow for flow in self._results.values() if flow.num_bytes]
+        if sum(flow.num_bytes for flow in flows) <= FLOW_BYTES:
+            return set()
+        held_up = {flow.session.id for flow in flows if flow.num_bytes > FLOW_BYTES}
         waiting = Counter[str]()  # by client
-        for flow in self._results.values():
+        for flow in flows:
             waiting[flow.session.client] += flow.num_bytes
         if waiting.total() >= MAX_BYTES:
-            share = MAX_BYTES / len(+waiting)
-            held_up |= {session for session, flow in self._results.items() if waiting[flow.session.client] >= share}
+            share = MAX_BYTES / len(waiting)
+            held_up |= {flow.session.id for flow in flows if waiting[flow.session.client] >= share}
         return held_up
 
     def check(self, client: str, to: Contact) -> None:

@@ -56,7 +56,7 @@ class Queue:
     def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:
         """The first round of each session that is not held up, in the order in which they should run."""
         heads = [jobs[0] for session_id, jobs in self._waiting.items() if session_id not in held_up]
-        return sorted(heads, key=self._turn)
+        return sorted(heads, key=self._turn) if len(heads) > 1 else heads
 
     def breaking(self, batch: Sequence[Job], max_tokens: int) -> list[Job]:
         """The short rounds, of `max_tokens` at most, that need not wait for the end of this pass of others.
@@ -96,10 +96,14 @@ class Queue:
 
     def is_disturbing(self, batch: Iterable[Job], now: float) -> bool:
         """Whether others wait for short rounds while these run: sessions that have decoded lately, or do so now."""
+        prefill, decode = list[bytes](), list[bytes]()
+        for job in batch:
+            (prefill if is_prefill(job.round) else decode).append(job.session.id)
+        if not prefill:
+            return False
         self._decoded = {session: at for session, at in self._decoded.items() if at > now - _LATELY}
-        batch = list(batch)
-        decoding = self._decoded.keys() | {job.session.id for job in batch if not is_prefill(job.round)}
-        return any(decoding - {job.session.id} for job in batch if is_prefill(job.round))
+        decoding = self._decoded.keys() | decode
+        return any(decoding - {session} for session in prefill)
 
     def leave_out(self, session_id: bytes, is_stale: Callable[[Job], bool]) -> list[Job]:
         """Forget those rounds of a session that are not wanted any more; which these were."""
@@ -111,8 +115,9 @@ class Queue:
         return left_out
 
     def _note_gone(self, session_id: bytes, jobs: Sequence[Job]) -> None:
-        self.num_tokens -= num_tokens(jobs)
-        self.num_bytes -= sum(job.num_bytes for job in jobs)
+        for job in jobs:
+            self.num_tokens -= len(job.round.tokens)
+            self.num_bytes -= job.num_bytes
         if not self._waiting[session_id]:
             del self._waiting[session_id]
 
@@ -124,20 +129,28 @@ class Queue:
     def charge(self, batch: Sequence[Job], seconds: float, now: float, beside: Sequence[Job] = ()) -> None:
         """The stage has worked so long for these, each of another session: each pays by its tokens. `beside`: what is
         still run."""
-        self._decoded |= {job.session.id: now for job in batch if not is_prefill(job.round)}
-        present = {jobs[0].session.client for jobs in self._waiting.values()} | {
-            job.session.client for job in beside
-        }
-        crowd = sum(map(self._standing.is_new, present | {job.session.client for job in batch}))
-        costs, tokens = dict[tuple[str, bytes], float](), num_tokens(batch)
+        tokens = num_tokens(batch)
+        costs = {job.session: seconds * len(job.round.tokens) / tokens for job in batch}
+        for session, cost in costs.items():
+            self._standing.note(session.client, cost)
         for job in batch:
-            client, cost = job.session.client, seconds * len(job.round.tokens) / tokens
-            costs[client, job.session.id] = cost * (crowd if self._standing.is_new(client) else 1)
-            self._standing.note(client, cost)
-        self._turns.charge(costs)
+            if not is_prefill(job.round):
+                self._decoded[job.session.id] = now
+        if not self._waiting and not beside:
+            self._turns.begin_anew()
+            return
+        waiting = [jobs[0] for jobs in self._waiting.values()]
+        present = {job.session.client for job in (*waiting, *beside)}
+        crowd = sum(map(self._standing.is_new, present | {session.client for session in costs}))
+        self._turns.charge(
+            {
+                (session.client, session.id): cost * (crowd if self._standing.is_new(session.client) else 1)
+                for session, cost in costs.items()
+            }
+        )
         self._turns.keep(present)
 
 
 def num_tokens(jobs: Iterable[Job]) -> int:
     """Of the rounds together."""
-    return sum(len(job.round.tokens) for job in jobs)
+    return sum([len(job.round.tokens) for job in jobs])

@@ -118,7 +118,8 @@ class Rounds:
         before = session.last_number
         for other in self._table.admit(session, round, layer, sender):
             self._make_room(other, "others need the memory, and its client had most of it or did not use it")
-        self._leave_out_stale(session)
+        if session.waiting > 1:
+            self._leave_out_stale(session)
         judged_here = round.judged and not round.grown and session.span.end == self._stage.info.num_layers
         context = tuple(session.tokens[: round.position + round.num_text]) if judged_here else ()
         tree = session.tree if round.parents else None

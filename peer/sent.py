@@ -116,8 +116,9 @@ class Sent:
 
     def _cut(self, position: int) -> None:
         """Forget the rows from `position` on, and all branches."""
-        for again in self._read:
-            again.cut(position)
+        if self._read:
+            for again in self._read:
+                again.cut(position)
         self.num_bytes -= len(self._branches)
         self._branches = b""
         while self._pieces and self._pieces[-1][0] >= position:

@@ -166,7 +166,7 @@ class PeerService:
                 while True:
                     await self._quota.wait(stream.peer_id)
                     message = await self._receive(stream)
-                    self._quota.note(stream.peer_id, message, self._clients()[stream.peer_id])
+                    self._quota.note(stream.peer_id, message, self._table.num_sessions_of(stream.peer_id))
                     answer = self._answer(message, stream.peer_id, replies)
                     if answer is not None and not replies.post(answer):
                         self._complaints.about(
@@ -187,7 +187,7 @@ class PeerService:
         while True:
             await self._quota.wait(stream.peer_id)
             message = await self._receive(stream)
-            if not any(session.source == stream.peer_id for session in self._table):
+            if not self._table.is_fed_by(stream.peer_id):
                 self._quota.note(stream.peer_id, message, 0)
             if not isinstance(message, Hidden):
                 name = type(message).__name__

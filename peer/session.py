@@ -92,9 +92,9 @@ class Growing(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, parents=self.parents + round.parents)
 
     @property
-    def size(self) -> int:
-        """Tokens, of text and drafts."""
-        return self.num_text + len(self.parents)
+    def slots(self) -> int:
+        """How many the cache needs."""
+        return self.position + self.num_text + len(self.parents)
 
     @property
     def reach(self) -> int:
@@ -160,25 +160,27 @@ class Session:
     """Questions to be answered when the cache holds what they ask for."""
     last_used: float = 0.0
 
-    def check(self, round: Round, layer: int, sender: str, model: ModelInfo) -> None:
-        """Raise Refusal unless `round` of `sender`, with the states after layers 0..`layer`, may run now."""
+    def check(self, round: Round, layer: int, sender: str, model: ModelInfo) -> Growing:
+        """The tree of drafts that `round` of `sender`, with the states after layers 0..`layer`, makes or grows. Raises
+        Refusal unless it may run now."""
         if sender != self.source:
             raise Refusal("unlawful", "this session is fed by another peer")
         if layer != self.span.start:
             raise Refusal("unlawful", f"states after layer {layer}; this hop begins with layer {self.span.start}")
         if self.rule == "rejection" and (round.parents or round.grown):
             raise Refusal("unlawful", "the rule rejection judges chains, no trees")
+        tree = self.tree_with(round)
         if round.grown:
-            self._check_reach(self._tree_with(round), round, model)
-            return
+            self._check_reach(tree, round, model)
+            return tree
         newest = self.tree.number if self.tree else self.last_number
         if round.number < newest:
             raise Refusal("unlawful", f"round {round.number} comes after round {newest}")
-        if round.position > self._reliable(round):
-            raise Refusal(
-                "unlawful", f"position {round.position} leaves a gap after {self._reliable(round)} tokens"
-            )
-        self._check_reach(Growing.begin(round), round, model)
+        reliable = self._reliable(round)
+        if round.position > reliable:
+            raise Refusal("unlawful", f"position {round.position} leaves a gap after {reliable} tokens")
+        self._check_reach(tree, round, model)
+        return tree
 
     def _reliable(self, round: Round) -> int:
         """How many positions the cache holds as they are when this round runs: all, where its sender takes the drafts
@@ -217,10 +219,11 @@ class Session:
     def _check_reach(self, tree: Growing, round: Round, model: ModelInfo) -> None:
         if tree.reach > model.max_positions:
             raise Refusal("unlawful", f"the model's context ends at {model.max_positions} tokens")
-        if max(round.tokens) >= model.vocab_size:
-            raise Refusal("unlawful", f"token {max(round.tokens)} is not in the vocabulary of {model.vocab_size}")
+        if (top := max(round.tokens)) >= model.vocab_size:
+            raise Refusal("unlawful", f"token {top} is not in the vocabulary of {model.vocab_size}")
 
-    def _tree_with(self, round: Round) -> Growing:
+    def tree_with(self, round: Round) -> Growing:
+        """The tree of drafts that a round makes or grows."""
         return self.tree.with_more(round) if round.grown and self.tree else Growing.begin(round)
 
     def is_stale(self, round: Round) -> bool:
@@ -234,14 +237,9 @@ class Session:
         """The same of one that was admitted."""
         return bool(round.grown) and self.tree is not None and round.number < self.tree.number
 
-    def slots(self, round: Round) -> int:
-        """How many the cache needs for a round."""
-        tree = self._tree_with(round)
-        return tree.position + tree.size
-
-    def admit(self, round: Round) -> None:
-        """Take note of a checked round: it is going to run."""
-        self.tree = self._tree_with(round)
+    def admit(self, round: Round, tree: Growing) -> None:
+        """Take note of a checked round, and the tree that it makes or grows: it is going to run."""
+        self.tree = tree
         if not round.grown:
             self.tokens[round.position :] = round.tokens[: round.num_kept]
         self.last_number = round.number

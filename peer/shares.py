@@ -61,6 +61,11 @@ class Turns:
         """What a client has had, and one of his sessions: the less that is, the sooner comes its turn."""
         return self._clients.so_far(client), self._sessions[client].so_far(session)
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nobody has had anything since all began anew."""
+        return not self._sessions
+
     def charge(self, costs: Mapping[tuple[str, bytes], float]) -> None:
         """These sessions of these clients, at least one, have had their turn together, at these costs."""
         bills = defaultdict[str, dict[bytes, float]](dict)
@@ -75,9 +80,11 @@ class Turns:
         self._sessions[client].forget(session)
 
     def keep(self, clients: Collection[str]) -> None:
-        """No others want anything for now: how much of theirs each of their sessions has had does not count any more;
-        if nobody does, nothing counts."""
+        """No others want anything for now: how much of theirs each of their sessions had does not count any more."""
         for client in self._sessions.keys() - clients:
             del self._sessions[client]
-        if not clients:
-            self._clients.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Nobody wants anything: nothing counts any more."""
+        self._sessions.clear()
+        self._clients.begin_anew()

@@ -9,7 +9,7 @@ from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
 from peer.room import Holding, giving_way
 from peer.sent import SentStore
-from peer.session import Neighbour, Refusal, Session, TooLong, check_neighbours, check_sampling
+from peer.session import Growing, Neighbour, Refusal, Session, TooLong, check_neighbours, check_sampling
 from peer.standing import Standing
 from peer.witness import Witness
 from swarm.model.cache import KVCache
@@ -69,6 +69,14 @@ class SessionTable:
         """Tokens, through the whole span, for which there is memory left."""
         free = self._max_cache_bytes - sum(self._reserved.values())
         return max(free, 0) // max(self._stage.cache_bytes_per_token, 1)
+
+    def num_sessions_of(self, client: str) -> int:
+        """That a client has open here."""
+        return sum([session.client == client for session in self._sessions.values()])
+
+    def is_fed_by(self, peer_id: str) -> bool:
+        """Whether it is the hop before, or the client, of any session."""
+        return peer_id in [session.source for session in self._sessions.values()]
 
     def open(self, request: Open, client: str, downstream: Neighbour | None = None) -> Session:
         """Make a session that feeds `downstream`, in place of one that the same client has open already under its id.
@@ -139,24 +147,23 @@ class SessionTable:
         except KeyError:
             raise Refusal("gone", "no such session is open here") from None
 
-    def check(self, session: Session, round: Round, layer: int, sender: str) -> None:
-        """Raise Refusal unless the round may run now, memory apart."""
+    def check(self, session: Session, round: Round, layer: int, sender: str) -> Growing:
+        """The tree of drafts that the round makes or grows. Raises Refusal unless it may run now, memory apart."""
         self.check_length(round)
-        session.check(round, layer, sender, self._stage.info)
-        self._check_limits(session, round)
+        tree = session.check(round, layer, sender, self._stage.info)
+        self._check_limits(session, round, tree.slots)
+        return tree
 
     def admit(self, session: Session, round: Round, layer: int, sender: str) -> list[Session]:
         """Check the round, reserve memory for its tokens, and take note of it. Returns the sessions that have to end
         now, for want of memory. Raises Refusal, changing nothing, also if its client has most of the memory already."""
-        self.check(session, round, layer, sender)
-        wanted = self._memory_for(session, round)
+        tree = self.check(session, round, layer, sender)
+        wanted = self._memory_for(session, tree.slots)
         others = self._giving_way(session, wanted)
         self._reserved[session.id] = wanted
-        session.cache.reserve(
-            session.slots(round)
-        )  # a number so far; the torch thread takes the memory as it writes
+        session.cache.reserve(tree.slots)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
-        session.admit(round)
+        session.admit(round, tree)
         return others
 
     def _giving_way(self, session: Session, wanted: int) -> list[Session]:
@@ -170,9 +177,9 @@ class SessionTable:
             raise Refusal("full", "full: no cache memory is left for these tokens")
         return [self._sessions[session_id] for session_id in chosen]
 
-    def _memory_for(self, session: Session, round: Round) -> int:
-        """Bytes that the session's cache takes with the round."""
-        capacity = session.cache.capacity_for(session.slots(round))
+    def _memory_for(self, session: Session, slots: int) -> int:
+        """Bytes that the session's cache takes with so many slots."""
+        capacity = session.cache.capacity_for(slots)
         per_layer = self._stage.cache_bytes_per_token / len(self._stage.span)
         return max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
 
@@ -185,13 +192,12 @@ class SessionTable:
         if size > self._max_round:
             raise TooLong("unlawful", f"a round of {size} tokens; this peer takes {self._max_round} at a time")
 
-    def _check_limits(self, session: Session, round: Round) -> None:
-        """Raise Refusal if the round is more than one session may have."""
+    def _check_limits(self, session: Session, round: Round, slots: int) -> None:
+        """Raise Refusal if the round, with which the cache has so many slots, is more than one session may have."""
         limits = self._limits
         if round.num_drafts > limits.max_drafts:
             raise Refusal("unlawful", f"{round.num_drafts} drafts; this peer takes {limits.max_drafts} at a time")
-        end = session.slots(round)
-        if limits.max_session_tokens is not None and end > limits.max_session_tokens:
+        if limits.max_session_tokens is not None and slots > limits.max_session_tokens:
             raise Refusal("full", f"full: a session may have {limits.max_session_tokens} tokens here")
         if session.to_be_judged >= MAX_JUDGED:
             raise Refusal("unlawful", f"{session.to_be_judged} rounds of this session have not been judged yet")

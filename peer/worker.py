@@ -78,6 +78,7 @@ class Worker:
         self._queue = queue or Queue()
         self._is_busy = self._is_stopped = False
         self._running: list[Job] = []
+        self._is_breakable = False  # whether that is prefill, all of it
         self._between: list[Job] = []  # short rounds that are run between two layers of those, or are to be, ...
         self._handed = _Handed()  # ... which the torch thread has not begun with yet
         self._busy_seconds = 0.0
@@ -137,12 +138,14 @@ class Worker:
         """Hand the next batch to the torch thread, unless it has one or none may run; or a trial, whose turn it is."""
         if self._is_busy or self._is_stopped:
             return
-        late = self._handed.take()
-        if late:  # for the pass that is done
+        if self._between and (late := self._handed.take()):  # for the pass that is done
             self._between = []
             self._start(late)
             return
-        loop, trial = asyncio.get_running_loop(), self._trial
+        trial = self._trial
+        if trial is None and not self._queue:
+            return
+        loop = asyncio.get_running_loop()
         ready = self._queue.heads(self._held_up()) if self._queue else []
         if trial is not None and (not ready or loop.time() >= trial.due):
             self._trial, self._is_busy = None, True
@@ -152,13 +155,13 @@ class Worker:
             self._start(self._next(ready, loop.time()))
 
     def _start(self, batch: list[Job]) -> None:
-        self._is_busy, self._running = True, batch
+        self._is_busy, self._running, self._is_breakable = True, batch, _is_prefill(batch)
         self._thread.submit(self._run, batch, asyncio.get_running_loop())
         self._break()
 
     def _break(self) -> None:
         """Hand over the short rounds that need not wait for the end of what is run, if that is prefill."""
-        if self._is_stopped or self._between or not _is_prefill(self._running):
+        if not self._is_breakable or self._is_stopped or self._between:
             return
         short = self._queue.breaking(self._running, _SHORT)
         if short:
@@ -187,7 +190,7 @@ class Worker:
     def _run(self, batch: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """On the torch thread: compute, and wake the event loop with what came of it."""
         between = Break(partial(self._run_between, loop))
-        results = self._results(batch, between if _is_prefill(batch) else None)
+        results = self._results(batch, between if self._is_breakable else None)
         _tell(loop, self._finish, batch, results, between.own_seconds)
 
     def _run_between(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -224,7 +227,7 @@ class Worker:
         self.go_on()
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
-        self._running = []
+        self._running, self._is_breakable = [], False
         self._bring_all(batch, results)
         self._is_busy = False
         self._account(batch, seconds)
@@ -240,9 +243,10 @@ class Worker:
         """Take note of what was run; its results are on their way by then."""
         self._busy_seconds += seconds
         tokens = num_tokens(batch)
-        if not any(is_prefill(job.round) for job in batch):
+        kinds = {is_prefill(job.round) for job in batch}
+        if kinds == {False}:
             self._prefill.note_decode(seconds)
-        elif _is_prefill(batch) and tokens <= self._prefill.most:
+        elif kinds == {True} and tokens <= self._prefill.most:
             self._prefill.note_prefill(tokens, seconds)
         self._queue.charge(batch, seconds, asyncio.get_running_loop().time(), self._running)
 
@@ -262,7 +266,7 @@ class Worker:
 
 def _is_prefill(batch: Sequence[Job]) -> bool:
     """Whether a pass has some rounds, and all of them are prefill."""
-    return len(batch) > 0 and all(is_prefill(job.round) for job in batch)
+    return {is_prefill(job.round) for job in batch} == {True}
 
 
 def _tell(loop: asyncio.AbstractEventLoop, finish: Callable[..., None], *arguments: object) -> None:

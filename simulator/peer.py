@@ -263,7 +263,7 @@ class Peer:
         session = seat.session
         if session.is_stale(round) or (not round.grown and round.position > len(session.tokens)):
             return
-        session.admit(round)
+        session.admit(round, session.tree_with(round))
         for job in [job for job in self._waiting if job.session is session] if self._waiting else ():
             if session.is_given_up(job.round):
                 self._waiting.remove(job)

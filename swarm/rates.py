@@ -33,6 +33,8 @@ class Rates:
 
     def seconds_until(self, caller: str, amount: int = 1) -> float:
         """After which the caller may have so much more; 0 if it may now."""
+        if caller not in self._full_at:
+            return 0.0
         return max(self._debt(caller) + self._seconds(amount) - self._refill, 0.0)
 
     def note(self, caller: str, amount: int = 1) -> None:

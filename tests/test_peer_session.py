@@ -48,8 +48,12 @@ def round_at(position: int, tokens: tuple[int, ...], number: int = 0, num_drafts
 
 def session_with(*tokens: int, number: int = 3) -> Session:
     session = new_session()
-    session.admit(round_at(0, tokens, number))
+    admit(session, round_at(0, tokens, number))
     return session
+
+
+def admit(session: Session, round: Round) -> None:
+    session.admit(round, session.tree_with(round))
 
 
 def state(session: Session) -> dict[str, Any]:
@@ -59,15 +63,15 @@ def state(session: Session) -> dict[str, Any]:
 
 def test_what_goes_on_from_a_round_that_was_lost_is_refused_where_drafts_are_that_may_not_stand() -> None:
     session = session_with(1, 2)
-    session.admit(tree_at(2, (3, 4, 5, 6), (-1, 0, 0)))  # holds 3 4 5; the verdict may be 4 6
+    admit(session, tree_at(2, (3, 4, 5, 6), (-1, 0, 0)))  # holds 3 4 5; the verdict may be 4 6
     text = Round(ID, 5, 4, (6,), 0, judged=False)
     rest = replace(round_at(5, (7, 8), 5, num_drafts=1), continues=True)
     with pytest.raises(Refusal, match="leaves a gap"):
         session.check(rest, 1, FEEDER, MODEL)
     session.check(text, 1, FEEDER, MODEL)
-    session.admit(text)
+    admit(session, text)
     session.check(rest, 1, FEEDER, MODEL)
-    session.admit(rest)
+    admit(session, rest)
     assert session.tokens == [1, 2, 3, 4, 6, 7, 8]
 
 
@@ -132,7 +136,7 @@ def test_refused_round_leaves_session_unchanged(round: Round, sender: str, reaso
 def test_admitted_round_becomes_the_text_from_its_position_on(round: Round, tokens: list[int]) -> None:
     session = session_with(1, 2, 3)
     session.check(round, 1, FEEDER, MODEL)
-    session.admit(round)
+    admit(session, round)
     assert session.tokens == tokens
     assert session.last_number == round.number
 
@@ -142,7 +146,7 @@ def test_repeated_round_is_taken_again_and_changes_nothing() -> None:
     again = round_at(3, (4, 5), 4)
     for _ in range(3):
         session.check(again, 1, FEEDER, MODEL)
-        session.admit(again)
+        admit(session, again)
         assert session.tokens == [1, 2, 3, 4, 5]
 
 
@@ -169,7 +173,7 @@ def more(number: int, grown: int, *parents: int) -> Round:
 def session_with_a_tree() -> Session:
     """Text 1 2 3, of which 3 is the newest; drafts 4 and 5 after it, 6 after 5; that was round 4."""
     session = session_with(1, 2)
-    session.admit(tree_at(2, (3, 4, 5, 6), (-1, -1, 1)))
+    admit(session, tree_at(2, (3, 4, 5, 6), (-1, -1, 1)))
     return session
 
 
@@ -178,14 +182,14 @@ def test_a_tree_grows_round_by_round_and_is_no_text() -> None:
     for number, round in ((5, more(5, 3, -1, 2)), (6, more(6, 5, 4, 4, 6))):
         assert not session.is_stale(round)
         session.check(round, 1, FEEDER, MODEL)
-        session.admit(round)
+        admit(session, round)
         assert session.last_number == number
         session.ran(round)
     assert session.tokens == [1, 2, 3, 4]
     assert session.computed == 0  # those before have not run
     assert session.tree == Growing(4, 2, 1, (-1, -1, 1, -1, 2, 4, 4, 6))
     assert session.tree.all_parents == (-1, 0, 0, 2, 0, 3, 5, 5, 7)
-    assert session.slots(more(7, 8, 0)) == 2 + 1 + 9
+    assert session.tree_with(more(7, 8, 0)).slots == 2 + 1 + 9
     assert session.tree.reach == 3 + 5
 
 
@@ -202,9 +206,9 @@ def test_more_of_another_tree_is_stale(round: Round) -> None:
 def test_what_another_tree_follows_is_given_up() -> None:
     session = session_with_a_tree()
     round = more(5, 3, -1)
-    session.admit(round)
+    admit(session, round)
     assert not session.is_given_up(round)
-    session.admit(round_at(3, (8,), 6, num_drafts=0))
+    admit(session, round_at(3, (8,), 6, num_drafts=0))
     assert session.is_given_up(round)
     assert not session.is_given_up(tree_at(2, (3, 4, 5, 6), (-1, -1, 1)))
 
@@ -212,10 +216,10 @@ def test_what_another_tree_follows_is_given_up() -> None:
 def test_a_round_may_come_again_after_more_of_its_tree() -> None:
     """As it does when a chain is mended."""
     session = session_with_a_tree()
-    session.admit(more(5, 3, -1))
+    admit(session, more(5, 3, -1))
     again = tree_at(2, (3, 4, 5, 6), (-1, -1, 1))
     session.check(again, 1, FEEDER, MODEL)
-    session.admit(again)
+    admit(session, again)
     assert session.tokens == [1, 2, 3, 4]
     assert not session.is_stale(more(5, 3, -1))
     with pytest.raises(Refusal, match="round 3 comes after round 4"):
@@ -277,7 +281,7 @@ def test_any_history_follows_the_law(history: list[tuple[int, int, list[int], st
         )
         if is_lawful:
             session.check(round, 1, sender, MODEL)
-            session.admit(round)
+            admit(session, round)
             text, last = text[:position] + tokens, number
         else:
             with pytest.raises(Refusal):

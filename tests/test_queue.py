@@ -192,7 +192,7 @@ def test_a_prefill_in_parts_is_the_same_text_in_order(text: int, drafts: int, mo
     drafts = drafts if is_judged else 0
     round = Round(one.id, 3, 7, tuple(range(text + drafts)), drafts, is_judged, continues=is_judged)
     rows = torch.arange(text + drafts).float().unsqueeze(1)
-    one.admit(round)
+    one.admit(round, one.tree_with(round))
     queue = Queue()
     states = States.of(pack(to_bytes(rows), 4), "float32", 1, sender="before", is_packed=True)
     queue.add(Job(one, round, states, (0.5,), context=(1, 2)))
