@@ -19,11 +19,11 @@ rows are the same.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Sequence
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from client import metrics
 from client.diagnosis import Astray, Diagnosis
@@ -184,15 +184,9 @@ class Chain:
         number = number or self._last_number + 1
         pending = Pending(number, _now(), is_first=is_first, is_sent=is_sent, is_astray=self._is_astray)
         self._pending, self._is_astray = pending, False
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes_at_first if is_first and not self.has_begun else _passes),
-            stop=self._is_hopeless,
-            wait=wait_random_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
-            reraise=True,
-        )
         with awake.clock().kept() as clock:
             pauses = self._pauses = clock.pauses
-            verdict: Verdict = await retrying(self._attempt, tokens, tree)
+            verdict = await self._verdict(tokens, tree)
             seconds = _now() - pending.started
             pending.is_disturbed |= clock.pauses != pauses
         if pending.is_disturbed:
@@ -225,7 +219,26 @@ class Chain:
         self.reroutes += 1
         metrics.MENDED.inc()
 
-    def _is_hopeless(self, _: RetryCallState) -> bool:
+    async def _verdict(self, tokens: Sequence[int], tree: DraftTree) -> Verdict:
+        """One attempt after the other, as long as there is hope; the pauses between them are drawn at random, that not
+        all clients of a lost peer come back at once."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._attempt(tokens, tree)
+            except _PASSING as error:
+                if not self._may_pass(error) or self._is_hopeless():
+                    raise
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311  # no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _may_pass(self, error: BaseException) -> bool:
+        """Whether it may be over at the next attempt. That some layers are served by nobody may only if they were."""
+        if isinstance(error, ChainLost):
+            return self.has_begun or not self._pending.is_first
+        return not isinstance(error, DaemonEnded)
+
+    def _is_hopeless(self) -> bool:
         """Whether nothing has gone on for too long. After a pause of this program, everything is tried once more."""
         pending, pauses = self._pending, awake.clock().pauses
         if self._pauses != pauses and pending.fresh_starts < _FRESH_STARTS:
@@ -402,16 +415,6 @@ class Chain:
 def _now() -> float:
     """Seconds in which this program ran."""
     return awake.clock().now()
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether it may be over at the next attempt."""
-    return isinstance(error, _PASSING) and not isinstance(error, DaemonEnded)
-
-
-def _passes_at_first(error: BaseException) -> bool:
-    """The same before any verdict: that some layers are served by nobody passes only once they were."""
-    return _passes(error) and not isinstance(error, ChainLost)
 
 
 _PASSING = (PeerError, SwarmUnreachable, ChainLost)

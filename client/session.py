@@ -55,6 +55,8 @@ class ChainSession:
     ) -> None:
         """Nothing is opened yet: see `lead_over`."""
         self.hops: tuple[Hop, ...] = ()
+        self.peer_ids: frozenset[str] = frozenset()
+        """The peers of the chain."""
         self.cached = 0
         """Positions of the text that are in the first hop's cache."""
         self.complete = 0
@@ -91,17 +93,12 @@ class ChainSession:
         return self._streams.traffic
 
     @property
-    def peer_ids(self) -> set[str]:
-        """The peers of the chain."""
-        return {hop.contact.peer_id for hop in self.hops}
-
-    @property
-    def missing(self) -> set[str]:
+    def missing(self) -> frozenset[str]:
         """The hops that are not part of the session, or not any more."""
         return self.peer_ids - self._streams.peer_ids
 
     @property
-    def silent(self) -> set[str]:
+    def silent(self) -> frozenset[str]:
         """The hops that did not answer the last survey, and of which nothing else is known."""
         return self.peer_ids - self._questions.reports.keys() - self.faults.keys() - self.missing
 
@@ -129,7 +126,7 @@ class ChainSession:
         awaited but the streams to these. A hop that refuses says so before its first verdict is due. Raises PeerLost.
         """
         fresh = await self._join(hops)
-        self.hops = tuple(hops)
+        self.hops, self.peer_ids = tuple(hops), frozenset(hop.contact.peer_id for hop in hops)
         for peer_id in self.accused.keys() - self.peer_ids:  # of one that was left meanwhile
             del self.accused[peer_id]
         self.cached = self._base = points[0]

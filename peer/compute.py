@@ -204,7 +204,7 @@ def _passed_on(job: Job, hidden: Tensor) -> bytes | Failure:
     """Its rows; what is not finite would make the next peer accuse this one, and rightly."""
     wire, dtype = job.session.wire, hidden.dtype
     data = to_rows(hidden, wire)
-    return data if are_finite(data, form_of(wire, dtype), hidden.shape[-1]) else OVERFLOWN
+    return data if are_finite(hidden, data, form_of(wire, dtype)) else OVERFLOWN
 
 
 def spoiled_by(job: Job, dtype: torch.dtype) -> Failure | None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
+from peer import packer
 from peer.dials import Dials
 from peer.session import Refusal, Session
 from peer.shares import Turns
@@ -71,7 +72,8 @@ class Link:
         """`client`: for whom it is opened."""
         self.contact = contact
         self.client = client
-        self.is_open = False
+        self.stream: Stream | None = None
+        """Once it is open."""
         self.flows: dict[Flow, None] = {}
         """Of everybody who uses it."""
         self.task: asyncio.Task[None]
@@ -80,6 +82,7 @@ class Link:
         """Ends it, if nobody uses it any more."""
         self._waiting: dict[Flow, None] = {}
         self._some = asyncio.Event()
+        self._is_idle = False  # whether all that was taken has been sent
         self._turns = Turns()
 
     def wake(self, flow: Flow) -> None:
@@ -99,11 +102,19 @@ class Link:
         """Whether there is more to send."""
         return bool(self._waiting)
 
+    def send_at_once(self, message: AnyMessage) -> bool:
+        """Send this if nothing waits here, or in the stream; whether that was so. It saves a turn of the event loop."""
+        if self.stream is None or self._waiting or not self._is_idle:
+            return False
+        return self.stream.send_at_once(message)
+
     async def next(self) -> list[AnyMessage]:
         """What goes out in one write, as soon as there is something."""
-        while not (messages := self._take()):
+        while not (self._waiting and (messages := self._take())):
             self._some.clear()
+            self._is_idle = True
             await self._some.wait()
+            self._is_idle = False
         return messages
 
     def _take(self) -> list[AnyMessage]:
@@ -175,7 +186,7 @@ class Links:
         if to in self._links:
             return
         own = [link for link in self._links.values() if link.client == client]
-        dialled = sum(not link.is_open for link in own)
+        dialled = sum(link.stream is None for link in own)
         if dialled >= MAX_DIALS:
             raise Refusal("rate", f"the ways to {dialled} next peers that this client named are still being opened")
         if len(own) >= MAX_LINKS:
@@ -193,8 +204,9 @@ class Links:
         """Send a result to the session's next peer. If it cannot be brought there, `on_lost` is told."""
         self.lead(session)
         flow = self._results[session.id]
-        flow.post(message)
-        flow.link.wake(flow)
+        if size_of(message) >= packer.LEAST or not flow.link.send_at_once(message):
+            flow.post(message)
+            flow.link.wake(flow)
 
     def push_again(self, session: Session, messages: Iterator[AnyMessage]) -> None:
         """Send these to the session's next peer, instead of what waits: they are asked for as the link takes them. What
@@ -281,7 +293,7 @@ class Links:
                         raise
                     self._lose(link, joined, error)
                 else:
-                    link.is_open = True
+                    link.stream = stream
                     self._dials.note_reached(link.contact)
                     return stream
 

@@ -18,9 +18,12 @@ class Outbox:
     def __init__(self) -> None:
         self._queue: asyncio.Queue[AnyMessage] = asyncio.Queue(MAX_QUEUED)
         self._bytes = 0
+        self._idle: Stream | None = None  # on which all has been sent that was taken
 
     def post(self, message: AnyMessage) -> bool:
-        """Queue a message; False if the client reads too slowly to take more."""
+        """Send a message, or queue it; False if the client reads too slowly to take more."""
+        if self._idle is not None and self._queue.empty() and self._idle.send_at_once(message):
+            return True
         size = size_of(message)
         if self._queue.full() or self._bytes + size > MAX_BYTES:
             return False
@@ -31,11 +34,14 @@ class Outbox:
     async def run(self, stream: Stream) -> None:
         """Send what is posted, in order: what waits together in one write. Raises PeerLost when the stream breaks."""
         while True:
-            await stream.send(*await self._next())
+            self._idle = stream
+            first = await self._queue.get()
+            self._idle = None
+            await stream.send(*self._with(first))
 
-    async def _next(self) -> list[AnyMessage]:
-        """The messages that wait, or the first to come; as many as fit into one write."""
-        messages, size = [await self._queue.get()], 0
+    def _with(self, first: AnyMessage) -> list[AnyMessage]:
+        """A message, and of those that wait behind it as many as fit into one write."""
+        messages, size = [first], 0
         while (size := size + size_of(messages[-1])) < WRITE_BYTES and not self._queue.empty():
             messages.append(self._queue.get_nowait())
         self._bytes -= size

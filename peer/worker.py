@@ -230,7 +230,10 @@ class Worker:
         self._running, self._is_breakable = [], False
         self._bring_all(batch, results)
         self._is_busy = False
-        self._account(batch, seconds)
+        if self._queue:
+            self._account(batch, seconds)
+        else:  # nobody waits for that, and the results leave at the end of this turn of the event loop
+            asyncio.get_running_loop().call_soon(self._account, batch, seconds)
         self.go_on()
 
     def _finish_between(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
@@ -240,7 +243,7 @@ class Worker:
         self._break()
 
     def _account(self, batch: list[Job], seconds: float) -> None:
-        """Take note of what was run; its results are on their way by then."""
+        """Take note of what was run."""
         self._busy_seconds += seconds
         tokens = num_tokens(batch)
         kinds = {is_prefill(job.round) for job in batch}

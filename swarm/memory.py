@@ -61,6 +61,15 @@ class MemoryStream:
             self.bytes_sent += len(data)
             self._outbox.put_nowait(data)
 
+    def send_at_once(self, message: AnyMessage) -> bool:
+        """Queue a message's bytes at the other end, unless the stream has ended."""
+        if self._ended:
+            return False
+        data = encode(message)
+        self.bytes_sent += len(data)
+        self._outbox.put_nowait(data)
+        return True
+
     async def receive(self) -> AnyMessage:
         """The next message of the other end."""
         data = await self._inbox.get()

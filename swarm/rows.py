@@ -53,6 +53,7 @@ def from_rows(data: bytes, form: str, size: int) -> Tensor:
     return blockwise.from_int8(data, size) if form == INT8 else from_bytes(data, DTYPES[form], (-1, size))
 
 
-def are_finite(data: bytes, form: str, size: int) -> bool:
-    """Whether all values in whole rows are numbers, none infinite, nor so large that computing with it would be so."""
-    return blockwise.is_finite(data, size) if form == INT8 else is_finite(data, DTYPES[form])
+def are_finite(states: Tensor, data: bytes, form: str) -> bool:
+    """Whether all values of these states [n, size], whose rows are `data`, are numbers, none infinite, nor so large
+    that computing with it would be so. Of states in int8 the rows count: both ends have the same."""
+    return blockwise.is_finite(data, states.shape[-1]) if form == INT8 else is_finite(states)

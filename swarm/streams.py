@@ -63,6 +63,16 @@ class Libp2pStream:
         except BROKEN:
             raise PeerLost(self.peer_id, "its stream broke") from None
 
+    def send_at_once(self, message: AnyMessage) -> bool:
+        """Hand a message to the daemon now, if it has taken all before it; whether that was so."""
+        transport = self._writer.transport
+        if self._goodbye or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        data = _framed(message)
+        self.bytes_sent += len(data)
+        self._writer.write(data)
+        return True
+
     def limit(self, limits: IncomingStreams, guest: Guest) -> None:
         """From now on large messages are taken within these limits."""
         self._limits = (limits, guest)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_EXPONENTS: dict[torch.dtype, tuple[type[np.unsignedinteger[Any]], int]] = {
-    torch.float32: (np.uint32, 0x7F800000),
-    torch.bfloat16: (np.uint16, 0x7F80),
-    torch.float16: (np.uint16, 0x7C00),
-}
-"""The exponent bits of a value, all of which are set in infinities and in what is not a number, and only there."""
-_BEYOND: dict[torch.dtype, int] = {torch.float32: 187 << 23, torch.bfloat16: 187 << 7, torch.float16: 0x7C00}
-"""Those from which on a value is beyond all reason: of 2^60, whose square is near the end of float32; norms square."""
+_BEYOND = {torch.float32: 2.0**60, torch.bfloat16: 2.0**60, torch.float16: math.inf}
+"""From which on a value is beyond all reason: its square is near the end of float32, and norms square."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -35,7 +28,7 @@ def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tenso
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
 
-def is_finite(data: bytes, dtype: torch.dtype) -> bool:
-    """Whether all raw values in `data` are numbers, none infinite, nor so large that computing with it would be so."""
-    kind, mask = _EXPONENTS[dtype]
-    return bool(((np.frombuffer(data, kind) & kind(mask)) < _BEYOND[dtype]).all())
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values, at least one, are numbers, none infinite, nor so large that computing with it would be so."""
+    least, most = map(float, tensor.aminmax())  # which are no numbers either where one value is none
+    return -_BEYOND[tensor.dtype] < least and most < _BEYOND[tensor.dtype]

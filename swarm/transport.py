@@ -28,6 +28,9 @@ class Stream(Protocol):
     async def send(self, *messages: AnyMessage) -> None:
         """Hand the messages to the network, all at once. Raises PeerLost."""
 
+    def send_at_once(self, message: AnyMessage) -> bool:
+        """Hand a message to the network now, if none before it waits here; whether that was so."""
+
     async def receive(self) -> AnyMessage:
         """The next message. Raises PeerLost at the end of the stream, BadMessage for anything else."""
 

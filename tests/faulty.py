@@ -84,6 +84,11 @@ class FaultyStream:
         for data in map(encode, messages):
             self._send(data)
 
+    def send_at_once(self, message: AnyMessage) -> bool:
+        if not self._ended:
+            self._send(encode(message))
+        return not self._ended
+
     def _send(self, data: bytes) -> None:
         self.bytes_sent += len(data)
         network = self.node.network

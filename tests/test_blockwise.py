@@ -80,6 +80,21 @@ def test_scales_that_make_no_numbers_are_found(scale: int) -> None:
     assert not is_finite(bytes(data), BLOCK + 1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("size", [1, 3, 70, 4096])
+def test_one_value_among_many_that_is_beyond_all_reason_is_found(dtype: torch.dtype, size: int) -> None:
+    largest = torch.tensor(2.0**60 if dtype != torch.float16 else float("inf"), dtype=dtype)
+    below = 65504.0 if dtype == torch.float16 else float(torch.nextafter(largest, torch.zeros((), dtype=dtype)))
+    values = torch.linspace(-3, 3, 2 * size).view(2, size).to(dtype)
+    for place in {0, size // 2, size - 1}:
+        for value in (float(largest), float("nan"), float("inf")):
+            for sign in (1, -1):
+                found, allowed = values.clone(), values.clone()
+                found[1, place], allowed[1, place] = sign * value, sign * below
+                assert not are_finite(found, to_rows(found, "exact"), form_of("exact", dtype))
+                assert are_finite(allowed, to_rows(allowed, "exact"), form_of("exact", dtype))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from([1, 5, BLOCK + 1]), st.data())
 def test_whatever_is_said_to_be_finite_is(size: int, data: st.DataObject) -> None:
@@ -94,6 +109,6 @@ def test_every_form_of_a_row_is_read_as_it_was_written(wire: str, dtype: torch.d
     data, form = to_rows(sent, wire), form_of(wire, dtype)  # type: ignore[arg-type]
     assert form in forms(wire)  # type: ignore[arg-type]
     assert len(data) == 3 * row_bytes_in(form, 70)
-    assert are_finite(data, form, 70)
     received = from_rows(data, form, 70)
+    assert are_finite(received, data, form)
     assert torch.equal(received, sent) if wire == "exact" else torch.allclose(received, sent.float(), atol=1e3)

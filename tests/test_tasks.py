@@ -93,6 +93,7 @@ STARTED = {
     ("client/elsewhere.py", "owned"): "listening to a peer that drafts: raised",
     ("client/recorder.py", "run_in_executor"): "recording: raised",
     ("client/recorder.py", "to_thread"): "recording: raised",
+    ("peer/worker.py", "call_soon"): "the books of a pass: logged by the event loop",
     ("client/blocking.py", "Thread"): "the event loop: who waits for its start gets the error",
     ("client/blocking.py", "owned"): "a call: raised to the thread that waits for it",
     ("client/blocking.py", "call_soon"): "breaking a call off: its task is cancelled",

@@ -45,6 +45,9 @@ class _Stream:
         for message in messages:
             await self._send(message)
 
+    def send_at_once(self, _: AnyMessage) -> bool:
+        return False  # all goes by `send`
+
     async def _send(self, message: AnyMessage) -> None:
         lie = self._lies.get(self._speaker)
         said = lie(message) if lie else message
