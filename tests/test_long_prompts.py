@@ -8,7 +8,7 @@ import pytest
 
 from client import mending, session
 from peer.limits import Limits
-from peer.session import Session
+from peer.session import Growing, Session
 from swarm.span import Span
 from swarm.wire import Round
 from tests import faulty
@@ -33,8 +33,8 @@ def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     admit = Session.admit
 
-    def watched(self: Session, round: Round) -> None:
-        admit(self, round)
+    def watched(self: Session, round: Round, tree: Growing) -> None:
+        admit(self, round, tree)
         seen.append(self.in_flight)
 
     monkeypatch.setattr(Session, "admit", watched)
