@@ -228,6 +228,7 @@ class Worker:
 
     def _finish(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._running, self._is_breakable = [], False
+        self._busy_seconds += seconds
         self._bring_all(batch, results)
         self._is_busy = False
         if self._queue:
@@ -238,13 +239,13 @@ class Worker:
 
     def _finish_between(self, batch: list[Job], results: list[Outcome | Failure], seconds: float) -> None:
         self._between = []
+        self._busy_seconds += seconds
         self._bring_all(batch, results)
         self._account(batch, seconds)
         self._break()
 
     def _account(self, batch: list[Job], seconds: float) -> None:
         """Take note of what was run."""
-        self._busy_seconds += seconds
         tokens = num_tokens(batch)
         kinds = {is_prefill(job.round) for job in batch}
         if kinds == {False}:

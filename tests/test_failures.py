@@ -114,9 +114,9 @@ def test_text_goes_on_here_when_the_peer_that_drafts_dies_or_leaves(
     draft: Path,
     tmp_path: Path,
     swarm: tuple[list[str], dict[str, Program]],
-    expected: list[int],
     end: str,
 ) -> None:
+    """The text is so long that much of it is left however late the end of the peer is seen to."""
     initial_peers, _ = swarm
     reach = [part for maddr in initial_peers for part in ("--initial-peer", maddr)]
     options = ["--identity", str(tmp_path / "drafting.key"), "--threads", "1", "--draft", str(draft)]
@@ -127,14 +127,14 @@ def test_text_goes_on_here_when_the_peer_that_drafts_dies_or_leaves(
     try:
         peer_id = drafting.next(READY_SECONDS)["peer_id"]
         with SwarmModel.connect(str(target), initial_peers=initial_peers, draft_at="peer", threads=1) as model:
-            stream = model.stream(PROMPT, max_new_tokens=TOKENS, window=2)
+            stream = model.stream(PROMPT, max_new_tokens=3 * TOKENS, window=2)
             was_there = False
             for _ in stream:
                 if not was_there and len(stream.result.token_ids) >= 30:
                     was_there = stream.result.drafted_at == peer_id
                     getattr(drafting.process, end)()
         assert was_there
-        assert stream.result.token_ids == expected
+        assert stream.result.token_ids == greedy(load_whole(target), PROMPT, 3 * TOKENS)
         assert end == "terminate" or stream.result.drafted_at is None
     finally:
         drafting.process.kill()
