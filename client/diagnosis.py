@@ -17,7 +17,7 @@ from swarm import awake
 from swarm.errors import PeerError, PeerLost, PeerRefused, SwarmUnreachable
 from swarm.wire import Progress
 
-_LEAST_ANSWER = 2 * awake.PAUSE_SECONDS
+_LEAST_ANSWER = 2 * awake.PAUSE_SECONDS  # that an answer is waited for, however soon a client asks
 _UNLAWFUL = 3  # refusals of one hop, for one verdict, after which it is the hop that is wrong
 
 

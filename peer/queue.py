@@ -29,7 +29,7 @@ class Queue:
         self._standing = standing or Standing()
         self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
         self._turns = Turns()
-        self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round
+        self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round; the oldest first
         self.num_tokens = self.num_bytes = 0
         """Of all; bytes of hidden states."""
 
@@ -101,7 +101,7 @@ class Queue:
             (prefill if is_prefill(job.round) else decode).append(job.session.id)
         if not prefill:
             return False
-        self._decoded = {session: at for session, at in self._decoded.items() if at > now - _LATELY}
+        self._forget_old(now)
         decoding = self._decoded.keys() | decode
         return any(decoding - {session} for session in prefill)
 
@@ -135,7 +135,9 @@ class Queue:
             self._standing.note(session.client, cost)
         for job in batch:
             if not is_prefill(job.round):
+                self._decoded.pop(job.session.id, None)
                 self._decoded[job.session.id] = now
+        self._forget_old(now)
         if not self._waiting and not beside:
             self._turns.begin_anew()
             return
@@ -149,6 +151,11 @@ class Queue:
             }
         )
         self._turns.keep(present)
+
+    def _forget_old(self, now: float) -> None:
+        """Whoever has not decoded lately; also sessions that ended while their rounds were run."""
+        while self._decoded and next(iter(self._decoded.values())) <= now - _LATELY:
+            del self._decoded[next(iter(self._decoded))]
 
 
 def num_tokens(jobs: Iterable[Job]) -> int:

@@ -135,6 +135,17 @@ def test_prefill_beside_those_who_decode_runs_in_short_passes() -> None:
     assert not queue.is_disturbing([prefill(reader)], now=2.0)
 
 
+def test_of_sessions_that_end_while_their_rounds_are_run_nothing_is_left_after_a_second() -> None:
+    queue = Queue()
+    for number in range(200):
+        ended = session(number, f"client {number}")
+        queue.add(decode(ended))
+        batch = queue.take(queue.heads(), CHUNK)
+        queue.forget(ended.id)
+        queue.charge(batch, 0.01, now=number / 8)
+        assert len(queue._decoded) <= 8
+
+
 def test_a_short_round_breaks_into_others_prefill_unless_its_turn_is_later() -> None:
     queue = Queue()
     reader, writer, greedy = session(1, "reader"), session(2, "writer"), session(3, "greedy")
