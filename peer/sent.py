@@ -116,7 +116,7 @@ class Sent:
 
     def _cut(self, position: int) -> None:
         """Forget the rows from `position` on, and all branches."""
-        if self._read:
+        if self._read:  # seldom; to walk a WeakSet takes five calls even where it is empty
             for again in self._read:
                 again.cut(position)
         self.num_bytes -= len(self._branches)

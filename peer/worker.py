@@ -142,10 +142,7 @@ class Worker:
             self._between = []
             self._start(late)
             return
-        trial = self._trial
-        if trial is None and not self._queue:
-            return
-        loop = asyncio.get_running_loop()
+        loop, trial = asyncio.get_running_loop(), self._trial
         ready = self._queue.heads(self._held_up()) if self._queue else []
         if trial is not None and (not ready or loop.time() >= trial.due):
             self._trial, self._is_busy = None, True
