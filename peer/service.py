@@ -252,10 +252,7 @@ class PeerService:
         if not is_session_of(message.session, client):
             raise Refusal("unlawful", "the session's id is one of another client")
         downstream = self._next(message.downstream, client)
-        other = self._table.in_the_way(message, client, downstream)
-        if other is not None:
-            self._make_room(other, "others need the place, and its client had most of them or did not use it")
-        session = self._table.open(message, client, downstream)
+        session = self._table.open(message, client, downstream, self._give_place)
         self._rounds.drop(session.id)  # of a session that this one replaces
         self._links.leave(session.id)
         self._replies[session.id] = replies
@@ -336,6 +333,9 @@ class PeerService:
         """Close a session, and say so."""
         self._replies[session.id].post(Refused(session.id, "gone", reason))
         self._close(session.id)
+
+    def _give_place(self, session: Session) -> None:
+        self._make_room(session, "others need the place, and its client had most of them or did not use it")
 
     def _make_room(self, session: Session, reason: str) -> None:
         """Close a session for want of room."""

@@ -78,14 +78,22 @@ class SessionTable:
         """Whether it is the hop before, or the client, of any session."""
         return peer_id in [session.source for session in self._sessions.values()]
 
-    def open(self, request: Open, client: str, downstream: Neighbour | None = None) -> Session:
+    def open(
+        self,
+        request: Open,
+        client: str,
+        downstream: Neighbour | None = None,
+        note_end: Callable[[Session], object] = lambda session: None,
+    ) -> Session:
         """Make a session that feeds `downstream`, in place of one that the same client has open already under its id.
 
-        Raises Refusal if the client may not, or if the model, the layers or the room are not there.
+        `note_end` is told of the session of another that has to end for it. Raises Refusal, changing nothing, if the
+        client may not, or if the model, the layers or the room are not there.
         """
-        unused = self.in_the_way(request, client, downstream)
-        if unused is not None:
-            self.close(unused.id)
+        other = self.in_the_way(request, client, downstream)
+        if other is not None:
+            note_end(other)
+            self.close(other.id)
         self.admission.note(client)
         span = Span(request.start, request.end)
         session = Session(
