@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from peer.intake import States
+from peer.intake import States, Unfit
 from peer.session import Growing, Session
 from swarm.errors import BadMessage
 from swarm.model.stage import Slice, Stage
@@ -97,7 +97,7 @@ OVERFLOWN = Failure("its results are not finite in its dtype")
 
 
 class Break:
-    """What else is computed between the layers of a pass: for no longer than the pass itself, whatever comes."""
+    """What else is computed in the middle of a pass: for no longer than the pass itself, whatever comes."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
@@ -128,10 +128,15 @@ class Engine:
         self._failures = 0
         self._said: float | None = None  # when the log last told of one
 
+    @property
+    def can_break(self) -> bool:
+        """Whether other jobs may run in the middle of a pass: a GPU is given all layers at once, and is done later."""
+        return self._whole.device.type == "cpu"
+
     def run(self, jobs: Sequence[Job], between: Break | None = None) -> list[Outcome | Failure]:
         """What came of each job, in order. If a shared pass fails, each job is run alone: only the guilty one fails.
 
-        `between`: may run jobs of other sessions, on a CPU; others are given all layers at once and are done later.
+        `between`: may run jobs of other sessions, if this engine `can_break`.
         """
         spoiled = {i: failure for i, job in enumerate(jobs) if (failure := spoiled_by(job, self._whole.dtype))}
         outcomes = iter(self._run_sound([job for i, job in enumerate(jobs) if i not in spoiled], between))
@@ -156,9 +161,7 @@ class Engine:
     def _run_part(self, span: Span, jobs: Sequence[Job], between: Break | None) -> list[Outcome | Failure]:
         started = _now(between)
         stage = self._part(span)
-        outputs = stage.forward(
-            [_slice(stage, job) for job in jobs], between if stage.device.type == "cpu" else None
-        )
+        outputs = stage.forward([_slice(stage, job) for job in jobs], between)
         if stage.is_last:
             verdicts = [self._judged(job, logits) for job, logits in zip(jobs, outputs, strict=True)]
             seconds = _now(between) - started
@@ -215,6 +218,8 @@ def spoiled_by(job: Job, dtype: torch.dtype) -> Failure | None:
         job.states.check(dtype)
     except BadMessage as error:
         return Failure(str(error), job.states.sender)
+    except Unfit as error:
+        return Failure(str(error))
     return None
 
 

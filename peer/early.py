@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from swarm.wire import Hidden, size_of
+from swarm.wire import Hidden, client_mark, size_of
 
-MAX_BYTES = 64 << 20  # over all; of the sender that takes most of it, the session that does makes room
+MAX_BYTES = 64 << 20  # over all; of the sender that takes most of it, the client that does makes room
 MAX_RESULTS = 128  # of one session: whoever claims them has to take them all at once
-MAX_SESSIONS = 64  # of one sender: of more of them, the oldest makes room
+MAX_SESSIONS = 64  # of one sender: of more of them, the client with most makes room
 _AT_A_TIME = 64  # sessions that are forgotten at once
 MAX_SECONDS = 10.0  # what is not claimed by then never will be
 
@@ -48,10 +48,12 @@ class EarlyResults:
         self._senders[sender] += size_of(message)
         is_kept = len(own) <= MAX_SESSIONS
         if not is_kept:
-            self._forget((sender, next(iter(own))))
+            (oldest, *_) = _of_greatest(dict.fromkeys(own, 1))
+            self._forget((sender, oldest))
         while self._senders.total() > self._max_bytes:
             heaviest = max(self._senders, key=self._senders.__getitem__)
-            self._forget(max(((heaviest, one) for one in self._of[heaviest]), key=self._sessions.__getitem__))
+            sizes = {one: self._sessions[heaviest, one] for one in self._of[heaviest]}
+            self._forget((heaviest, max(_of_greatest(sizes), key=sizes.__getitem__)))
             is_kept &= heaviest != sender
         return is_kept
 
@@ -77,3 +79,12 @@ class EarlyResults:
             self._of.pop(sender, None)
             del self._senders[sender]
         return messages
+
+
+def _of_greatest(sizes: Mapping[bytes, int]) -> list[bytes]:
+    """The sessions of the client whose sessions are the greatest together, in their order."""
+    clients = Counter[bytes]()
+    for session, size in sizes.items():
+        clients[client_mark(session)] += size
+    ((most, _),) = clients.most_common(1)
+    return [session for session in sizes if client_mark(session) == most]

@@ -14,6 +14,10 @@ from swarm.packing import packed_size, unpack
 from swarm.wire import MAX_HOPS, Hidden
 
 
+class Unfit(Exception):
+    """The dtype in which this peer computes cannot hold what it is given: that is nobody else's fault."""
+
+
 @dataclass(slots=True, eq=False)
 class _Parcel:
     """The rows of one message, packed or not, until they are needed."""
@@ -62,7 +66,7 @@ class States:
 
     def check(self, dtype: torch.dtype) -> None:
         """Unpack the rows, if nobody has yet, for a stage that computes in `dtype`. Raises BadMessage if they are not
-        what was packed, or no numbers that a stage could have computed."""
+        what was packed, or no numbers that a stage could have computed; Unfit if that dtype cannot hold them."""
         parcel = self.parcel
         if parcel.is_checked:
             return
@@ -73,13 +77,13 @@ class States:
         if not rows.are_finite(states, parcel.data, self.form):
             raise BadMessage("its hidden states are not finite")
         if dtype == torch.float16 and self.form != "float16" and not bool(states.to(dtype).isfinite().all()):
-            raise BadMessage("its hidden states are too large for float16")
+            raise Unfit("it computes in float16, and the hidden states that it is given are too large for that")
         parcel.is_checked = True
         if states.nbytes == len(parcel.data):
             parcel.states, parcel.data = states, b""
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        """The states [tokens, hidden size], in their own form. Raises BadMessage as `check` does."""
+        """The states [tokens, hidden size], in their own form. Raises what `check` does."""
         self.check(dtype)
         if self.parcel.states is not None:
             return self.parcel.states[self.start : self.end]

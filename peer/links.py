@@ -97,6 +97,10 @@ class Link:
         self._turns.forget(flow.session.client, flow.session.id)
         self._turns.keep({other.session.client for other in self.flows})
 
+    def clients(self) -> set[str]:
+        """Of everybody who uses it, or for whom it was opened."""
+        return {flow.session.client for flow in self.flows} or {self.client}
+
     @property
     def is_waiting(self) -> bool:
         """Whether there is more to send."""
@@ -150,14 +154,15 @@ class Links:
         on_lost: Callable[[Collection[Session], PeerLost], None],
         on_room: Callable[[], object],
         change: Change | None = None,
+        is_new: Callable[[str], bool] = lambda client: True,
     ) -> None:
         """`on_lost` is told of a link that broke, and whose results went over it; `on_room`, that some of what waited
-        has been sent. `change` makes of each message what is sent."""
+        has been sent. `change` makes of each message what is sent; `is_new`: whether a client is a newcomer."""
         self._transport = transport
         self._on_lost = on_lost
         self._on_room = on_room
         self._change = change
-        self._dials = Dials()
+        self._dials = Dials(is_new)
         self._links: dict[Contact, Link] = {}  # a peer that came back elsewhere is another contact
         self._results: dict[bytes, Flow] = {}  # by session: to its next peer
         self._closing: set[asyncio.Task[None]] = set()
@@ -283,7 +288,7 @@ class Links:
         after it had begun.
         """
         while True:
-            async with self._dials.turn(link.contact, link.client):
+            async with self._dials.turn(link.contact, link.clients):
                 joined = dict(link.flows)
                 try:
                     stream = await self._transport.open(link.contact, PUSH_PROTOCOL)

@@ -8,16 +8,14 @@ even wait for the end of a pass.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from peer.batching import is_prefill
 from peer.compute import Job
-from peer.session import Refusal
 from peer.shares import Turns
 from peer.standing import Standing
 
-MAX_BYTES = 256 << 20  # of hidden states that wait, above which a client has but a share of them
 _LATELY = 1.0  # seconds in which a session that decodes sends its next round, most often
 
 
@@ -30,28 +28,20 @@ class Queue:
         self._waiting: dict[bytes, deque[Job]] = {}  # by session, those that have some
         self._turns = Turns()
         self._decoded: dict[bytes, float] = {}  # by session: when it last had a short round; the oldest first
-        self.num_tokens = self.num_bytes = 0
-        """Of all; bytes of hidden states."""
+        self.num_tokens = 0
+        """Of all."""
+        self.num_bytes: dict[bytes, int] = {}
+        """By session: of hidden states."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, job: Job) -> None:
         """One more, behind those of its session."""
-        self._waiting.setdefault(job.session.id, deque()).append(job)
+        session_id = job.session.id
+        self._waiting.setdefault(session_id, deque()).append(job)
         self.num_tokens += len(job.round.tokens)
-        self.num_bytes += job.num_bytes
-
-    def check_room(self, client: str, size: int) -> None:
-        """Raise Refusal unless there is room for `size` more bytes of hidden states: where there is not for all, each
-        client has a share of it, and all together twice as much at most."""
-        if self.num_bytes + size <= MAX_BYTES:
-            return
-        waiting = Counter({client: size})
-        for jobs in self._waiting.values():
-            waiting[jobs[0].session.client] += sum(job.num_bytes for job in jobs)
-        if waiting[client] > MAX_BYTES / len(waiting) or waiting.total() > 2 * MAX_BYTES:
-            raise Refusal("full", "full: too many results of the hop before wait here to be computed")
+        self.num_bytes[session_id] = self.num_bytes.get(session_id, 0) + job.num_bytes
 
     def heads(self, held_up: Collection[bytes] = ()) -> list[Job]:
         """The first round of each session that is not held up, in the order in which they should run."""
@@ -117,9 +107,9 @@ class Queue:
     def _note_gone(self, session_id: bytes, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self.num_tokens -= len(job.round.tokens)
-            self.num_bytes -= job.num_bytes
+            self.num_bytes[session_id] -= job.num_bytes
         if not self._waiting[session_id]:
-            del self._waiting[session_id]
+            del self._waiting[session_id], self.num_bytes[session_id]
 
     def forget(self, session_id: bytes) -> None:
         """One that ended."""

@@ -113,10 +113,8 @@ class Rounds:
             again = partial(self.submit, session, round, layer, sender, states, compute)
             self._unproven[session.id] = (round, again)
             return
-        if states is not None:
-            self._worker.check_room(session.client, states.num_bytes)
-        before = session.last_number
-        for other in self._table.admit(session, round, layer, sender):
+        size, before = 0 if states is None else states.num_bytes, session.last_number
+        for other in self._table.admit(session, round, layer, sender, self._worker.waiting_bytes, size):
             self._make_room(other, "others need the memory, and its client had most of it or did not use it")
         if session.waiting > 1:
             self._leave_out_stale(session)

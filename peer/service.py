@@ -87,7 +87,8 @@ class PeerService:
         self._transport = transport
         self._stage = stage
         self._table = table
-        self._links = Links(transport, self._on_link_lost, self._on_room, Packer(uplink_mbit).pack)
+        packer = Packer(uplink_mbit)
+        self._links = Links(transport, self._on_link_lost, self._on_room, packer.pack, table.standing.is_new)
         self._introduced = introduced
         self._early = EarlyResults()
         self._complaints = transport.complaints
@@ -185,7 +186,8 @@ class PeerService:
         One who may not push is read nevertheless: if its stream ended, it would tell its clients that we are lost.
         """
         while True:
-            await self._quota.wait(stream.peer_id)
+            if not self._table.is_fed_by(stream.peer_id):
+                await self._quota.wait(stream.peer_id)
             message = await self._receive(stream)
             if not self._table.is_fed_by(stream.peer_id):
                 self._quota.note(stream.peer_id, message, 0)

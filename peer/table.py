@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from peer.admission import Admission
 from peer.limits import DEFAULTS, Limits
@@ -19,6 +20,9 @@ from swarm.wire import MAX_ROUND_TOKENS, Compute, Open, Round, Views
 
 MAX_JUDGED = 16
 """Rounds of a session that wait to be judged, each of which holds the text up to it."""
+MAX_WAITING = 256 << 20
+"""Bytes of hidden states that wait to be computed."""
+_NOTHING: Mapping[bytes, int] = MappingProxyType({})
 
 
 class SessionTable:
@@ -162,27 +166,45 @@ class SessionTable:
         self._check_limits(session, round, tree.slots)
         return tree
 
-    def admit(self, session: Session, round: Round, layer: int, sender: str) -> list[Session]:
+    def admit(
+        self,
+        session: Session,
+        round: Round,
+        layer: int,
+        sender: str,
+        waiting: Mapping[bytes, int] = _NOTHING,
+        size: int = 0,
+    ) -> list[Session]:
         """Check the round, reserve memory for its tokens, and take note of it. Returns the sessions that have to end
-        now, for want of memory. Raises Refusal, changing nothing, also if its client has most of the memory already."""
+        now, for want of memory. Raises Refusal, changing nothing, also if its client has most of the memory already.
+
+        `waiting`: by session, bytes of hidden states that wait to be computed; the round brings `size` more.
+        """
         tree = self.check(session, round, layer, sender)
         wanted = self._memory_for(session, tree.slots)
-        others = self._giving_way(session, wanted)
+        others = self._giving_way(session, self._reserved, wanted, self._max_cache_bytes, "cache memory is left")
+        if size:
+            size += waiting.get(session.id, 0)
+            found = self._giving_way(session, waiting, size, MAX_WAITING, "room to wait is left")
+            others += [one for one in found if one not in others]
         self._reserved[session.id] = wanted
         session.cache.reserve(tree.slots)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
         session.admit(round, tree)
         return others
 
-    def _giving_way(self, session: Session, wanted: int) -> list[Session]:
-        """Who ends so that a session may have `wanted` bytes. Raises Refusal if nobody has to."""
-        lacking = sum(self._reserved.values()) - self._reserved[session.id] + wanted - self._max_cache_bytes
+    def _giving_way(
+        self, session: Session, held: Mapping[bytes, int], wanted: int, most: int, what: str
+    ) -> list[Session]:
+        """Who ends so that a session may have `wanted` bytes of `most`, of which sessions have those that are `held`.
+        Raises Refusal if nobody has to."""
+        lacking = sum(held.values()) - held.get(session.id, 0) + wanted - most
         if lacking <= 0:
             return []
-        holdings = [self._holding(one, self._reserved[one.id]) for one in self if one is not session]
+        holdings = [self._holding(one, held.get(one.id, 0)) for one in self if one is not session]
         chosen = giving_way(holdings, session.client, wanted, lacking, self.standing.is_new)
         if chosen is None:
-            raise Refusal("full", "full: no cache memory is left for these tokens")
+            raise Refusal("full", f"full: no {what} for these tokens")
         return [self._sessions[session_id] for session_id in chosen]
 
     def _memory_for(self, session: Session, slots: int) -> int:

@@ -1,6 +1,6 @@
 """The torch thread and its queue: rounds in, outcomes out, one batch after the other.
 
-Short rounds do not wait for the end of others' prefill: they run between two of its layers.
+Short rounds do not wait for the end of others' prefill: they run before or after the attention of one of its layers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +79,7 @@ class Worker:
         self._is_busy = self._is_stopped = False
         self._running: list[Job] = []
         self._is_breakable = False  # whether that is prefill, all of it
-        self._between: list[Job] = []  # short rounds that are run between two layers of those, or are to be, ...
+        self._between: list[Job] = []  # short rounds that are run in the middle of those, or are to be, ...
         self._handed = _Handed()  # ... which the torch thread has not begun with yet
         self._busy_seconds = 0.0
         self.worked = 0
@@ -87,9 +87,10 @@ class Worker:
         self._asked = (time.perf_counter(), 0.0)  # for the load: when, and what had been computed by then
         self._trial: _Trial | None = None
 
-    def check_room(self, client: str, size: int) -> None:
-        """Raise Refusal unless there is room for so many more bytes of hidden states of a client."""
-        self._queue.check_room(client, size)
+    @property
+    def waiting_bytes(self) -> Mapping[bytes, int]:
+        """By session: bytes of hidden states that wait."""
+        return self._queue.num_bytes
 
     def submit(self, job: Job) -> None:
         """Queue an admitted round; it starts at once if the torch thread is free."""
@@ -152,7 +153,8 @@ class Worker:
             self._start(self._next(ready, loop.time()))
 
     def _start(self, batch: list[Job]) -> None:
-        self._is_busy, self._running, self._is_breakable = True, batch, _is_prefill(batch)
+        self._is_busy, self._running = True, batch
+        self._is_breakable = self._engine.can_break and _is_prefill(batch)
         self._thread.submit(self._run, batch, asyncio.get_running_loop())
         self._break()
 

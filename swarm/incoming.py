@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.complaints import Complaints
@@ -48,6 +48,8 @@ class Guest:
     """None: it keeps its place whoever needs one."""
     used: float
     """When its last message came."""
+    asker: str
+    """The node that wanted it."""
     coming: int = 0
     """Bytes of the large message that is on its way in."""
 
@@ -66,12 +68,15 @@ class IncomingStreams:
         max_client_streams: int = MAX_CLIENT_STREAMS,
         clock: Callable[[], float] = time.monotonic,
         complaints: Complaints | None = None,
+        is_shared: bool = False,
     ) -> None:
-        """`max_client_streams`: of one node; `complaints` hears who had to be limited."""
+        """`max_client_streams`: of one node; `complaints` hears who had to be limited. `is_shared`: many may have asked
+        for the streams of a node, and they share its places by the address from which they did."""
         self._max_streams = max_streams
         self._max_client_streams = max_client_streams
         self._clock = clock
         self._complaints = complaints or Complaints(clock)
+        self._is_shared = is_shared
         self._guests: dict[Guest, None] = {}
         self._due: dict[str, float] = {}  # by address of strangers: when what was read of them so far was due
 
@@ -82,14 +87,16 @@ class IncomingStreams:
         host: str = "",
         known: Known = nobody,
         close: Callable[[], None] | None = None,
+        asker: str | None = None,
     ) -> Iterator[Guest | None]:
         """A place for one more stream while it is served; None if there is none. `close` ends it, if its place goes to
-        somebody else; without it, that cannot be."""
-        if not self._make_place(peer_id):
-            self._complaints.about("streams", peer_id, "too many streams are open: one more is refused")
+        somebody else; without it, that cannot be. `asker`: who wanted it, if it is not the node itself."""
+        asker = asker or peer_id
+        if not self._make_place(peer_id, host):
+            self._complaints.about("streams", asker, "too many streams are open: one more is refused")
             yield None
             return
-        guest = Guest(peer_id, host, known, close, self._clock())
+        guest = Guest(peer_id, host, known, close, self._clock(), asker)
         self._guests[guest] = None
         STREAMS.inc()
         try:
@@ -113,15 +120,16 @@ class IncomingStreams:
             guest.coming = 0
             self.note_use(guest)
 
-    def pause_before(self, guest: Guest, size: int) -> float:
-        """Seconds to wait before so many more bytes of a large message are read."""
-        if guest.is_known:
-            return 0.0
-        now = self._clock()
-        self._due = {host: due for host, due in self._due.items() if due > now}
-        due = self._due.get(guest.host, now)
-        self._due[guest.host] = due + size / _RATE
-        return due - now
+    def pause(self, guest: Guest) -> float:
+        """Seconds to wait before more of a large message is read: what others bring meanwhile may make it longer."""
+        return 0.0 if guest.is_known else max(self._due.get(guest.host, 0.0) - self._clock(), 0.0)
+
+    def note_read(self, guest: Guest, size: int) -> None:
+        """So many more bytes of a large message have come."""
+        if not guest.is_known:
+            now = self._clock()
+            self._due = {host: due for host, due in self._due.items() if due > now}
+            self._due[guest.host] = self._due.get(guest.host, now) + size / _RATE
 
     def complain(self, guest: Guest, text: str) -> None:
         """Take note of what is wrong with a message."""
@@ -131,8 +139,9 @@ class IncomingStreams:
         """A message has come."""
         guest.used = self._clock()
 
-    def _make_place(self, peer_id: str) -> bool:
-        if sum(guest.peer_id == peer_id for guest in self._guests) >= self._max_client_streams:
+    def _make_place(self, peer_id: str, host: str) -> bool:
+        own = [guest for guest in self._guests if guest.peer_id == peer_id]
+        if len(own) >= self._max_client_streams and not (self._is_shared and self._make_place_among(own, host)):
             return False
         if len(self._guests) < self._max_streams:
             return True
@@ -141,6 +150,16 @@ class IncomingStreams:
             return False
         hosts, nodes = Counter(one.host for one in spare), Counter(one.peer_id for one in spare)
         self._end(min(spare, key=lambda one: (-hosts[one.host], -nodes[one.peer_id], one.used)))
+        return True
+
+    def _make_place_among(self, guests: Sequence[Guest], host: str) -> bool:
+        """For one more from an address: of those from the one that has most, the stream goes that was used longest
+        ago."""
+        hosts = Counter(guest.host for guest in guests)
+        ((most, number),) = hosts.most_common(1)
+        if hosts[host] + 1 >= number:
+            return False
+        self._end(min((guest for guest in guests if guest.host == most), key=lambda one: one.used))
         return True
 
     def _makes_room(self, guest: Guest, size: int) -> bool:
@@ -172,7 +191,7 @@ class IncomingStreams:
 
     def _end(self, guest: Guest) -> None:
         """Close a stream: its place, and the memory of what was coming in, are free from now on."""
-        self._complaints.about("streams", guest.peer_id, "others need the place of a stream that it opened")
+        self._complaints.about("streams", guest.asker, "others need the place of a stream that it opened")
         del self._guests[guest]
         if guest.close is not None:
             guest.close()

@@ -70,7 +70,7 @@ class Relay:
         self._reserved: dict[PeerID, float] = {}  # until when
         self._complaints = complaints or Complaints(clock)
         self._from = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
-        self._to = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints)
+        self._to = IncomingStreams(MAX_CIRCUITS, MAX_CIRCUITS_OF_ONE, complaints=self._complaints, is_shared=True)
 
     async def serve(
         self, source: PeerID, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str = ""
@@ -112,7 +112,7 @@ class Relay:
         if self._reserved.get(peer, 0.0) <= self._clock():
             await _answer(here, Status.NO_RESERVATION)
             return
-        with self._to.taken_by(str(peer), asking.host, close=here[1].close) as reached:
+        with self._to.taken_by(str(peer), asking.host, close=here[1].close, asker=str(source)) as reached:
             if reached is None:
                 await _answer(here, Status.RESOURCE_LIMIT_EXCEEDED)
             elif (there := await self._reach(peer, source)) is None:

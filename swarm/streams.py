@@ -20,6 +20,7 @@ _HEADER = 4  # bytes of a frame's length
 _GOODBYE_SECONDS = 10.0  # for the other end to close a stream
 _TURN = 16  # messages of one stream, after which others have their turn
 _CHUNK = 1 << 16  # bytes read at a time of what nobody waits for any more
+_SOON = 1.0  # seconds after which it is asked again whether a node has to wait
 
 
 class Libp2pStream:
@@ -116,12 +117,12 @@ class Libp2pStream:
 
     async def _at_pace(self, size: int, limits: IncomingStreams, guest: Guest) -> AsyncIterator[bytes]:
         while size:
-            part = min(size, _CHUNK)
-            pause = limits.pause_before(guest, part)
-            if pause > 0:
-                await asyncio.sleep(pause)
-            yield await self._reader.readexactly(part)
-            size -= part
+            while pause := limits.pause(guest):  # noqa: ASYNC110  # time alone ends it, or that its node is known
+                await asyncio.sleep(min(pause, _SOON))
+            part = await self._reader.readexactly(min(size, _CHUNK))
+            limits.note_read(guest, len(part))
+            yield part
+            size -= len(part)
 
     def close(self) -> None:
         """End the stream, both ways; calling it again does nothing."""

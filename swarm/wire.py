@@ -461,9 +461,14 @@ def new_session_id(client: str) -> bytes:
     return _mark(client) + secrets.token_bytes(16 - _OWN)
 
 
+def client_mark(session: bytes) -> bytes:
+    """Of a session's id: what those of one client have in common."""
+    return session[:_OWN]
+
+
 def is_session_of(session: bytes, client: str) -> bool:
     """Whether this client may open a session of that id."""
-    return session[:_OWN] == _mark(client)
+    return client_mark(session) == _mark(client)
 
 
 def _mark(client: str) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from peer import compute
 from peer.batching import PrefillPass, is_prefill, next_batch
 from peer.compute import Break, Engine, Failure, Job, Outcome
+from peer.intake import States
 from peer.session import Session
 from peer.worker import Worker
 from swarm.model.cache import KVCache
@@ -320,6 +322,34 @@ def test_a_short_round_does_not_wait_for_the_end_of_others_prefill(at_each_layer
         [expected] = Engine(inner_stage).run([alone[job.session.client]])
         assert isinstance(outcome, Outcome) and isinstance(expected, Outcome)
         assert outcome.states == expected.states
+
+
+def test_rounds_that_cannot_break_in_share_the_next_pass(
+    inner_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU is given all layers of a pass at once."""
+    monkeypatch.setattr(Gated, "can_break", False)
+    passes = list[int]()
+
+    async def run() -> list[str]:
+        async with busy_worker(inner_stage, at_each_layer=False) as busy:
+            for name in ("one", "two"):
+                busy.worker.submit(job_of(session_of(inner_stage, name), 0, 0, (5,)))
+            start = busy.worker._start
+            busy.worker._start = lambda batch: passes.append(len(batch)) or start(batch)  # type: ignore[method-assign]
+            return [job.session.client for job, _ in await busy.delivered(3)]
+
+    assert asyncio.run(run()) == ["reader", "one", "two"]
+    assert passes == [2]
+
+
+def test_states_that_the_dtype_here_cannot_hold_are_nobody_elses_fault(inner_stage: Stage) -> None:
+    states = States.of(torch.full((1, 16), 70_000.0).numpy().tobytes(), "float32", 16, sender="before")
+    session = session_of(inner_stage, "writer")
+    job = Job(session, Round(session.id, 0, 0, (5,), 0, judged=True), states, ())
+    failure = compute.spoiled_by(job, torch.float16)
+    assert failure is not None and failure.culprit is None and "float16" in failure.reason
+    assert compute.spoiled_by(job, torch.float32) is None
 
 
 def test_who_breaks_in_and_fails_fails_alone(inner_stage: Stage) -> None:

@@ -281,6 +281,23 @@ def test_a_node_with_a_session_brings_more_and_rounds_most_of_all() -> None:
     assert seconds == [pytest.approx(8.0, abs=0.1), pytest.approx(3.0, abs=0.1), 0.0]
 
 
+def test_results_of_a_peer_that_feeds_a_session_are_read_as_they_come_whatever_else_it_brought() -> None:
+    async def run() -> None:
+        swarm, _, push = await fed_by_a_liar(open_at(1))
+        [session] = swarm.tables["middle"]
+        quota, loop = swarm.services["middle"]._quota, asyncio.get_running_loop()
+        for _ in range(1000):
+            quota.note("first", Ping(1), 0)
+        assert quota._rates.seconds_until("first") > 1
+        await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32"))
+        started = loop.time()
+        while not session.computed:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.01)
+        assert loop.time() - started < 0.5
+
+    faulty.run(run())
+
+
 def test_results_of_a_prefill_that_runs_in_parts_go_on_together_and_in_order() -> None:
     """Each message takes time of both ends, for which nobody's share pays."""
 

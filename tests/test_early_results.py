@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from peer.early import MAX_SESSIONS, EarlyResults
-from swarm.wire import PUSH_PROTOCOL, Contact, Hidden, Refused, Relink, Round
+from swarm.wire import PUSH_PROTOCOL, Contact, Hidden, Refused, Relink, Round, new_session_id
 from tests import faulty
 from tests.toy_chain import IDS, hidden, open_at, opened, toy_chain
 from tests.toy_swarm import introduction
+
+
+def result_of(client: str, size: int = 10) -> Hidden:
+    """Of a new session of that client."""
+    round = Round(new_session_id(client), 0, 0, (1,), 0, judged=True)
+    return Hidden(round, 1, "float32", bytes(size), ())
 
 
 def result(session: int, number: int = 0, size: int = 10) -> Hidden:
@@ -91,3 +99,15 @@ def test_a_sender_has_early_results_for_so_many_sessions_and_the_oldest_of_its_o
     assert not early.claim(result(2).round.session, "flood")
     assert early.claim(result(12).round.session, "flood")
     assert early.claim(honest.round.session, "honest") == [honest]
+
+
+@pytest.mark.parametrize(("number", "size"), [(MAX_SESSIONS + 20, 10), (40, 500)], ids=["sessions", "bytes"])
+def test_who_has_results_pushed_for_many_sessions_takes_none_of_the_room_of_other_clients(
+    number: int, size: int
+) -> None:
+    early = EarlyResults(max_bytes=20_000, clock=lambda: 0.0)
+    honest = result_of("honest", 600)
+    early.hold(honest, "sender")
+    for i in range(number):
+        early.hold(result_of(f"eve {i % 4}", size), "sender")
+    assert early.claim(honest.round.session, "sender") == [honest]

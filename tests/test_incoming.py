@@ -192,15 +192,59 @@ def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on(monkeyp
 def test_strangers_at_one_address_have_a_pace_together_and_known_nodes_none() -> None:
     with open_streams() as streams:
         eve, mallory, other = streams.guest("eve"), streams.guest("mallory"), streams.guest("other", "elsewhere")
-        pauses = [streams.limits.pause_before(one, 1 << 19) for one in (eve, mallory, eve, other)]
+        pauses = list[float]()
+        for one in (eve, mallory, eve, other):
+            pauses.append(streams.limits.pause(one))
+            streams.limits.note_read(one, 1 << 19)
         assert pauses == [0.0, 0.5, 1.0, 0.0]
         streams.known["eve"] += 1
-        assert streams.limits.pause_before(eve, 1 << 19) == 0.0
+        assert streams.limits.pause(eve) == 0.0
         streams.now += 1.25
-        assert streams.limits.pause_before(mallory, 1 << 19) == 0.25
+        assert streams.limits.pause(mallory) == 0.25
         streams.now += 10
-        assert streams.limits.pause_before(mallory, 1 << 19) == 0.0
+        assert streams.limits.pause(mallory) == 0.0
+        streams.limits.note_read(mallory, 1)
         assert len(streams.limits._due) == 1  # nobody else is remembered
+
+
+def test_large_messages_that_are_announced_and_do_not_come_cost_their_address_nothing() -> None:
+    async def run() -> None:
+        streams = IncomingStreams()
+        with ExitStack() as opened:
+            guests = [opened.enter_context(streams.taken_by(name, "host")) for name in ("eve", "honest")]
+            readers = [asyncio.StreamReader() for _ in guests]
+            for reader, guest in zip(readers, guests, strict=True):
+                assert guest
+                stream = Libp2pStream("eve", reader, None, max_message=MAX_MESSAGE, is_own=False)  # type: ignore[arg-type]
+                stream.limit(streams, guest)
+                reader.feed_data(MAX_MESSAGE.to_bytes(4, "big"))
+                opened.callback(asyncio.create_task(stream.receive()).cancel)
+            await asyncio.sleep(0.1)
+            assert not streams._due
+            readers[0].feed_data(bytes(1 << 16))
+            await asyncio.sleep(0.1)
+            assert list(streams._due) == ["host"]
+
+    asyncio.run(run())
+
+
+def test_who_has_most_circuits_to_a_node_makes_room_for_those_of_other_addresses() -> None:
+    with open_streams(max_client_streams=3) as streams:
+        streams.limits._is_shared = True
+        for host in ("crowded", "crowded", "elsewhere"):
+            streams.guest("peer", host)
+        assert streams.open("peer", "crowded") is None
+        streams.guest("peer", "another")
+        assert streams.closed == ["peer"]
+        assert [guest.host for guest in streams.limits._guests] == ["crowded", "elsewhere", "another"]
+        assert streams.open("peer", "another") is None
+
+
+def test_of_a_stream_that_another_wanted_that_one_hears() -> None:
+    streams = IncomingStreams(max_client_streams=1)
+    with streams.taken_by("peer", asker="eve"), streams.taken_by("peer", asker="mallory") as refused:
+        assert refused is None
+        assert [one.peer_id for one in streams._complaints.recent] == ["mallory"]
 
 
 @pytest.mark.parametrize("is_known", [False, True])

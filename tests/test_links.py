@@ -175,10 +175,11 @@ def test_one_client_has_so_many_dialled_at_once_and_nobody_else_is_kept_from_it(
 
 def test_dials_of_one_host_wait_for_each_other_and_not_those_of_others() -> None:
     async def run() -> None:
-        dials, begun, go_on = Dials(), list[str](), asyncio.Event()
+        dials, begun, go_on = Dials(lambda client: True), list[str](), asyncio.Event()
 
         async def dial(host: str) -> None:
-            async with dials.turn(Contact("peer", (f"/ip4/{host}/tcp/1", f"/ip4/{host}/udp/1/quic-v1"))):
+            contact = Contact("peer", (f"/ip4/{host}/tcp/1", f"/ip4/{host}/udp/1/quic-v1"))
+            async with dials.turn(contact, lambda: ["client"]):
                 begun.append(host)
                 await go_on.wait()
 
@@ -196,30 +197,47 @@ def test_dials_of_one_host_wait_for_each_other_and_not_those_of_others() -> None
 
 def test_of_those_who_wait_the_client_with_fewest_dials_under_way_goes_first() -> None:
     """A few who have silent hosts dialled do not keep the others of such a host waiting for long."""
+    waiting = dict[str, list[str]]()  # by dial: whose it is besides, meanwhile
 
     async def run() -> None:
-        dials, begun, ended = Dials(), list[str](), dict[str, asyncio.Event]()
+        dials, begun, ended = (
+            Dials(lambda client: client.startswith("new")),
+            list[str](),
+            dict[str, asyncio.Event](),
+        )
 
         async def dial(client: str, number: int, contact: Contact) -> None:
             name = f"{client} {number}"
             ended[name] = asyncio.Event()
-            async with dials.turn(contact, client):
+            async with dials.turn(contact, lambda: waiting.get(name, [client])):
                 begun.append(name)
                 await ended[name].wait()
+
+        async def end(name: str) -> None:
+            ended[name].set()
+            for _ in range(3):
+                await asyncio.sleep(0)
 
         silent, reached = Contact("peer", ("/ip4/1.1.1.1/tcp/1",)), Contact("other", ("/ip4/1.1.1.1/tcp/2",))
         dials.note_reached(reached)
         async with asyncio.TaskGroup() as group:
-            for client, number in [("eve", i) for i in range(PER_HOST + 4)] + [("honest", 0)]:
+            for client, number in [("eve", i) for i in range(PER_HOST + 4)] + [
+                ("new 1", 0),
+                ("new 2", 0),
+                ("honest", 0),
+            ]:
                 group.create_task(dial(client, number, silent))
             group.create_task(dial("another", 0, reached))
             group.create_task(dial("own", 0, Contact("here", ("/ip4/127.0.0.1/tcp/1",))))
             await asyncio.sleep(0)
             assert begun == [f"eve {i}" for i in range(PER_HOST)] + ["another 0", "own 0"]
-            ended["eve 3"].set()
-            for _ in range(3):
-                await asyncio.sleep(0)
-            assert begun[-1] == "honest 0"
+            await end("eve 3")
+            assert begun[-1] == "new 1 0"
+            await end("eve 4")
+            assert begun[-1] == "honest 0"  # before another newcomer
+            waiting["eve 11"] = ["eve", "other"]  # who joins the dial of one who has many under way
+            await end("eve 5")
+            assert begun[-1] == "eve 11"
             for event in ended.values():
                 event.set()
 

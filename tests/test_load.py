@@ -17,6 +17,8 @@ from tests.test_queue import decode, session
 class Busy:
     """An engine that takes a while for each batch, and makes nothing of it."""
 
+    can_break = False
+
     def run(self, jobs: Sequence[object], between: object = None) -> list[Failure]:
         time.sleep(0.05)
         return [Failure("no stage") for _ in jobs]

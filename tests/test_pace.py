@@ -134,6 +134,8 @@ def test_the_rounds_of_a_trial_are_apart_and_the_fastest_of_either_kind_counts()
 class Gated:
     """An engine whose batches end when they are let go on."""
 
+    can_break = False
+
     def __init__(self) -> None:
         self.done = list[str]()
         self.gate = threading.Semaphore(0)

@@ -14,6 +14,7 @@ from peer.compute import Engine, Job
 from peer.intake import States
 from peer.limits import DEFAULTS, Limits
 from peer.session import Neighbour, Refusal, Session
+from peer.standing import ENOUGH, PROBATION
 from peer.table import MAX_JUDGED, SessionTable
 from swarm.model.cache import PIECE
 from swarm.model.loading import load_stage
@@ -315,6 +316,32 @@ def test_who_has_most_of_the_memory_ends_what_he_used_longest_ago_for_others(fir
     with pytest.raises(Refusal, match="no cache memory"):
         table.admit(newer, round_of(newer, 2 * PIECE, 2 * PIECE, 1), 0, CLIENT)
     assert state(table) == before
+
+
+def test_who_has_most_of_what_waits_to_be_computed_ends_for_others_however_many_he_is(
+    first: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newcomers are one: a crowd leaves room to a client that was served before, and to a newcomer with less."""
+    monkeypatch.setattr("peer.table.MAX_WAITING", 100)
+    clock = Clock()
+    table = table_of(first, clock=clock)
+    table.standing.note("old", ENOUGH)
+    clock.now += PROBATION
+    large, small = table.open(request(0), "eve"), table.open(request(1), "mallory")
+    old, late = table.open(request(2), "old"), table.open(request(3), "late")
+    waiting = {large.id: 60, small.id: 40}
+
+    def admit(session: Session, size: int) -> list[Session]:
+        return table.admit(session, round_of(session, 1), 0, session.client, waiting, size)
+
+    before = state(table)
+    with pytest.raises(Refusal, match="no room to wait is left"):
+        admit(large, 1)
+    assert state(table) == before
+    assert admit(late, 5) == [large]
+    waiting = {small.id: 70, late.id: 5}
+    assert admit(small, 25) == []
+    assert admit(old, 30) == [small]
 
 
 def test_round_without_memory_is_refused_and_changes_nothing(first: Stage) -> None:

@@ -15,7 +15,7 @@ from peer.batching import next_batch
 from peer.compute import Job
 from peer.intake import States
 from peer.queue import Queue, num_tokens
-from peer.session import Refusal, Session
+from peer.session import Session
 from peer.standing import ENOUGH, PROBATION, Standing
 from swarm.model.cache import KVCache
 from swarm.packing import pack
@@ -240,24 +240,20 @@ def test_rounds_that_are_not_wanted_any_more_are_counted_no_more() -> None:
     assert (queue.num_tokens, len(queue), queue.heads()) == (0, 0, [])
 
 
-def test_of_the_memory_for_states_that_wait_each_client_has_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peer.queue.MAX_BYTES", 100 * 4)
+def test_the_bytes_of_states_that_wait_are_counted_by_session() -> None:
     queue = Queue()
-    greedy, late = session(1, "greedy"), session(2, "late")
+    one, other = session(1, "client"), session(2, "client")
 
     def waiting(of: Session, tokens: int) -> Job:
         states = States.of(bytes(4 * tokens), "float32", 1, sender="before")
         return Job(of, Round(of.id, 0, 0, (1,) * tokens, 0, judged=False), states, ())
 
-    jobs = [waiting(greedy, 30) for _ in range(3)]
-    for job in jobs:
-        queue.check_room("greedy", job.num_bytes)
+    for job in (waiting(one, 30), waiting(one, 20), waiting(other, 40)):
         queue.add(job)
-    with pytest.raises(Refusal, match="wait here to be computed"):
-        queue.check_room("greedy", 4 * 30)
-    queue.check_room("late", 4 * 40)
-    queue.add(waiting(late, 40))
-    queue.forget(greedy.id)
-    assert queue.num_bytes == 4 * 40
+    assert queue.num_bytes == {one.id: 4 * 50, other.id: 4 * 40}
+    queue.forget(one.id)
+    assert queue.num_bytes == {other.id: 4 * 40}
     queue.take(queue.heads(), 10)
-    assert queue.num_bytes == 4 * 30
+    assert queue.num_bytes == {other.id: 4 * 30}
+    queue.take(queue.heads(), 30)
+    assert not queue.num_bytes

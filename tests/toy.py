@@ -47,6 +47,7 @@ class ToyEngine:
 
     def __init__(self, num_layers: int) -> None:
         self._num_layers = num_layers
+        self.can_break = True
         self._caches: WeakKeyDictionary[Any, dict[int, ToyCache]] = WeakKeyDictionary()
         self._walks: dict[tuple[Session, int], tuple[tuple[int, ...], int, int]] = {}
         self.computed = 0

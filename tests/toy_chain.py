@@ -55,6 +55,9 @@ def assert_consistent(swarm: ToySwarm) -> None:
         queue = service._rounds._worker._queue
         waiting = {session_id: len(jobs) for session_id, jobs in queue._waiting.items()}
         assert queue.num_tokens == sum(num_tokens(jobs) for jobs in queue._waiting.values())
+        assert queue.num_bytes == {
+            session_id: sum(job.num_bytes for job in jobs) for session_id, jobs in queue._waiting.items()
+        }
         assert all(waiting.values())
         assert waiting.keys() <= sessions.keys()
         assert all(sessions[id_].waiting >= count for id_, count in waiting.items())

@@ -102,7 +102,7 @@ class Packed:
     hidden: Tensor | None = None
     """[1, tokens, hidden]: what enters the span's first layer, then what left its last one."""
     between: Callable[[], None] | None = None
-    """Called before the attention of each layer; it may run other rounds, of other sessions."""
+    """Called before and after the attention of each layer; it may run other rounds, of other sessions."""
 
 
 def tree_mask(parents: Sequence[int], count: int) -> Tensor:
@@ -158,6 +158,8 @@ def attend(
         else:
             outputs.append(_general(q, k, v, view, scaling, softcap, s_aux))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    if packed.between is not None:
+        packed.between()
     return output.transpose(0, 1).contiguous().unsqueeze(0), None
 
 

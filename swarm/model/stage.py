@@ -109,7 +109,7 @@ class Stage:
         """Run the span on a packed round and write its keys and values into the caches.
 
         Per slice: hidden states [n, hidden], or, from the last stage, logits float32 [num_logits, vocab]. `between` is
-        called before each layer's attention: it may run rounds of other caches.
+        called before and after each layer's attention: it may run rounds of other caches.
         """
         packed, *tensors = self.pack(slices)
         packed.between = between

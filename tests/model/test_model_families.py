@@ -50,19 +50,23 @@ def check_family(model: Any, source: ModelSource, *, is_flat: bool = True) -> No
 
 
 def check_breaks(model: Any, chain: zoo.Chain, text: torch.Tensor) -> None:
-    """A round of another session within a pass of each stage, at its last layer."""
-    caches, values, layers = [stage.new_cache() for stage in chain.stages], [text[:5]], Counter[int]()
+    """Rounds of two other sessions within a pass of each stage: before the attention of its last layer, and after."""
+    caches = [(stage.new_cache(), stage.new_cache()) for stage in chain.stages]
+    values, breaks = ([text[:5]], [text[:6]]), Counter[int]()
 
     def between(number: int) -> None:
-        layers[number] += 1
         stage = chain.stages[number]
-        if layers[number] == len(stage.span):
-            values.extend(stage.forward([Slice(caches[number], 0, values[-1], num_logits=5)]))
+        left = 2 * len(stage.span) - 1 - breaks[number]
+        breaks[number] += 1
+        if left < 2:
+            given = values[left][-1]
+            values[left].extend(stage.forward([Slice(caches[number][left], 0, given, num_logits=len(given))]))
 
     logits, _ = chain.run((0, text), (0, text[:9]), between=between)
     assert_same(logits, zoo.whole_logits(model, text))
-    assert_same(values[-1], zoo.whole_logits(model, text[:5]))
-    assert layers == {number: len(stage.span) for number, stage in enumerate(chain.stages)}
+    for own in values:
+        assert_same(own[-1], zoo.whole_logits(model, own[0]))
+    assert breaks == {number: 2 * len(stage.span) for number, stage in enumerate(chain.stages)}
 
 
 @pytest.mark.parametrize("family", zoo.SERVED)
