@@ -158,16 +158,13 @@ class Rounds:
             except Exception as error:
                 report("bringing a result on its way failed", error)
                 result = FAILED
-        if result.culprit is not None:
-            self._take_back(job, result.culprit, result.reason)
-            return
-        FAILURES.inc()
-        self._replies[session.id].post(Broken(session.id, self._peer_id, result.reason))
+        self._take_back(job, result.culprit or self._peer_id, result.reason)
 
     def _take_back(self, job: Job, culprit: str, reason: str) -> None:
-        """What a round should have brought was nothing: it is as if it had not come, and none after it.
+        """Nothing came of a round: it is as if it had not come, and none after it.
 
-        Who sent that is named, if he still feeds the session; else its client just sends the round again.
+        Who is to blame is named, if it is this peer, or if he still feeds the session; else its client just sends the
+        round again.
         """
         session = job.session
         if session.is_given_up(job.round):
@@ -179,7 +176,9 @@ class Rounds:
             session.ran(other.round)
         session.take_back([job.round, *(other.round for other in later)], job.last_number)
         self._unproven.pop(session.id, None)
-        if culprit == session.source:
+        if culprit == self._peer_id:
+            FAILURES.inc()
+        if culprit in (session.source, self._peer_id):
             self._replies[session.id].post(Broken(session.id, culprit, reason))
         else:
             self._replies[session.id].post(Refused(session.id, "unlawful", f"of the hop before: {reason}"))

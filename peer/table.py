@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from peer.admission import Admission
@@ -185,8 +185,7 @@ class SessionTable:
         others = self._giving_way(session, self._reserved, wanted, self._max_cache_bytes, "cache memory is left")
         if size:
             size += waiting.get(session.id, 0)
-            found = self._giving_way(session, waiting, size, MAX_WAITING, "room to wait is left")
-            others += [one for one in found if one not in others]
+            others += self._giving_way(session, waiting, size, MAX_WAITING, "room to wait is left", gone=others)
         self._reserved[session.id] = wanted
         session.cache.reserve(tree.slots)  # a number so far; the torch thread takes the memory as it writes
         session.last_used = self._clock()
@@ -194,14 +193,21 @@ class SessionTable:
         return others
 
     def _giving_way(
-        self, session: Session, held: Mapping[bytes, int], wanted: int, most: int, what: str
+        self,
+        session: Session,
+        held: Mapping[bytes, int],
+        wanted: int,
+        most: int,
+        what: str,
+        gone: Sequence[Session] = (),
     ) -> list[Session]:
-        """Who ends so that a session may have `wanted` bytes of `most`, of which sessions have those that are `held`.
-        Raises Refusal if nobody has to."""
-        lacking = sum(held.values()) - held.get(session.id, 0) + wanted - most
+        """Who ends, beside those who are `gone` already, so that a session may have `wanted` bytes of `most`, of which
+        sessions have those that are `held`. Raises Refusal if nobody has to."""
+        lacking = sum(held.values()) + wanted - most - sum([held.get(one.id, 0) for one in (session, *gone)])
         if lacking <= 0:
             return []
-        holdings = [self._holding(one, held.get(one.id, 0)) for one in self if one is not session]
+        others = [one for one in self if one is not session and one not in gone]
+        holdings = [self._holding(one, held.get(one.id, 0)) for one in others]
         chosen = giving_way(holdings, session.client, wanted, lacking, self.standing.is_new)
         if chosen is None:
             raise Refusal("full", f"full: no {what} for these tokens")
@@ -214,7 +220,8 @@ class SessionTable:
         return max(int(capacity * per_layer * len(session.span)), self._reserved[session.id])
 
     def _holding(self, session: Session, size: int) -> Holding:
-        return Holding(session.id, session.client, size, self._clock() - session.last_used)
+        unused = 0.0 if session.waiting else self._clock() - session.last_used
+        return Holding(session.id, session.client, size, unused)
 
     def check_length(self, round: Round) -> None:
         """Raise Refusal if the round has more tokens than this peer takes at a time."""

@@ -7,7 +7,9 @@ nothing here needs are left out. Source: https://github.com/libp2p/specs/blob/ma
 from __future__ import annotations
 
 import asyncio
+import functools
 from enum import IntEnum
+from ipaddress import IPv6Network
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
@@ -42,6 +44,15 @@ _FIELDS = {  # name and type of each message's fields, by number from 1 on
 def host_of(maddr: str) -> str:
     """The host to which dialling an address sends something: `ip4/192.0.2.1`; behind a relay, the relay's."""
     return "/".join(maddr.split("/", 3)[1:3])
+
+
+@functools.lru_cache(maxsize=1024)
+def site_of(address: bytes) -> str:
+    """Whence a stream comes, by its address, a multiaddr in its binary form: its host, but of IPv6 the first 64 bits.
+    Who has one of those addresses has them all."""
+    host = host_of(str(Multiaddr(address)))
+    kind, _, name = host.partition("/")
+    return str(IPv6Network((name, 64), strict=False)) if kind == "ip6" else host
 
 
 class HopType(IntEnum):

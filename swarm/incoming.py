@@ -120,16 +120,19 @@ class IncomingStreams:
             guest.coming = 0
             self.note_use(guest)
 
-    def pause(self, guest: Guest) -> float:
-        """Seconds to wait before more of a large message is read: what others bring meanwhile may make it longer."""
-        return 0.0 if guest.is_known else max(self._due.get(guest.host, 0.0) - self._clock(), 0.0)
+    def due(self, guest: Guest, size: int) -> float:
+        """When so many more bytes of a large message, which have come, were due at the pace of their address: no more
+        of it is read before."""
+        now = self._clock()
+        if guest.is_known:
+            return now
+        self._due = {host: due for host, due in self._due.items() if due > now}
+        self._due[guest.host] = due = self._due.get(guest.host, now) + size / _RATE
+        return due
 
-    def note_read(self, guest: Guest, size: int) -> None:
-        """So many more bytes of a large message have come."""
-        if not guest.is_known:
-            now = self._clock()
-            self._due = {host: due for host, due in self._due.items() if due > now}
-            self._due[guest.host] = self._due.get(guest.host, now) + size / _RATE
+    def pause(self, guest: Guest, due: float) -> float:
+        """Seconds until then, or 0 for a node that is known by now."""
+        return 0.0 if guest.is_known else max(due - self._clock(), 0.0)
 
     def complain(self, guest: Guest, text: str) -> None:
         """Take note of what is wrong with a message."""

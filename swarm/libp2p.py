@@ -18,7 +18,7 @@ from hivemind.p2p.p2p_daemon_bindings.datastructures import StreamInfo
 from hivemind.utils.multiaddr import Multiaddr
 
 from swarm import awake, daemon
-from swarm.circuits import HOP_PROTOCOL, host_of
+from swarm.circuits import HOP_PROTOCOL, site_of
 from swarm.clocks import Clocks
 from swarm.complaints import Complaints
 from swarm.daemon import BROKEN
@@ -184,7 +184,7 @@ class Libp2pNetwork:
             peer_id, limits = info.peer_id.to_base58(), self._incoming
             stream = Libp2pStream(peer_id, reader, writer, max_message=MAX_SIZES[protocol], is_own=False)
             try:
-                with limits.taken_by(peer_id, host_of(str(info.addr)), known, stream.close) as guest:
+                with limits.taken_by(peer_id, site_of(info.addr.to_bytes()), known, stream.abort) as guest:
                     if guest is None:
                         return
                     stream.limit(limits, guest)
@@ -306,7 +306,7 @@ class Libp2pNetwork:
 
         async def handle(info: StreamInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                await relay.serve(info.peer_id, reader, writer, host_of(str(info.addr)))
+                await relay.serve(info.peer_id, reader, writer, site_of(info.addr.to_bytes()))
             except Exception as error:  # hivemind would keep it to itself
                 report(f"relaying for {info.peer_id} failed", error)
 

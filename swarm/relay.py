@@ -77,7 +77,7 @@ class Relay:
     ) -> None:
         """Serve a node's stream of HOP_PROTOCOL, from an address, to its end."""
         streams = (reader, writer)
-        asking = self._from.taken_by(str(source), host, close=writer.close)
+        asking = self._from.taken_by(str(source), host, close=writer.transport.abort)
         with closing(writer), contextlib.suppress(EOFError, OSError), asking as guest:
             if guest is None:
                 await _answer(streams, Status.RESOURCE_LIMIT_EXCEEDED)
@@ -112,7 +112,7 @@ class Relay:
         if self._reserved.get(peer, 0.0) <= self._clock():
             await _answer(here, Status.NO_RESERVATION)
             return
-        with self._to.taken_by(str(peer), asking.host, close=here[1].close, asker=str(source)) as reached:
+        with self._to.taken_by(str(peer), asking.host, close=here[1].transport.abort, asker=str(source)) as reached:
             if reached is None:
                 await _answer(here, Status.RESOURCE_LIMIT_EXCEEDED)
             elif (there := await self._reach(peer, source)) is None:

@@ -117,12 +117,12 @@ class Libp2pStream:
 
     async def _at_pace(self, size: int, limits: IncomingStreams, guest: Guest) -> AsyncIterator[bytes]:
         while size:
-            while pause := limits.pause(guest):  # noqa: ASYNC110  # time alone ends it, or that its node is known
-                await asyncio.sleep(min(pause, _SOON))
             part = await self._reader.readexactly(min(size, _CHUNK))
-            limits.note_read(guest, len(part))
+            due = limits.due(guest, len(part))
             yield part
             size -= len(part)
+            while pause := limits.pause(guest, due):  # noqa: ASYNC110  # time alone ends it, or that its node is known
+                await asyncio.sleep(min(pause, _SOON))
 
     def close(self) -> None:
         """End the stream, both ways; calling it again does nothing."""
@@ -130,6 +130,10 @@ class Libp2pStream:
             self._writer.close()
         elif self._goodbye is None:
             self._goodbye = owned(self._say_goodbye(), f"ending a stream to {self.peer_id}")
+
+    def abort(self) -> None:
+        """End the stream at once, whether or not the other end reads what was written to it."""
+        self._writer.transport.abort()
 
     async def _say_goodbye(self) -> None:
         with closing(self._writer), contextlib.suppress(*BROKEN):

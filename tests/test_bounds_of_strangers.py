@@ -10,6 +10,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from peer.compute import FAILED
 from peer.early import MAX_RESULTS, EarlyResults
 from peer.quota import Quota
 from swarm.codec import encode
@@ -100,6 +101,29 @@ def test_states_that_are_not_finite_are_blamed_on_who_sent_them() -> None:
         await push.send(hidden(spoilt, 1, 0, "float32"))
         await asyncio.sleep(1)
         assert (session.tokens, session.computed) == ([1, 2, 3, 4, 5], 5)
+
+    faulty.run(run())
+
+
+def test_a_round_that_fails_inside_is_as_if_it_had_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later one would go on behind a gap in the caches, and fail with all that share its pass."""
+
+    async def run() -> None:
+        swarm, client, push = await fed_by_a_liar(open_at(1))
+        [session] = swarm.tables["middle"]
+        engine = swarm.engines["middle"]
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "run", lambda jobs, between=None: [FAILED for _ in jobs])
+            await push.send(hidden(Round(IDS[0], 0, 0, (1, 2), 0, False), 1, 0, "float32"))
+            assert await client.receive() == Broken(IDS[0], "middle", FAILED.reason)
+        assert (session.tokens, session.computed, session.in_flight) == ([], 0, 0)
+        assert_consistent(swarm)
+        await push.send(hidden(Round(IDS[0], 1, 2, (3,), 0, False), 1, 0, "float32"))
+        refused = await client.receive()
+        assert isinstance(refused, Refused) and "gap" in refused.reason
+        await push.send(hidden(Round(IDS[0], 1, 0, (1, 2, 3), 0, False), 1, 0, "float32"))
+        await asyncio.sleep(1)
+        assert (session.tokens, session.computed) == ([1, 2, 3], 3)
 
     faulty.run(run())
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from hivemind.utils.multiaddr import Multiaddr
 
 from swarm import incoming as limits
+from swarm.circuits import site_of
 from swarm.codec import encode
 from swarm.errors import PeerLost
 from swarm.incoming import HOST_BYTES, NODE_BYTES, Guest, IncomingStreams, nobody
@@ -51,6 +53,19 @@ def open_streams(max_streams: int = 1024, max_client_streams: int = 64) -> Itera
     streams = Streams(max_streams, max_client_streams)
     with streams.opened:
         yield streams
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("/ip4/192.0.2.1/tcp/4001", "ip4/192.0.2.1"),
+        ("/ip6/2001:db8:1:2:3:4:5:6/tcp/4001", "2001:db8:1:2::/64"),
+        ("/ip6/2001:db8:1:2::9/udp/4001/quic-v1", "2001:db8:1:2::/64"),
+        ("/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWQhUesA5R5gKgJq4kNcHyK9C2KsYjoz8SBnp26gWzYcBD", "ip4/192.0.2.1"),
+    ],
+)
+def test_of_ipv6_the_first_half_of_an_address_tells_one_site_from_another(address: str, site: str) -> None:
+    assert site_of(Multiaddr(address).to_bytes()) == site
 
 
 def test_one_node_has_so_many_streams() -> None:
@@ -192,18 +207,16 @@ def test_what_there_is_no_room_for_is_thrown_away_and_the_stream_goes_on(monkeyp
 def test_strangers_at_one_address_have_a_pace_together_and_known_nodes_none() -> None:
     with open_streams() as streams:
         eve, mallory, other = streams.guest("eve"), streams.guest("mallory"), streams.guest("other", "elsewhere")
-        pauses = list[float]()
-        for one in (eve, mallory, eve, other):
-            pauses.append(streams.limits.pause(one))
-            streams.limits.note_read(one, 1 << 19)
-        assert pauses == [0.0, 0.5, 1.0, 0.0]
+        dues = [streams.limits.due(one, 1 << 19) for one in (eve, mallory, eve, other)]
+        assert [due - streams.now for due in dues] == [0.5, 1.0, 1.5, 0.5]
+        assert streams.limits.pause(eve, dues[2]) == 1.5
         streams.known["eve"] += 1
-        assert streams.limits.pause(eve) == 0.0
+        assert streams.limits.pause(eve, dues[2]) == 0.0
+        assert streams.limits.due(eve, 1 << 19) == streams.now
         streams.now += 1.25
-        assert streams.limits.pause(mallory) == 0.25
+        assert streams.limits.due(mallory, 1 << 18) - streams.now == 0.5
         streams.now += 10
-        assert streams.limits.pause(mallory) == 0.0
-        streams.limits.note_read(mallory, 1)
+        assert streams.limits.due(mallory, 1 << 19) - streams.now == 0.5
         assert len(streams.limits._due) == 1  # nobody else is remembered
 
 

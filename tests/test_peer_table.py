@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from peer.compute import Engine, Job
 from peer.intake import States
 from peer.limits import DEFAULTS, Limits
+from peer.room import IDLE
 from peer.session import Neighbour, Refusal, Session
 from peer.standing import ENOUGH, PROBATION
 from peer.table import MAX_JUDGED, SessionTable
@@ -342,6 +343,22 @@ def test_who_has_most_of_what_waits_to_be_computed_ends_for_others_however_many_
     waiting = {small.id: 70, late.id: 5}
     assert admit(small, 25) == []
     assert admit(old, 30) == [small]
+
+
+def test_a_session_whose_rounds_wait_for_long_gives_way_to_nobody_who_has_more(first: Stage) -> None:
+    clock = Clock()
+    table = table_of(first, tokens=4 * PIECE, clock=clock)
+    slow, eve = table.open(request(1), "slow"), table.open(request(2), "eve")
+    rounds = [round_of(slow, PIECE), round_of(eve, 3 * PIECE)]
+    for session, round in zip((slow, eve), rounds, strict=True):
+        table.admit(session, round, 0, session.client)
+    clock.now += IDLE
+    eve.ran(rounds[1])
+    assert table.admit(eve, round_of(eve, PIECE, 2 * PIECE, 1), 0, "eve") == []
+    with pytest.raises(Refusal, match="no cache memory"):
+        table.admit(eve, round_of(eve, PIECE, 3 * PIECE, 2), 0, "eve")
+    slow.ran(rounds[0])
+    assert table.admit(eve, round_of(eve, PIECE, 3 * PIECE, 2), 0, "eve") == [slow]
 
 
 def test_round_without_memory_is_refused_and_changes_nothing(first: Stage) -> None:

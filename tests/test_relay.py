@@ -195,6 +195,24 @@ def test_a_circuit_on_which_nothing_comes_makes_room_for_another(monkeypatch: py
     asyncio.run(run())
 
 
+def test_a_circuit_that_makes_room_ends_though_nobody_reads_what_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MAX_CIRCUITS", 1)
+
+    async def run() -> None:
+        async with a_place() as place:
+            assert await place.reserve()
+            await place.connect()
+            serving, flooding, full = place.serving[-1], place.there[0][1], place._writers[-3].transport
+            flooding.write(bytes(32 << 20))
+            while full.get_write_buffer_size() <= full.get_write_buffer_limits()[1]:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+            assert (await place.connect())[0] == Status.OK
+            flooding.transport.abort()
+            await serving
+
+    asyncio.run(run())
+
+
 def test_places_are_limited_but_one_that_is_held_can_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "MAX_RESERVED", 2)
 
