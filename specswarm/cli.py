@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from specswarm import console
 from swarm import PROTOCOL, VERSION
+from swarm.foreign import printable
 from swarm.lifetime import Signals
 
 app = typer.Typer(
@@ -202,7 +203,7 @@ def join(
             span = [peer.span.start, peer.span.end]
             console.print_json(event="ready", peer_id=peer.peer_id, maddrs=peer.maddrs, span=span, model=peer.model)
         else:
-            console.say(f"peer {peer.peer_id} serves layers {peer.span} of {peer.model}")
+            console.say(f"peer {peer.peer_id} serves layers {peer.span} of {printable(peer.model)}")
 
     console.run(program)
 

@@ -23,7 +23,7 @@ from swarm.identity import Identity
 from tests.models import greedy, load_whole
 
 READY_SECONDS = 120.0
-NAME = "mod\x1b[31mel\u202e"
+NAME = "mod\x1b[31mel\n\u202e"
 
 SITE = """
 import os, time
@@ -133,7 +133,7 @@ def test_what_is_odd_is_said_and_everybody_is_found(
     found = program.next(READY_SECONDS)
     assert program.finish(READY_SECONDS) == 0
     [model] = found["models"]
-    assert model["model"] == r"mod\x1b[31mel\u202e"
+    assert model["model"] == r"mod\x1b[31mel\n\u202e"
     assert model["missing_layers"] == []
     ahead = {peer["peer_id"]: peer["clock_ahead_seconds"] for peer in model["peers"]}
     assert abs(ahead[programs[2].ready["peer_id"]] - 600.0) < 30.0
